@@ -1,0 +1,39 @@
+# make demo        the whole way on a small data set that is drawn here, in minutes on two CPU cores
+# make test        lint and tests
+# make slim        all stages of CONFIG: sparse-train, prune, finetune, export, report
+# make prune       one stage; ARGS adds settings: make prune CONFIG=configs/bccd.yaml ARGS="prune.ratio=0.4"
+
+CONFIG ?= configs/bccd.yaml
+ARGS ?=
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint slim sparse-train prune finetune report export inspect clean
+
+# Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("yolo-slim needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on -e ".[export,dev]"
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/python scripts/make_shapes.py --out data/shapes
+	$(BIN)/yolo-slim run configs/demo.yaml $(ARGS)
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+slim: .venv/ready
+	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
+
+sparse-train prune finetune report export inspect: .venv/ready
+	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,36 @@
+"""Make trained YOLOv3 and YOLOv5 detectors smaller and faster with little or no loss of mAP.
+
+Shape letters: B batch, C channels, H height, W width, N boxes, K classes.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {  # imported when first asked for: the command line answers --help without torch
+    "load": "yolo_slim.checkpoint",
+    "save": "yolo_slim.checkpoint",
+    "trace": "yolo_slim.channels",
+    "prune": "yolo_slim.stages.prune",
+    "cost": "yolo_slim.measure",
+    "SlimTrainer": "yolo_slim.training.trainer",
+    "SlimError": "yolo_slim.errors",
+}
+__all__ = ["SlimError", "SlimTrainer", "cost", "load", "prune", "save", "trace"]
+
+if TYPE_CHECKING:
+    from yolo_slim.channels import trace
+    from yolo_slim.checkpoint import load, save
+    from yolo_slim.errors import SlimError
+    from yolo_slim.measure import cost
+    from yolo_slim.stages.prune import prune
+    from yolo_slim.training.trainer import SlimTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'yolo_slim' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,30 @@
+"""Channels as variables: which are one and the same, which may go, and how to take them out.
+
+Shape letters, here and everywhere: B batch, C channels, H height, W width.
+"""
+
+from yolo_slim.channels.absorb import absorb, input_means, silenced
+from yolo_slim.channels.groups import Conv, Group, Norm, Trace
+from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
+from yolo_slim.channels.surgery import cut, masked, relative_difference
+from yolo_slim.channels.trace import trace
+
+__all__ = [
+    "Budget",
+    "Conv",
+    "Costs",
+    "Group",
+    "Norm",
+    "Plan",
+    "Selection",
+    "Trace",
+    "absorb",
+    "cut",
+    "input_means",
+    "masked",
+    "plan_from_kept",
+    "relative_difference",
+    "select",
+    "silenced",
+    "trace",
+]

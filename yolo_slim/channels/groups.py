@@ -1,0 +1,212 @@
+"""What a trace knows: layers whose every slot names a channel, and groups of channels that may go one by one.
+
+A *channel* is a variable, numbered 0..N-1 over the whole detector. A *slot* is a position in a layer's input or
+output; it holds the number of the channel that flows there, or FIXED where nothing may ever be removed (the image,
+the far side of an operator that is not understood). Two slots with the same number are the same variable: an
+addition made them equal. A *group* collects the channels that sit in the same layers the same number of times, so
+that any of them may be removed without looking at the others, and each removal saves the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+Ints: TypeAlias = np.ndarray  # of int64
+
+FIXED = -1
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution: channels in, channels out, and what one output position costs."""
+
+    name: str
+    inputs: Ints  # (in_channels,) channel numbers or FIXED
+    outputs: Ints  # (out_channels,) channel numbers or FIXED
+    kernel: int  # kh * kw
+    positions: int  # Ho * Wo at the traced image size, summed over calls
+    groups: int
+    bias: bool
+    norm: str | None  # the batch norm that reads the output, if one does
+
+    @property
+    def depthwise(self) -> bool:
+        """Each output channel is its input channel: labels pass through."""
+        return self.groups > 1 and self.groups == len(self.inputs) == len(self.outputs)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: one scale per slot."""
+
+    name: str
+    channels: Ints  # (num_features,) channel numbers or FIXED
+    positions: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels joined into one width: `producers` make them, `consumers` read them, any of them may go."""
+
+    name: str  # of its first producer
+    channels: Ints  # (n,) channel numbers, in the order of the first producer's outputs
+    producers: tuple[str, ...]  # convolutions, in order of execution
+    consumers: tuple[str, ...]
+    norms: tuple[str, ...]
+    reason: str | None = None  # why the width is kept whole; None: its channels may go
+
+    @property
+    def size(self) -> int:
+        """Channels in the group."""
+        return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything the rest of the package needs to know about a detector's wiring."""
+
+    convs: dict[str, Conv]
+    norms: dict[str, Norm]
+    groups: tuple[Group, ...]
+    imgsz: tuple[int, int]  # (height, width) the positions were counted at
+    n_channels: int
+    params: int  # of the whole detector
+    chunks: dict[str, int] = field(default_factory=dict)  # module that chunks its channels -> width of one part
+
+    @property
+    def free(self) -> tuple[Group, ...]:
+        """The groups whose channels may be removed."""
+        return tuple(g for g in self.groups if g.reason is None)
+
+
+@dataclass
+class Draft:
+    """A trace under construction: labels not yet merged, groups not yet formed."""
+
+    convs: dict[str, Conv]
+    norms: dict[str, Norm]
+    n_labels: int
+    equal: list[tuple[Ints, Ints]]  # pairs of label arrays that an operator made equal
+    protected: list[tuple[Ints, str]]  # labels that must stay, and why
+    imgsz: tuple[int, int]
+    params: int
+    chunks: dict[str, int]
+
+
+def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
+    """Merge equal labels into channels, and channels that share all their layers into groups.
+
+    `extra` protects further groups by name (group name -> reason).
+    """
+    left, right = _edges(draft.equal)
+    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(draft.n_labels, draft.n_labels))
+    count, of_label = connected_components(graph, directed=False)
+    of_label = np.append(of_label.astype(np.int64), FIXED)  # so that of_label[FIXED] is FIXED
+
+    reasons = np.full(count, None, object)
+    for labels, reason in draft.protected:
+        channels = of_label[labels[labels != FIXED]]
+        unset = channels[reasons[channels] == None]  # noqa: E711  (elementwise)
+        reasons[unset] = reason
+
+    convs = {c.name: _relabel(c, of_label) for c in draft.convs.values()}
+    norms = {n.name: Norm(n.name, of_label[n.channels], n.positions) for n in draft.norms.values()}
+    groups = _group(convs, norms, reasons, count)
+    if extra:
+        groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
+    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks)
+
+
+def _edges(equal: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    if not equal:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    left, right = (np.concatenate(side) for side in zip(*equal, strict=True))
+    both = (left != FIXED) & (right != FIXED)
+    return left[both], right[both]
+
+
+def _relabel(conv: Conv, of_label: Ints) -> Conv:
+    return Conv(
+        conv.name,
+        of_label[conv.inputs],
+        of_label[conv.outputs],
+        conv.kernel,
+        conv.positions,
+        conv.groups,
+        conv.bias,
+        conv.norm,
+    )
+
+
+def _protect(group: Group, reason: str) -> Group:
+    return Group(group.name, group.channels, group.producers, group.consumers, group.norms, group.reason or reason)
+
+
+def _group(convs: dict[str, Conv], norms: dict[str, Norm], reasons: np.ndarray, count: int) -> list[Group]:
+    # Channels belong together when they occupy the same layers equally often. Each (layer, side) gets a random
+    # 64-bit number; the sum over a channel's slots is its signature, so that equal sums mean equal occupancy.
+    rng = np.random.default_rng(0)
+    signature = np.zeros(count, np.uint64)
+    for slots in [s for c in convs.values() for s in (c.inputs, c.outputs)] + [n.channels for n in norms.values()]:
+        number = rng.integers(0, 2**64, dtype=np.uint64)
+        np.add.at(signature, slots[slots != FIXED], number)
+    for reason in {r for r in reasons if r is not None}:
+        signature[reasons == reason] += rng.integers(0, 2**64, dtype=np.uint64)
+
+    # Execution order gives groups, and the channels in them, a stable and readable order.
+    slots = np.concatenate([c.outputs for c in convs.values()])
+    slots = slots[slots != FIXED]
+    ordered = slots[np.sort(np.unique(slots, return_index=True)[1])]
+    _, first, inverse = np.unique(signature[ordered], return_index=True, return_inverse=True)
+    members = [ordered[inverse == i] for i in np.argsort(first)]
+
+    heads = np.array([channels[0] for channels in members])
+    made = _layers_of({c.name: c.outputs for c in convs.values()}, heads, count)
+    read = _layers_of({c.name: c.inputs for c in convs.values() if not c.depthwise}, heads, count)
+    scaled = _layers_of({n.name: n.channels for n in norms.values()}, heads, count)
+    groups, used = [], set()
+    for i, channels in enumerate(members):
+        name = made[i][0]
+        if name in used:  # a convolution whose outputs fall into several groups
+            name = f"{name}[{int(np.flatnonzero(convs[name].outputs == heads[i])[0])}:]"
+        used.add(name)
+        groups.append(Group(name, channels, made[i], read[i], scaled[i], reasons[heads[i]]))
+    return groups
+
+
+def _layers_of(slots: dict[str, Ints], channels: Ints, count: int) -> list[tuple[str, ...]]:
+    """The layers in which each of `channels` occurs, in order of execution."""
+    position = np.full(count + 1, -1)
+    position[channels] = np.arange(len(channels))
+    layers: list[list[str]] = [[] for _ in channels]
+    for name, here in slots.items():
+        found = np.unique(position[here])
+        for i in found[found >= 0]:
+            layers[i].append(name)
+    return [tuple(names) for names in layers]
+
+
+def same_wiring(before: Trace, kept: np.ndarray, after: Trace) -> bool:
+    """Whether `after` is `before` with only the channels `kept` (bool, per channel) left, up to their numbering."""
+    if before.convs.keys() != after.convs.keys() or before.norms.keys() != after.norms.keys():
+        return False
+    pairs: list[tuple[Ints, Ints]] = []
+    for name, conv in before.convs.items():
+        pairs += [(conv.inputs, after.convs[name].inputs), (conv.outputs, after.convs[name].outputs)]
+    pairs += [(norm.channels, after.norms[name].channels) for name, norm in before.norms.items()]
+    olds, news = [], []
+    for old, new in pairs:
+        old = old[(old == FIXED) | kept[old]]
+        if len(old) != len(new) or np.any((old == FIXED) != (new == FIXED)):
+            return False
+        olds.append(old[old != FIXED])
+        news.append(new[new != FIXED])
+    old, new = np.concatenate(olds), np.concatenate(news)
+    distinct = len(np.unique(np.stack([old, new]), axis=1).T)
+    return distinct == len(np.unique(old)) == len(np.unique(new))  # a one-to-one renaming

@@ -1,0 +1,128 @@
+"""Take channels out of a copy of the detector, and prove that nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.channels.groups import FIXED, Ints, Trace
+from yolo_slim.errors import SlimError
+
+
+def cut(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+    """A new detector without the channels that `kept` (bool, one per channel of the trace) leaves out.
+
+    The input is left alone; parameters keep their dtype, device and `requires_grad`.
+    """
+    sliced: dict[int, Any] = {}  # id of a tensor -> what replaces it in the copy; the rest is copied as it is
+    shapes: dict[str, dict[str, int]] = {}  # layer -> the attributes that state its width
+    for conv in trace.convs.values():
+        layer = detector.get_submodule(conv.name)
+        out, into = _stay(conv.outputs, kept), _stay(conv.inputs, kept)
+        shapes[conv.name] = {"out_channels": len(out), "in_channels": len(into)}
+        if conv.depthwise:
+            shapes[conv.name]["groups"] = len(out)
+        if len(out) == layer.out_channels and len(into) == layer.in_channels:
+            continue
+        sliced[id(layer.weight)] = _slice(layer.weight, out, None if conv.depthwise else into)
+        if layer.bias is not None:
+            sliced[id(layer.bias)] = _slice(layer.bias, out)
+    for norm in trace.norms.values():
+        layer, stay = detector.get_submodule(norm.name), _stay(norm.channels, kept)
+        shapes[norm.name] = {"num_features": len(stay)}
+        if len(stay) < layer.num_features:
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                if tensor is not None:
+                    sliced[id(tensor)] = _slice(tensor, stay)
+    slim = copy.deepcopy(detector, sliced)
+    for name, attributes in shapes.items():
+        for key, value in attributes.items():
+            setattr(slim.get_submodule(name), key, value)
+    for name, width in trace.chunks.items():
+        # A module that chunks may remember the width of a part as `c` for code that export swaps in.
+        module = slim.get_submodule(name)
+        if getattr(module, "c", None) == width:
+            module.c = _part_width(slim, trace, name, kept, width)
+    return slim
+
+
+def _stay(slots: Ints, kept: np.ndarray) -> Ints:
+    return np.flatnonzero((slots == FIXED) | kept[slots])
+
+
+def _slice(tensor: Tensor, out: Ints, into: Ints | None = None) -> Tensor:
+    value = tensor.detach()[torch.as_tensor(out, device=tensor.device)]
+    if into is not None and len(into) < value.shape[1]:
+        value = value[:, torch.as_tensor(into, device=tensor.device)]
+    return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
+def _part_width(slim: nn.Module, trace: Trace, name: str, kept: np.ndarray, width: int) -> int:
+    """What is left of one part: its channels occupy some convolution below `name` once per part."""
+    for conv in trace.convs.values():
+        if conv.name.startswith(f"{name}.") and len(conv.outputs) % width == 0 and len(conv.outputs) > width:
+            return len(_stay(conv.outputs[:width], kept))
+    return width
+
+
+def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+    """A copy at full width in which the channels to be removed are silenced: scale and shift set to zero.
+
+    Every activation a trace passes channels through has f(0) = 0, so the removed channels carry zeros wherever they
+    go, and the cut detector must give the same output. Producers without a batch norm lose weight and bias instead.
+    """
+    silent = copy.deepcopy(detector)
+    with torch.no_grad():
+        for norm in trace.norms.values():
+            layer, gone = silent.get_submodule(norm.name), _gone(norm.channels, kept)
+            if layer.weight is not None:
+                layer.weight[gone] = 0
+                layer.bias[gone] = 0
+        for conv in trace.convs.values():
+            if conv.norm is None:
+                layer, gone = silent.get_submodule(conv.name), _gone(conv.outputs, kept)
+                layer.weight[gone] = 0
+                if layer.bias is not None:
+                    layer.bias[gone] = 0
+    return silent
+
+
+def _gone(slots: Ints, kept: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.flatnonzero((slots != FIXED) & ~kept[slots]))
+
+
+@torch.no_grad()
+def relative_difference(a: nn.Module, b: nn.Module, image: Tensor) -> float:
+    """Largest difference between the outputs of two detectors, each output relative to its own largest value.
+
+    Both run in eval mode on `image` (B, C, H, W). Maps that a detector returns beside its predictions may differ in
+    width, and are then left out; predictions may not.
+
+    Raises:
+        SlimError: no output of the two has the same shape.
+    """
+    outputs = []
+    for detector in (a, b):
+        was_training = detector.training
+        outputs.append(list(tensors(detector.eval()(image))))
+        detector.train(was_training)
+    pairs = [(x, y) for x, y in zip(*outputs, strict=True) if x.shape == y.shape and x.is_floating_point()]
+    if not pairs or outputs[0][0].shape != outputs[1][0].shape:
+        shapes = [tuple(o[0].shape) for o in outputs]
+        raise SlimError(f"expected two detectors with the same predictions, got outputs of shape {shapes}")
+    # Tensor by tensor: boxes in pixels must not hide an error in probabilities.
+    return max(float((x - y).abs().max()) / (float(x.abs().max()) or 1.0) for x, y in pairs)
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in a nest of dicts, lists and tuples."""
+    if isinstance(tree, Tensor):
+        yield tree
+    else:
+        for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
+            yield from tensors(value)

@@ -1,0 +1,147 @@
+"""yolo-slim STAGE [CONFIG.yaml] [key=value ...]"""
+
+from __future__ import annotations
+
+import os
+import sys
+from difflib import get_close_matches
+from typing import Any
+
+from yolo_slim.errors import SlimError
+
+STAGES = {
+    "run": "all stages in order, skipping what is done",
+    "sparse-train": "pull batch-norm scales towards zero, so that the channels that do not matter show",
+    "prune": "remove channels to a ratio or a budget, prove the cut, recalibrate",
+    "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
+    "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
+    "export": "write ONNX and compare it with PyTorch on real images",
+    "inspect": "a table of the detector's layers: widths, groups, what must stay and why",
+}
+USES = {  # the sections of settings a stage reads, beside the general ones
+    "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
+    "sparse-train": ["original", "sparse_train"],
+    "prune": ["sparse_train", "prune"],
+    "finetune": ["finetune"],
+    "report": ["report"],
+    "export": ["export"],
+    "inspect": [],
+}
+EXAMPLES = {
+    "run": "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
+    "sparse-train": "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
+    "prune": "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
+    "finetune": "yolo-slim finetune configs/bccd.yaml finetune.distill.teacher=original",
+    "report": "yolo-slim report configs/bccd.yaml",
+    "export": "yolo-slim export configs/bccd.yaml",
+    "inspect": "yolo-slim inspect model=best.pt imgsz=320",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit code: 0 done, 2 the input is wrong, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # No analytics, no integrations, no look-ups: nothing here goes online, and checkpoints load restricted.
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
+    try:
+        return _main(words)
+    except SlimError as e:
+        print(f"yolo-slim: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nyolo-slim: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from yolo_slim import __version__
+
+        print(f"yolo-slim {__version__}")
+        return 0
+    stage, rest = words[0], words[1:]
+    if stage not in STAGES:
+        near = get_close_matches(stage, STAGES, n=1)
+        raise SlimError(
+            f"unknown stage {stage!r}" + (f"; did you mean {near[0]}?" if near else "") + f" Stages: {', '.join(STAGES)}"
+        )
+    if any(w in ("-h", "--help") for w in rest):
+        print(_stage_help(stage))
+        return 0
+    from yolo_slim.config import read_config
+
+    if flags := [w for w in rest if w.startswith("-")]:
+        raise SlimError(f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them")
+    files = [w for w in rest if "=" not in w]
+    if len(files) > 1:
+        raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
+    config = read_config(files[0] if files else None, [w for w in rest if "=" in w])
+    _stage(stage)(config)
+    return 0
+
+
+def _stage(name: str) -> Any:
+    """The recipe, imported only now: torch takes seconds, and help and mistakes need none of it."""
+    if name == "run":
+        from yolo_slim.stages.run import run as stage
+    elif name == "sparse-train":
+        from yolo_slim.stages.sparse_train import sparse_train as stage
+    elif name == "prune":
+        from yolo_slim.stages.prune import prune_stage as stage
+    elif name == "finetune":
+        from yolo_slim.stages.finetune import finetune as stage
+    elif name == "report":
+        from yolo_slim.stages.report import report_stage as stage
+    elif name == "export":
+        from yolo_slim.stages.export import export as stage
+    else:
+        from yolo_slim.stages.inspect import inspect as stage
+    return stage
+
+
+def _usage() -> str:
+    lines = [
+        "yolo-slim STAGE [CONFIG.yaml] [key=value ...]",
+        "",
+        "Makes a trained YOLOv3 or YOLOv5 detector smaller and faster. Stages:",
+        "",
+        *(f"  {name:14}{text}" for name, text in STAGES.items()),
+        "",
+        "Settings come from the YAML and from key=value words (dotted keys), which win.",
+        "yolo-slim STAGE --help lists the settings of a stage with their defaults.",
+        "",
+        f"  {EXAMPLES['run']}",
+    ]
+    return "\n".join(lines)
+
+
+def _stage_help(stage: str) -> str:
+    from yolo_slim.config import section
+
+    lines = [f"yolo-slim {stage} [CONFIG.yaml] [key=value ...]", "", f"{STAGES[stage].capitalize()}.", ""]
+    for path in [[], *([name] for name in USES[stage])]:
+        lines += _settings(section(path), path)
+    return "\n".join([*lines, f"Example: {EXAMPLES[stage]}"])
+
+
+def _settings(model: Any, path: list[str]) -> list[str]:
+    from yolo_slim.config import section
+
+    lines = [f"{'.'.join(path)}: {' '.join((model.__doc__ or '').split())}" if path else "General:"]
+    inner = []
+    for name, field in model.model_fields.items():
+        deeper = section([*path, name])
+        if deeper is not None and path:
+            inner += _settings(deeper, [*path, name])
+        elif deeper is None:
+            default = "needed" if field.is_required() else repr(field.default)
+            lines.append(f"  {'.'.join([*path, name]):26} {default:14} {field.description or ''}")
+    return [*lines, "", *inner]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

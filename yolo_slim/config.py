@@ -1,0 +1,264 @@
+"""Everything a user may set, checked at the door: a YAML, `key=value` on top of it, all errors at once."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from yolo_slim.errors import SlimError
+
+OURS = {"model", "data", "imgsz", "device", "epochs", "seed", "project", "name", "save_dir", "resume", "task", "mode", "exist_ok"}
+"""Ultralytics arguments that have a setting of their own here."""
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainSection(Section):
+    """What the training stages share."""
+
+    train: dict[str, Any] = Field({}, description="any Ultralytics train argument, e.g. {batch: 16, lr0: 0.01}")
+
+    @model_validator(mode="after")
+    def _known_to_ultralytics(self) -> TrainSection:
+        if self.train:
+            check_train_arguments(self.train)
+        return self
+
+
+class Original(TrainSection):
+    """Used when `model` is a YAML: the untrained detector is trained first, by plain Ultralytics."""
+
+    epochs: int = Field(100, ge=1, description="epochs to train an untrained model for")
+
+
+class SparseTrain(TrainSection):
+    """Training under a pull on batch-norm scales."""
+
+    epochs: int = Field(30, ge=0, description="epochs under the pull; 0: no sparse training, `run` goes on to prune")
+    strength: float = Field(
+        0.5, ge=0, description="travel: how far a scale moves towards zero in all if nothing holds it (1.0: from 1 to 0)"
+    )
+    penalty: Literal["group_lasso", "l1"] = Field(
+        "group_lasso", description="group_lasso: the layers tied by a shortcut go together; l1: each scale alone"
+    )
+    update: Literal["proximal", "subgradient"] = Field(
+        "proximal", description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only"
+    )
+    weights: Literal["live", "average"] = Field(
+        "live", description="what goes to the pruner: the weights themselves or Ultralytics' moving average of them"
+    )
+
+
+class Target(Section):
+    """A budget, as the share of the original that may stay."""
+
+    flops: Share | None = Field(None, description="share of the FLOPs to keep")
+    params: Share | None = Field(None, description="share of the parameters to keep")
+
+
+class Prune(Section):
+    """Which channels go, and what is done for those that stay."""
+
+    criterion: str = Field("bn_scale", description="what a channel is worth: bn_scale, l1, l2 or random")
+    scope: Literal["global", "layer"] = Field(
+        "global", description="global: compare over the whole detector; layer: the same share everywhere"
+    )
+    ratio: Share | None = Field(None, description="share of the prunable channels to remove (or give a target)")
+    target: Target | None = Field(None, description="{flops: share to keep} and/or {params: share to keep}")
+    layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above"
+    )
+    min_keep: float = Field(0.1, ge=0, le=1, description="share of every group's channels that stays at least")
+    min_channels: int = Field(8, ge=1, description="channels of every group that stay at least")
+    round_to: int = Field(8, ge=1, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16")
+    exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")
+    normalize: Literal["auto", "none", "mean", "l2"] = Field(
+        "auto", description="make groups comparable: divide scores by the group's mean or l2; auto: mean for l1 and l2"
+    )
+    group_reduce: Literal["max", "mean", "sum", "l2", "first"] = Field(
+        "l2", description="joins the scores of layers tied into one group"
+    )
+    bn_fold: bool = Field(False, description="score filters as batch norm scales them (l1 and l2)")
+    absorb: Literal["measured", "beta", "none"] | None = Field(
+        None, description="what removed channels carried goes into their readers: measured on images, or act(beta) "
+        "(default: measured where there is data, else beta)"
+    )
+    recalibrate: int = Field(200, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
+    seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Prune:
+        if self.ratio is not None and self.target is not None:
+            raise ValueError("ratio and target both say how much to remove: choose one (`prune.ratio=null` drops it)")
+        return self
+
+
+class Distill(Section):
+    """What the student pays for differing from its teacher."""
+
+    teacher: str = Field("original", description="original (the unpruned detector), or a path to a checkpoint")
+    features: Literal["mimic"] = Field("mimic", description="mimic: maps at Detect's inputs through 1x1 adapters")
+    weight: float = Field(1.0, gt=0, description="of the mimicry against Ultralytics' own losses")
+
+
+class Finetune(TrainSection):
+    """Training the slim detector, which stays slim."""
+
+    epochs: int = Field(30, ge=1, description="epochs of fine-tuning")
+    distill: Distill | None = Field(None, description="{teacher: original, features: mimic}: learn from the unpruned one")
+
+
+class Report(Section):
+    """How every row is measured: one evaluator, one setting."""
+
+    split: Literal["auto", "val", "test"] = Field("auto", description="auto: test where the data set has one, else val")
+    latency_runs: int = Field(50, ge=1, description="timed images per detector, all detectors in turn")
+
+
+class Export(Section):
+    """The file for the device, and the proof that it agrees."""
+
+    formats: list[Literal["onnx"]] = Field(["onnx"], description="formats to write")
+    tolerance: float = Field(1e-3, gt=0, description="largest difference to PyTorch, relative, before the stage fails")
+    images: int = Field(8, ge=1, description="real images to compare on")
+
+
+class Config(Section):
+    """One experiment: runs/<name>/..."""
+
+    name: str = Field("slim", pattern=r"^[\w.-]+$", description="results go to <runs>/<name>/")
+    model: str = Field(..., description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one")
+    data: str | None = Field(None, description="an Ultralytics data-set YAML (prune alone works without)")
+    imgsz: int = Field(640, ge=32, description="image side in pixels, for training and for every measurement")
+    device: Annotated[str, BeforeValidator(str)] = Field("cpu", description="cpu, 0, 0,1, mps")
+    runs: str = Field("runs", description="folder for results")
+    seed: int = Field(0, ge=0, description="of every training")
+    original: Original = Original()
+    sparse_train: SparseTrain = SparseTrain()
+    prune: Prune = Prune()
+    finetune: Finetune = Finetune()
+    report: Report = Report()
+    export: Export = Export()
+
+    @property
+    def folder(self) -> Path:
+        """Where this experiment's results are."""
+        return Path(self.runs) / self.name
+
+
+def read_config(path: str | Path | None, settings: list[str]) -> Config:
+    """Settings from a YAML and from `dotted.key=value` words, of which the words win.
+
+    Raises:
+        SlimError: every error at once, each with its key and, for an unknown one, the nearest known.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as e:
+            raise SlimError(f"cannot read the configuration {path}: {e.strerror or e}") from e
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise SlimError(f"{path} is not YAML: {e}") from e
+        if not isinstance(values, dict):
+            raise SlimError(f"expected settings (key: value) in {path}, got a {type(values).__name__}")
+    for word in settings:
+        _set(values, word)
+    return check(values, str(path or "command line"))
+
+
+def check(values: dict[str, Any], source: str = "settings") -> Config:
+    """Settings as a nested dict, checked.
+
+    Raises:
+        SlimError: all that is wrong with them.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as e:
+        raise SlimError(f"{source}:\n" + "\n".join(f"  {line}" for line in map(_explain, e.errors()))) from e
+
+
+def _set(values: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise SlimError(f"expected key=value, e.g. prune.ratio=0.5, got {word!r}")
+    *path, last = key.split(".")
+    # A pattern of module names holds dots itself: everything behind prune.layers is one key.
+    if path[:2] == ["prune", "layers"]:
+        path, last = path[:2], ".".join([*path[2:], last])
+    for step in path:
+        inner = values.get(step)
+        values[step] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[step]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise SlimError(f"cannot read the value of {key}: {text!r}") from e
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as a line for the person who must fix it."""
+    where = [str(part) for part in error["loc"]]
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(where[-1], _fields(where[:-1]), n=1, cutoff=0.5)
+        return f"{key}: unknown setting" + (f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: needed, e.g. {key}=best.pt"
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] == "value_error" else f", got {error['input']!r}"
+    return f"{key}: {message}{got}" if key else message
+
+
+def section(path: list[str]) -> type[BaseModel] | None:
+    """The class of settings at a dotted place: [] is Config, ["prune", "target"] is Target."""
+    model: type[BaseModel] = Config
+    for step in path:
+        field = model.model_fields.get(step)
+        options = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = next((t for t in options if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _fields(path: list[str]) -> list[str]:
+    found = section(path)
+    return list(found.model_fields) if found else []
+
+
+def check_train_arguments(arguments: dict[str, Any]) -> None:
+    """Refuse what Ultralytics would not take, before anything runs.
+
+    Raises:
+        ValueError: with every unknown, mistyped or doubly set argument.
+    """
+    from ultralytics.cfg import check_cfg  # imported late: it takes seconds, and --help does not need it
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    wrong = []
+    for key, value in arguments.items():
+        if key in OURS:
+            wrong.append(f"train.{key} is set by yolo-slim: use its own setting")
+        elif key not in DEFAULT_CFG_DICT:
+            near = get_close_matches(key, DEFAULT_CFG_DICT, n=1, cutoff=0.5)
+            wrong.append(f"train.{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
+        else:
+            try:
+                check_cfg({key: value})
+            except (TypeError, ValueError) as e:
+                wrong.append(f"train.{key}: {e}")
+    if wrong:
+        raise ValueError("; ".join(wrong))

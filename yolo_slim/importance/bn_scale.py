@@ -1,0 +1,19 @@
+"""|gamma|: the scale a batch norm gives a channel (Liu et al., Network Slimming, ICCV 2017, arXiv:1708.06519, 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from yolo_slim.channels import Group, Trace
+from yolo_slim.importance.combine import rows_of
+
+
+def bn_scale(detector: nn.Module, trace: Trace, group: Group, **_: object) -> np.ndarray:
+    """(m, n): |gamma| of each batch norm on the group's channels; no rows where there is none."""
+    rows = [np.empty((0, group.size))]
+    for name in group.norms:
+        weight = detector.get_submodule(name).weight
+        if weight is not None:
+            rows.append(rows_of(group, trace.norms[name].channels, weight.abs()))
+    return np.concatenate(rows)

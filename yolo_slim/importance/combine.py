@@ -1,0 +1,81 @@
+"""From what each layer says of a channel to one score a channel, comparable over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor, nn
+
+from yolo_slim.channels import Group, Trace
+from yolo_slim.errors import SlimError
+
+Criterion = Callable[..., np.ndarray]
+"""(detector, trace, group, *, bn_fold, seed) -> (m, n): a row for each slot in a producer; no rows: cannot say."""
+
+CRITERIA: dict[str, Criterion] = {}
+RAW_NORMS = {"l1", "l2"}  # their size depends on the layer's shape: compared over layers only after normalising
+
+REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "max": lambda x: x.max(0),  # the union of the producers' own selections
+    "mean": lambda x: x.mean(0),
+    "sum": lambda x: x.sum(0),
+    "l2": lambda x: np.sqrt((x**2).mean(0)),
+    "first": lambda x: x[0],
+}
+
+NORMALIZE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda s: s,
+    "mean": lambda s: s / (s.mean() or 1.0),
+    "l2": lambda s: s / (np.sqrt((s**2).mean()) or 1.0),
+}
+
+
+def score(
+    detector: nn.Module,
+    trace: Trace,
+    criterion: str = "bn_scale",
+    *,
+    group_reduce: str = "l2",
+    normalize: str = "auto",
+    bn_fold: bool = False,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """One score a channel, high = keep: group name -> (n,) float64.
+
+    Args:
+        detector: with the weights to judge; scored in fp32.
+        trace: of the detector.
+        criterion: a name in `CRITERIA`.
+        group_reduce: joins the producers of a group: max, mean, sum, l2 (root mean square) or first.
+        normalize: none; mean or l2 divide by the group's own; auto: mean for raw filter norms, else none.
+        bn_fold: score the filters as batch norm scales them in inference (l1 and l2 only).
+        seed: of criterion random.
+
+    A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
+
+    Raises:
+        SlimError: an unknown criterion.
+    """
+    if criterion not in CRITERIA:
+        raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {criterion}")
+    if normalize == "auto":
+        normalize = "mean" if criterion in RAW_NORMS else "none"
+    scores = {}
+    for group in trace.groups:
+        rows = np.empty((0, group.size))
+        if group.reason is None:
+            rows = CRITERIA[criterion](detector, trace, group, bn_fold=bn_fold, seed=seed)
+        scores[group.name] = NORMALIZE[normalize](REDUCE[group_reduce](rows)) if len(rows) else np.full(group.size, np.inf)
+    return scores
+
+
+def rows_of(group: Group, slots: np.ndarray, values: Tensor) -> np.ndarray:
+    """A layer's value per slot, arranged by channel: (times a channel occurs in the layer, n)."""
+    numbers = values.detach().double().cpu().numpy()
+    position = {int(c): i for i, c in enumerate(group.channels)}
+    columns: list[list[float]] = [[] for _ in group.channels]
+    for channel, number in zip(slots.tolist(), numbers.tolist(), strict=True):
+        if channel in position:
+            columns[position[channel]].append(number)
+    return np.array(columns).T

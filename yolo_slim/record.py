@@ -1,0 +1,102 @@
+"""What a stage did: stage.json, written last. Its presence, with outputs as it names them, means done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from yolo_slim.errors import SlimError
+
+FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished stage."""
+
+    stage: str
+    settings: dict[str, Any]  # everything that decides the outcome
+    inputs: dict[str, str]  # path -> sha256
+    outputs: dict[str, str]  # name -> path, relative to the stage's folder
+    sums: dict[str, str]  # output's name -> sha256
+    metrics: dict[str, Any]  # units in the key, numbers as numbers
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def output(self, folder: Path, name: str = "weights") -> Path:
+        """Where an output lies."""
+        return folder / self.outputs[name]
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
+
+
+def _slow(file: Any) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides a result."""
+    found = {"python": platform.python_version()}
+    for name in ("yolo-slim", "ultralytics", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """To a temporary name, then renamed.
+
+    Raises:
+        SlimError: the disk is full or cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as e:
+        raise SlimError(f"cannot write {path}: {e.strerror or e}. Free some space and run it again") from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(folder: Path, record: Record) -> None:
+    """Declare the stage done."""
+    write_json(folder / FILE, asdict(record))
+
+
+def read(folder: Path) -> Record | None:
+    """What was done in this folder; None where nothing was finished, or its outputs are gone or changed."""
+    try:
+        record = Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        whole = all(sha256(record.output(folder, name)) == total for name, total in record.sums.items())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return record if whole else None
+
+
+def unchanged(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, str]) -> Record | None:
+    """The record, if the stage was finished with the same settings, inputs and code version."""
+    record = read(folder)
+    now = versions()["yolo-slim"]
+    if record is None or (record.stage, record.settings, record.inputs) != (stage, settings, inputs):
+        return None
+    return record if record.versions.get("yolo-slim") == now else None

@@ -1,0 +1,188 @@
+"""report.json as pictures. Each title says what is seen; colours are Okabe and Ito's, told apart by everyone."""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
+
+from yolo_slim.report.tables import points, ratio
+
+BEFORE, AFTER, WHOLE, INK = "#999999", "#0072B2", "#D55E00", "#333333"
+LAYERS_A_ROW = 40
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.edgecolor": "#888888",
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "text.color": INK,
+    "savefig.facecolor": "white",
+}
+
+
+def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write every plot the report has numbers for into an existing folder, all of them or none.
+
+    Returns:
+        the PNG files, in the order they are best read.
+    """
+    plots = {"map_flops.png": map_flops, "widths.png": widths, "scales.png": scales}
+    parts: dict[Path, Path] = {}
+    try:
+        # Other libraries of the process set matplotlib's defaults too: ours hold here and nowhere else.
+        with matplotlib.rc_context(STYLE):
+            for name, plot in plots.items():
+                if figure := plot(report):
+                    parts[folder / name] = part = folder / f".{name}.part"
+                    figure.savefig(part, format="png", dpi=150)
+        for file, part in parts.items():
+            part.replace(file)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return list(parts)
+
+
+def map_flops(report: dict[str, Any]) -> Figure | None:
+    """mAP50-95 against GFLOPs, a point a stage, joined in the order of the stages."""
+    rows = [r for r in report["rows"] if r.get("map50_95") is not None and r.get("flops")]
+    if not rows:
+        return None
+    xy = np.array([(r["flops"] / 1e9, r["map50_95"]) for r in rows])  # [N, 2]
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    low, high = _limits(xy[:, 1])
+    axes.set(xlim=(0, 1.3 * xy[:, 0].max()), ylim=(low, high), xlabel="GFLOPs per image")
+    axes.set_ylabel(f"mAP50-95 on {report.get('split') or 'the data set'}")
+    _join(axes, xy)
+    axes.scatter(*xy.T, s=45, color=[*[BEFORE] * (len(xy) - 1), AFTER], zorder=3)
+    _label_stages(axes, rows, xy, gap=0.06 * (high - low))
+    axes.set_title(_what_it_cost(rows))
+    return figure
+
+
+def _limits(maps: np.ndarray) -> tuple[float, float]:
+    """At least ten points high, so that a difference of one looks like one."""
+    room = max(0.1, 1.3 * np.ptp(maps)) / 2
+    middle = (maps.min() + maps.max()) / 2
+    return max(-0.02, middle - room), min(1.02, middle + room)
+
+
+def _what_it_cost(rows: list[dict[str, Any]]) -> str:
+    first, last = rows[0], rows[-1]
+    if first is last:
+        return f"{first['stage']}: mAP50-95 {first['map50_95']:.3f}"
+    change = points(last["map50_95"], first["map50_95"])
+    return f"{first['stage']} → {last['stage']}: FLOPs {ratio(last['flops'], first['flops'])}, mAP50-95 {change} points"
+
+
+def _join(axes: Axes, xy: np.ndarray) -> None:
+    """An arrow from each stage to the next, where the two points are far enough apart to see one."""
+    arrow = {"arrowstyle": "->", "color": BEFORE, "shrinkA": 6, "shrinkB": 6}
+    size = np.ptp([axes.get_xlim(), axes.get_ylim()], axis=1)
+    for start, end in zip(xy[:-1], xy[1:], strict=True):
+        if np.hypot(*((end - start) / size)) > 0.05:
+            axes.annotate("", end, start, arrowprops=arrow)
+
+
+def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> None:
+    """Names beside the points, away from the arrows, and pushed apart where points lie close together."""
+    right = xy[:, 0] >= (xy[:, 0].min() + xy[:, 0].max()) / 2
+    for side in (True, False):
+        floor = -np.inf
+        for i in sorted(np.flatnonzero(right == side), key=lambda i: xy[i, 1]):
+            floor = max(xy[i, 1], floor + gap)
+            text = f"{rows[i]['stage']} {xy[i, 1]:.3f}"
+            away, align = (9, "left") if side else (-9, "right")
+            axes.annotate(text, (xy[i, 0], floor), (away, 0), textcoords="offset points", ha=align, va="center")
+
+
+def widths(report: dict[str, Any]) -> Figure | None:
+    """The width of every layer before and after, on a log2 axis: the same length is the same ratio."""
+    layers = report.get("widths")
+    if not layers:
+        return None
+    # A width of 1 (the convolution in DFL) has nothing to give and would stretch the axis for all others.
+    shown = [w for w in layers if w["before"] > 1]
+    count = ceil(len(shown) / LAYERS_A_ROW)
+    figure = Figure(figsize=(11, 0.9 + 2.3 * count), layout="constrained")
+    panels = figure.subplots(count, 1, squeeze=False, sharey=True)[:, 0]
+    per_row = ceil(len(shown) / count)
+    for i, axes in enumerate(panels):
+        _width_panel(axes, shown[i * per_row : (i + 1) * per_row], per_row)
+    cut = sum(w["after"] != w["before"] for w in layers)
+    share = sum(w["after"] for w in layers) / sum(w["before"] for w in layers)
+    figure.suptitle(f"{cut} of {len(layers)} layers are cut; {share:.0%} of all channels stay", x=0.01, ha="left")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return figure
+
+
+def _width_panel(axes: Axes, layers: list[dict[str, Any]], room: int) -> None:
+    x = np.arange(len(layers))
+    before, after = (np.array([w[key] for w in layers]) for key in ("before", "after"))
+    whole = np.array([w["reason"] is not None for w in layers])
+    axes.set_yscale("log", base=2)
+    axes.vlines(x, after, before, color=AFTER, linewidth=1.5, alpha=0.5)
+    axes.plot(x[~whole], before[~whole], "o", color="white", markeredgecolor=BEFORE, label="before", markersize=5)
+    axes.plot(x[~whole], after[~whole], "o", color=AFTER, label="after", markersize=5)
+    axes.plot(x[whole], after[whole], "s", color=WHOLE, label="protected: kept whole", markersize=4.5)
+    axes.set_xticks(x, [_short(w["layer"]) for w in layers], rotation=90, fontsize=7.5)
+    axes.yaxis.set_major_locator(LogLocator(2, numticks=16))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.set(xlim=(-0.7, room - 0.3), ylabel="channels")
+
+
+def _short(layer: str) -> str:
+    return layer.removeprefix("model.").removesuffix(".conv")
+
+
+def scales(report: dict[str, Any]) -> Figure | None:
+    """The distribution of |gamma| before and after sparse training and, where it was logged, the way between."""
+    both, log = report.get("scales"), report.get("sparsity")
+    if not both:
+        return None
+    figure = Figure(figsize=(11 if log else 6.5, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if log else 1, squeeze=False)[0]
+    _distribution(panels[0], np.abs(both["before"]), np.abs(both["after"]))
+    if log:
+        _quantiles(panels[1], log)
+    return figure
+
+
+def _distribution(axes: Axes, before: np.ndarray, after: np.ndarray) -> None:
+    # A few scales far out would squeeze all others into the first bins: they join the last one.
+    end = np.percentile(np.concatenate((before, after)), 99.5)
+    bins = np.linspace(0, end, 51)
+    for values, colour, name in ((before, BEFORE, "before"), (after, AFTER, "after")):
+        each = np.full(len(values), 1 / len(values))
+        axes.hist(np.minimum(values, end), bins, weights=each, color=colour, alpha=0.55, label=name)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="|γ| (the last bar: this or more)", ylabel="share of the scales in each bar", xlim=(0, None))
+    small = [f"{(v < 0.01).mean():.1%}" for v in (before, after)]
+    axes.set_title(f"Scales below 0.01: {small[0]} before, {small[1]} after")
+    axes.legend()
+
+
+def _quantiles(axes: Axes, log: list[dict[str, float]]) -> None:
+    epoch, *q = (np.array([e[k] for e in log]) for k in ("epoch", "q05", "q25", "q50", "q75", "q95"))
+    axes.fill_between(epoch, q[0], q[4], color=AFTER, alpha=0.15, linewidth=0, label="5 to 95%")
+    axes.fill_between(epoch, q[1], q[3], color=AFTER, alpha=0.3, linewidth=0, label="25 to 75%")
+    axes.plot(epoch, q[2], color=AFTER, linewidth=2, label="median")
+    axes.set(xlabel="epoch of sparse training", ylabel="|γ|", ylim=(0, None))
+    axes.set_title(f"The median |γ| goes from {q[2][0]:.2f} to {q[2][-1]:.2f}")
+    axes.legend()

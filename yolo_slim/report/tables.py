@@ -1,0 +1,176 @@
+"""report.json as Markdown. A number that was not measured is a dash; a loss is shown like a gain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+DASH = "–"
+GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
+
+
+def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
+    """The whole page.
+
+    Args:
+        report: the content of report.json.
+        plots: file names of the plots that were drawn, relative to the page.
+    """
+    sections = (
+        f"# Slimming report: {report['name']}",
+        summary(report),
+        _results(report["rows"]),
+        _notes(report["rows"]),
+        _pictures(plots),
+        _conditions(report),
+        _widths(report.get("widths") or []),
+        _export(report.get("export")),
+    )
+    return "\n\n".join(s for s in sections if s) + "\n"
+
+
+def summary(report: dict[str, Any]) -> str:
+    """What was gained from the first row to the last, in a sentence or two."""
+    rows = report["rows"]
+    if len(rows) < 2:
+        measured = rows[0]["stage"] if rows else "no detector"
+        return f"{report['name']}: nothing to compare yet, only {measured} was measured."
+    first, last = rows[0], rows[-1]
+    pairs = {what: ratio(last.get(key), first.get(key)) for what, key in GAINS.items()}
+    gains = [f"{what} {x}" for what, x in pairs.items() if x]
+    before, after = median(first), median(last)
+    if quicker := ratio(after, before):
+        gains.append(f"latency {quicker} ({digits(before)} → {digits(after)} ms)")
+    parts = [part for part in (", ".join(gains), _accuracy(first, last, report.get("split"))) if part]
+    return f"{report['name']}, {first['stage']} → {last['stage']}: {'; '.join(parts)}."
+
+
+def _accuracy(first: dict[str, Any], last: dict[str, Any], split: str | None) -> str:
+    before, after = first.get("map50_95"), last.get("map50_95")
+    change = points(after, before)
+    if change is None:
+        return "mAP was not measured on both"
+    return f"mAP50-95 {before:.3f} → {after:.3f} ({change} points)" + (f" on {split}" if split else "")
+
+
+def _results(rows: list[dict[str, Any]]) -> str:
+    head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", "mAP50-95", "latency, ms [p10–p90]")
+    bases = [{}, *[rows[0]] * (len(rows) - 1)] if rows else []  # the first row has nothing to be compared with
+    legend = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
+    return "## Results\n\n" + _table(head, map(_result, rows, bases)) + "\n\n" + legend
+
+
+def _result(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    cells = [row["stage"]]
+    for key, unit in (("params", 1e6), ("flops", 1e9), ("file_mb", 1)):
+        value = row.get(key)
+        cells.append(_cell(None if value is None else digits(value / unit), ratio(value, base.get(key))))
+    for key in ("map50", "map50_95"):
+        value = row.get(key)
+        cells.append(_cell(None if value is None else f"{value:.3f}", points(value, base.get(key))))
+    ms = row.get("latency_ms")
+    spread = ms and f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
+    return [*cells, _cell(spread, ratio(median(row), median(base)))]
+
+
+def _cell(value: str | None, change: str | None) -> str:
+    return " ".join((value or DASH, *([f"({change})"] if change else [])))
+
+
+def _notes(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        facts = [f"`{row['weights']}`"] if row.get("weights") else []
+        facts += [f"{row['train_epochs']} epochs of training"] if row.get("train_epochs") else []
+        facts += [row["note"]] if row.get("note") else []
+        lines += [f"- {row['stage']}: {', '.join(facts)}"] if facts else []
+    return "\n".join(lines)
+
+
+def _conditions(report: dict[str, Any]) -> str:
+    """How the numbers came about, so that another can get them again."""
+    lines = [f"- Parameters and FLOPs (2 × MACs): as thop counts them, one image of {_size(report['imgsz'])}."]
+    if any(row.get("map50_95") is not None for row in report["rows"]):
+        lines.append(
+            f"- mAP: Ultralytics' validator on the {report['split']} split of `{report['data']}`, "
+            f"images of {_size(report['imgsz'])}, one setting for all rows."
+        )
+    else:
+        lines.append("- mAP: not measured.")
+    if on := report.get("measured_on"):
+        lines.append(
+            f"- Latency: {on['runtime']}, on {on['device']}, {_count(on['threads'], 'thread')}, batch {on['batch']}, "
+            f"{on['dtype']}, {_size(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs."
+        )
+    return "## How it was measured\n\n" + "\n".join(lines)
+
+
+def _pictures(plots: Sequence[str]) -> str:
+    images = [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots]
+    return "\n\n".join(["## Plots", *images]) if images else ""
+
+
+def _widths(widths: list[dict[str, Any]]) -> str:
+    if not widths:
+        return ""
+    cut = [w for w in widths if w["after"] != w["before"]]
+    whole = [w for w in widths if w["after"] == w["before"]]
+    parts = [f"## Widths\n\n{len(cut)} of {_count(len(widths), 'width')} changed, {len(whole)} kept whole."]
+    if whole:
+        reasons = Counter(w["reason"] or "free to go, none was removed" for w in whole).most_common()
+        parts.append("Kept whole, and why:\n\n" + "\n".join(f"- {n} × {reason}" for reason, n in reasons))
+    if cut:
+        lines = ([f"`{w['layer']}`", w["before"], w["after"], f"{w['after'] / w['before']:.0%}"] for w in cut)
+        table = _table(("layer", "before", "after", "stays"), lines)
+        opening = f"<details>\n<summary>The {_count(len(cut), 'width')} that changed</summary>"
+        parts.append(f"{opening}\n\n{table}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _export(export: dict[str, Any] | None) -> str:
+    if not export:
+        return ""
+    verdict = "within" if export["difference"] <= export["tolerance"] else "**outside**"
+    return (
+        f"## Export\n\n{export['format']}, {digits(export['file_mb'])} MB: its output differs from the detector's by "
+        f"{export['difference']:.1e} on {_count(export['images'], 'image')}, {verdict} the tolerance of "
+        f"{export['tolerance']:.0e}."
+    )
+
+
+def median(row: dict[str, Any]) -> float | None:
+    """The median latency of a row in ms."""
+    return (row.get("latency_ms") or {}).get("median")
+
+
+def ratio(value: float | None, base: float | None) -> str | None:
+    """value / base as ×0.50; None where one of them is missing."""
+    return None if value is None or not base else f"×{value / base:.2f}"
+
+
+def points(value: float | None, base: float | None) -> str | None:
+    """The difference of two mAPs in points, signed; None where one of them is missing."""
+    if value is None or base is None:
+        return None
+    tenths = round(100 * (value - base), 1) + 0.0  # + 0.0: no "−0.0"
+    return f"{tenths:+.1f}".replace("-", "−")
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and every digit before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _size(imgsz: int | Sequence[int]) -> str:
+    return f"{imgsz} px" if isinstance(imgsz, int) else " × ".join(map(str, imgsz)) + " px"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))

@@ -1,0 +1,147 @@
+"""What every recipe does the same: find its inputs, know when it is done, train so that a kill costs one epoch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from yolo_slim import checkpoint, record
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy, cost
+from yolo_slim.record import Record
+from yolo_slim.training.calibrate import dataset_info
+from yolo_slim.training.trainer import SlimTrainer, train
+
+console = Console(highlight=False, soft_wrap=True)
+
+Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
+"""Does a stage in its folder: outputs by name, metrics, details."""
+
+
+def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list[Path], work: Work) -> Record:
+    """Do a stage unless it was done with the same settings, inputs and code; then write its record, last."""
+    folder = config.folder / stage
+    settings = json.loads(json.dumps(settings))  # as it will be read back
+    if config.data and Path(config.data).is_file():
+        inputs = [*inputs, Path(config.data)]
+    sums = {str(path): record.sha256(path) for path in inputs}
+    if done := record.unchanged(folder, stage, settings, sums):
+        console.print(f"[bold]{stage}[/]: done before, nothing has changed ({folder / record.FILE})")
+        return done
+    console.rule(f"[bold]{stage}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / record.FILE).unlink(missing_ok=True)
+    except OSError as e:
+        raise SlimError(f"cannot write to {folder}: {e.strerror or e}") from e
+    start = time.time()
+    outputs, metrics, details = work(folder)
+    done = Record(
+        stage,
+        settings,
+        sums,
+        {name: str(path.relative_to(folder)) for name, path in outputs.items()},
+        {name: record.sha256(path) for name, path in outputs.items()},
+        metrics,
+        round(time.time() - start, 1),
+        record.versions(),
+        details,
+    )
+    record.write(folder, done)
+    return done
+
+
+def finished(config: Config, stage: str) -> Path | None:
+    """The weights a stage has written, if it was finished."""
+    done = record.read(config.folder / stage)
+    return done.output(config.folder / stage) if done else None
+
+
+def train_in(
+    folder: Path, trainer: type[SlimTrainer], model: Path | str, asked: dict[str, Any], extra: dict[str, dict], **args: Any
+) -> Path:
+    """Train in folder/train, or go on where the same training was killed; returns its weights folder.
+
+    Args:
+        asked: everything that decides the outcome; a training begun with anything else is thrown away.
+        extra: files for the run folder, which the trainer reads: name -> content.
+    """
+    run, mark = folder / "train", folder / "started.json"
+    last = run / "weights" / "last.pt"
+    asked = json.loads(json.dumps(asked))
+    try:
+        same = json.loads(mark.read_text(encoding="utf-8")) == asked
+    except (OSError, ValueError):
+        same = False
+    resume = same and last.is_file()
+    if resume and checkpoint.read(last)["epoch"] + 1 >= args["epochs"]:
+        console.print("training was complete")
+        return last.parent
+    if resume:
+        console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {args['epochs']}")
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        try:
+            run.mkdir(parents=True)
+            for name, content in extra.items():
+                (run / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+        except OSError as e:
+            raise SlimError(f"cannot write to {run}: {e.strerror or e}") from e
+        record.write_json(mark, asked)
+    train(trainer, model, run, resume, plots=False, **args)
+    return last.parent
+
+
+def train_arguments(config: Config, epochs: int, train: dict[str, Any]) -> dict[str, Any]:
+    """Ultralytics' arguments for a training stage: ours, then whatever its `train:` section says."""
+    if not config.data:
+        raise SlimError("training needs a data set: data=path/to/data.yaml")
+    return {
+        "data": config.data,
+        "epochs": epochs,
+        "imgsz": config.imgsz,
+        "device": config.device,
+        "seed": config.seed,
+        **train,
+    }
+
+
+def split_of(config: Config) -> str:
+    """The split every row is measured on."""
+    if config.report.split != "auto":
+        return config.report.split
+    return "test" if config.data and dataset_info(config.data).get("test") else "val"
+
+
+def measured(config: Config, weights: Path) -> dict[str, Any]:
+    """The row of a table that can be measured alone: size, cost and, with data, mAP."""
+    spent = cost(checkpoint.load(weights), config.imgsz)
+    row: dict[str, Any] = {
+        "params": spent.params,
+        "macs": spent.macs,
+        "flops": spent.flops,
+        "file_mb": round(weights.stat().st_size / 1e6, 3),
+        "map50": None,
+        "map50_95": None,
+    }
+    if config.data:
+        split = split_of(config)
+        row |= {"split": split, **accuracy(weights, config.data, config.imgsz, split, config.device)}
+    return row
+
+
+def say(stage: str, row: dict[str, Any], weights: Path) -> None:
+    """One line on what a stage has come to."""
+    worth = f"  mAP50-95 {row['map50_95']:.3f} ({row['split']})" if row["map50_95"] is not None else ""
+    console.print(
+        f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
+        f"{row['file_mb']:.2f} MB{worth}  -> {weights}"
+    )

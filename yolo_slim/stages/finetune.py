@@ -1,0 +1,48 @@
+"""Fine-tune the slim detector, with or without a teacher, and keep it slim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yolo_slim import checkpoint
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.record import Record
+from yolo_slim.stages.common import finished, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.training.distill import SETTINGS, DistillTrainer
+from yolo_slim.training.trainer import SlimTrainer
+
+
+def finetune(config: Config) -> Record:
+    """runs/<name>/finetuned/slim.pt."""
+    start = finished(config, "pruned")
+    if start is None:
+        raise SlimError(f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first")
+    chosen = config.finetune
+    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "split": config.report.split}
+    inputs, extra, trainer = [start], {}, SlimTrainer
+    if chosen.distill:
+        teacher = _teacher(config, chosen.distill.teacher)
+        inputs.append(teacher)
+        extra, trainer = {SETTINGS: {"teacher": str(teacher), "weight": chosen.distill.weight}}, DistillTrainer
+
+    def work(folder: Path) -> tuple:
+        arguments = train_arguments(config, chosen.epochs, chosen.train)
+        asked = {**settings, **arguments, "inputs": [str(p) for p in inputs]}
+        best = train_in(folder, trainer, start, asked, extra, **arguments) / "best.pt"
+        weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
+        row = measured(config, weights)
+        say("finetuned", row, weights)
+        return {"weights": weights}, row, {"teacher": str(inputs[1]) if chosen.distill else None}
+
+    return run_stage(config, "finetuned", settings, inputs, work)
+
+
+def _teacher(config: Config, teacher: str) -> Path:
+    if teacher != "original":
+        checkpoint.load(teacher)  # says what is wrong with it before anything runs
+        return Path(teacher)
+    path = finished(config, "original")
+    if path is None:
+        raise SlimError(f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order")
+    return path

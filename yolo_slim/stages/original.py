@@ -1,0 +1,48 @@
+"""The detector everything is compared with: read and checked, or trained first when the model is only a YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yolo_slim import checkpoint
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.record import Record
+from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.training.calibrate import dataset_info
+from yolo_slim.training.trainer import SlimTrainer
+
+
+def original(config: Config) -> Record:
+    """runs/<name>/original/original.pt: the detector as the other stages read it."""
+    untrained = config.model.endswith((".yaml", ".yml"))
+    settings = {"imgsz": config.imgsz, "split": config.report.split}
+    if untrained:
+        settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
+    else:
+        detector = checkpoint.load(config.model)
+        _check_classes(config, detector.model[-1].nc)
+
+    def work(folder: Path) -> tuple:
+        final = detector if not untrained else _train(config, folder, settings)
+        weights = checkpoint.save(final, folder / "original.pt")
+        row = measured(config, weights)
+        say("original", row, weights)
+        return {"weights": weights}, row, {"source": config.model}
+
+    return run_stage(config, "original", settings, [] if untrained else [Path(config.model)], work)
+
+
+def _train(config: Config, folder: Path, settings: dict) -> object:
+    checkpoint.build(config.model)  # a clear message before anything is written
+    arguments = train_arguments(config, config.original.epochs, config.original.train)
+    weights = train_in(folder, SlimTrainer, config.model, {**settings, **arguments}, {}, **arguments)
+    return checkpoint.load(weights / "best.pt")
+
+
+def _check_classes(config: Config, classes: int) -> None:
+    if config.data and (named := dataset_info(config.data)["nc"]) != classes:
+        raise SlimError(
+            f"{config.model} detects {classes} classes, but {config.data} names {named}: "
+            "give the data set that the detector was trained on"
+        )

@@ -1,0 +1,201 @@
+"""Prune: score, select, cut, prove, recover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_slim import checkpoint, record
+from yolo_slim.channels import Selection, Trace, absorb, cut, input_means, masked, relative_difference, select, silenced, trace
+from yolo_slim.channels.groups import same_wiring
+from yolo_slim.config import Config, Prune
+from yolo_slim.errors import SlimError
+from yolo_slim.importance import score
+from yolo_slim.record import Record
+from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.stages.original import original
+from yolo_slim.training.calibrate import images, recalibrate
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A slim detector and how it came about."""
+
+    model: nn.Module
+    kept: dict[str, list[int]]  # convolution -> indices of the output channels kept, for those that lost any
+    cost: Selection  # before, after, asked, achieved
+    trace: Trace  # of the detector before the cut
+    difference: float  # between the masked and the cut detector, relative
+
+
+def prune(
+    detector: nn.Module, *, imgsz: int = 640, calibration: Iterable[Tensor] | None = None, **settings: Any
+) -> Pruned:
+    """Cut a detector; the input is left alone.
+
+    Args:
+        detector: from `yolo_slim.load`.
+        imgsz: image side in pixels that FLOPs are counted at.
+        calibration: batches (B, 3, H, W) in [0, 1] to measure constants and batch-norm statistics on; without, neither
+            is measured and removed channels are absorbed as act(beta).
+        settings: names of the `prune:` section, e.g. `target={"flops": 0.5}, criterion="l1", round_to=8`.
+
+    Raises:
+        SlimError: settings that are wrong, a target that cannot be met, or a cut that fails its proof.
+    """
+    try:
+        chosen = Prune.model_validate(settings)
+    except ValueError as e:
+        raise SlimError(f"prune: {e}") from e
+    return cut_to_plan(detector, chosen, imgsz, list(calibration) if calibration is not None else [])
+
+
+def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Tensor]) -> Pruned:
+    """Score, select, cut, prove, absorb, recalibrate."""
+    wiring = trace(detector, imgsz)
+    scores = score(
+        detector,
+        wiring,
+        chosen.criterion,
+        group_reduce=chosen.group_reduce,
+        normalize=chosen.normalize,
+        bn_fold=chosen.bn_fold,
+        seed=chosen.seed,
+    )
+    selection = select(
+        wiring,
+        scores,
+        scope=chosen.scope,
+        ratio=chosen.ratio,
+        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
+        layers=chosen.layers,
+        min_keep=chosen.min_keep,
+        min_channels=chosen.min_channels,
+        round_to=chosen.round_to,
+        exclude=chosen.exclude,
+    )
+    kept = selection.plan.kept
+    slim = cut(detector, wiring, kept)
+    difference = prove(detector, slim, wiring, kept, imgsz)
+    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, batches)
+    if batches and chosen.recalibrate:
+        recalibrate(slim, batches)
+    outputs = selection.plan.outputs(wiring)
+    if outputs and hasattr(slim, "yaml"):
+        checkpoint.mark_slim(slim, outputs)
+    return Pruned(slim, outputs, selection, wiring, difference)
+
+
+def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
+    """The masked detector and the cut one must agree, and the cut one must be wired as the plan says.
+
+    Returns:
+        the relative difference, in fp64 on a random image.
+
+    Raises:
+        SlimError: they do not; nothing may be written then.
+    """
+    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
+    silent = masked(detector, wiring, kept).double().cpu()
+    difference = relative_difference(silent, _double(slim), image)
+    if not difference < TOLERANCE:
+        raise SlimError(
+            f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} (allowed {TOLERANCE:.0e}). "
+            "This is a bug in yolo-slim for this architecture; please report it. Nothing was written"
+        )
+    if not same_wiring(wiring, kept, trace(slim, imgsz)):
+        raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
+    return difference
+
+
+def _double(detector: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(detector).double().cpu()
+
+
+def _absorb(
+    slim: nn.Module, detector: nn.Module, wiring: Trace, kept: np.ndarray, chosen: Prune, imgsz: int, batches: list[Tensor]
+) -> nn.Module:
+    how = chosen.absorb or ("measured" if batches else "beta")
+    if how == "none" or kept.all():
+        return slim
+    if how == "measured":
+        if not batches:
+            raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
+        means = input_means(detector, wiring, batches)
+    else:  # with its scale at zero a removed channel is constant on any image
+        first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+        means = input_means(silenced(detector, wiring, kept), wiring, [torch.zeros(1, first.in_channels, imgsz, imgsz)])
+    return absorb(slim, detector, wiring, kept, means)
+
+
+def prune_stage(config: Config) -> Record:
+    """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
+    start = finished(config, "sparse") if config.sparse_train.epochs else None
+    if start is None:
+        console.print("no sparse training in this run: pruning the original")
+        start = original(config).output(config.folder / "original")
+    chosen = config.prune
+    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "split": config.report.split, "data": config.data}
+
+    def work(folder: Path) -> tuple:
+        detector = checkpoint.load(start)
+        batches = []
+        if config.data and (chosen.recalibrate or chosen.absorb != "beta"):
+            batches = list(images(config.data, config.imgsz, chosen.recalibrate or 200, seed=chosen.seed))
+        elif not config.data:
+            console.print("no data: nothing is measured, and batch norm is not recalibrated")
+        result = cut_to_plan(detector, chosen, config.imgsz, batches)
+        _tell(result)
+        weights = checkpoint.save(result.model, folder / "pruned.pt")
+        record.write_json(folder / "kept.json", result.kept)
+        row = measured(config, weights)
+        say("pruned", row, weights)
+        return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
+
+    return run_stage(config, "pruned", settings, [start], work)
+
+
+def _details(result: Pruned) -> dict[str, Any]:
+    reasons = {name: g.reason for g in result.trace.groups for name in g.producers if g.reason}
+    widths = [
+        {
+            "layer": c.name,
+            "before": len(c.outputs),
+            "after": len(result.kept.get(c.name, c.outputs)),
+            "reason": reasons.get(c.name),
+        }
+        for c in result.trace.convs.values()
+    ]
+    cost = result.cost
+    return {
+        "asked": cost.asked,
+        "achieved": cost.achieved,
+        "looser": cost.looser,
+        "masked_vs_cut": result.difference,
+        "widths": widths,
+    }
+
+
+def _tell(result: Pruned) -> None:
+    cost = result.cost
+    asked = ", ".join(f"{k} x{v:.3f}" for k, v in cost.asked.items()) or "ratios by layer"
+    got = ", ".join(f"{k} x{v:.3f}" for k, v in cost.achieved.items())
+    looser = f" (one channel fewer removed: {', '.join(f'{k} x{cost.looser[k]:.3f}' for k in cost.asked)})" if cost.looser else ""
+    console.print(f"asked for {asked}; achieved {got}{looser}")
+    whole = [g for g in result.trace.groups if g.reason]
+    console.print(
+        f"{len(result.kept)} of {len(result.trace.convs)} convolutions are narrower, {len(whole)} widths must stay; "
+        f"masked and cut detector differ by {result.difference:.1e}"
+    )

@@ -1,0 +1,127 @@
+"""SlimTrainer: Ultralytics' trainer that trains the detector it is given, whatever its widths.
+
+The stock trainer rebuilds the network from its YAML, at full width, and copies what fits. This one keeps the module.
+It also keeps the live weights beside their average in `last.pt`, so that a resumed run goes on from where it was (the
+stock one goes on from the fp16 average), and writes checkpoints whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
+
+from yolo_slim import checkpoint
+from yolo_slim.errors import SlimError
+
+
+class SlimTrainer(DetectionTrainer):
+    """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
+
+    Raises:
+        SlimError: the data set has another number of classes than the detector.
+    """
+
+    def get_model(
+        self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
+    ) -> nn.Module:
+        """The module that was loaded, not one rebuilt from its YAML; without weights, a new one from the YAML."""
+        if weights is None:
+            if isinstance(cfg, dict) and "slim" in cfg:
+                raise SlimError("a slim detector cannot be rebuilt from its YAML: pretrained=False needs full width")
+            return super().get_model(cfg=cfg, weights=None, verbose=verbose)
+        expected, got = weights.model[-1].nc, self.data["nc"]
+        if expected != got:
+            raise SlimError(
+                f"the detector was trained for {expected} classes, but {self.args.data} names {got}. "
+                "Use the data set it was trained on, or train a detector for this one first"
+            )
+        weights.criterion = None
+        return weights.float().requires_grad_(True)
+
+    def setup_model(self) -> dict[str, Any] | None:
+        """Load the detector through the safe loader; when resuming, with the live weights of the last epoch."""
+        if isinstance(self.model, nn.Module):
+            return None
+        if not str(self.model).endswith(".pt"):
+            return super().setup_model()
+        ckpt = checkpoint.read(self.model)
+        detector = checkpoint.detector_of(ckpt, self.model)
+        if self.resume and ckpt.get("live"):
+            detector.load_state_dict(ckpt["live"])
+            # The average is restored from a detector of its own: loading it must not touch the live one.
+            ckpt["ema"] = checkpoint.detector_of(checkpoint.read(self.model), self.model)
+        self.model = self.get_model(cfg=detector.yaml, weights=detector)
+        return ckpt
+
+    def _setup_train(self) -> None:
+        # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
+        with patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda):
+            super()._setup_train()
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a subclass must find again when training resumes; plain values and tensors."""
+        return {}
+
+    def live_state(self) -> dict[str, torch.Tensor]:
+        """The live weights as they are now, on the CPU, under the names the saved detector has."""
+        names = self.ema.ema.state_dict().keys()
+        state = unwrap_model(self.model).state_dict()
+        return {name: state[name].detach().cpu().clone() for name in names}
+
+    def save_model(self) -> bool:
+        """Write last.pt (and best.pt), with the live weights and whatever a subclass adds; whole or not at all."""
+        last, best = self.last, self.best
+        self.last, self.best = (p.with_name(f".{p.name}.part") for p in (last, best))
+        try:
+            super().save_model()
+            # Our own file of a moment ago: it holds nothing but what was in memory.
+            ckpt = torch.load(self.last, map_location="cpu", weights_only=False)
+            checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, last)
+            if self.best.exists():
+                os.replace(self.best, best)
+        finally:
+            for part in (self.last, self.best):
+                part.unlink(missing_ok=True)
+            self.last, self.best = last, best
+        return True
+
+    def final_eval(self) -> None:
+        """Strip best.pt of its optimizer, whole or not at all, and validate it. last.pt stays as it is."""
+        if RANK not in {-1, 0} or not self.best.exists():
+            return
+        part = self.best.with_name(f".{self.best.name}.part.pt")
+        strip_optimizer(self.best, s=str(part))
+        os.replace(part, self.best)
+        LOGGER.info(f"\nValidating {self.best}...")
+        self.validator.args.plots = self.args.plots
+        self.metrics = self.validator(model=self.best)
+        self.metrics.pop("fitness", None)
+        self.epoch += 1  # log best metrics at step epochs + 1, as Ultralytics does
+        self.run_callbacks("on_fit_epoch_end")
+        self.epoch -= 1
+
+
+def train(trainer_class: type[SlimTrainer], model: Path | str, save_dir: Path, resume: bool, **args: Any) -> SlimTrainer:
+    """Run a trainer into `save_dir`, or go on with it from its last epoch.
+
+    Raises:
+        SlimError: Ultralytics refuses the settings or the data set.
+    """
+    last = save_dir / "weights" / "last.pt"
+    overrides = {"task": "detect", "mode": "train", "model": str(model), "save_dir": str(save_dir), **args}
+    if resume:
+        overrides["resume"] = str(last)
+    try:
+        trainer = trainer_class(overrides=overrides)
+    except (RuntimeError, FileNotFoundError, SyntaxError, ValueError, TypeError) as e:
+        raise SlimError(f"Ultralytics cannot start this training: {e}") from e
+    trainer.train()
+    return trainer
