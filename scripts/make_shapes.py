@@ -100,16 +100,13 @@ def compose(rng: np.random.Generator, imgsz: int) -> list[Shape]:
     """The shapes of one picture, from the lowest to the topmost."""
     wanted = 0 if rng.random() < SHARE_EMPTY else rng.integers(1, MOST_SHAPES + 1)
     shapes: list[Shape] = []
-    seen: list[np.ndarray] = []  # each shape's mask, less what later shapes cover
     for _ in range(wanted):
         class_id = int(rng.integers(len(OUTLINES)))
         for _ in range(TRIES):
             corners = scatter(rng, list(OUTLINES.values())[class_id], imgsz)
-            mask = fill(corners, imgsz)
-            left = [s & ~mask for s in seen]
-            if is_inside(corners, mask) and all(s.sum() >= LEAST_SEEN * o.mask.sum() for s, o in zip(left, shapes)):
-                shapes.append(Shape(class_id, mask))
-                seen = [*left, mask]
+            more = [*shapes, Shape(class_id, fill(corners, imgsz))]
+            if is_inside(corners, more[-1].mask) and all_seen(more):
+                shapes = more
                 break
     return shapes
 
@@ -117,6 +114,16 @@ def compose(rng: np.random.Generator, imgsz: int) -> list[Shape]:
 def is_inside(corners: np.ndarray, mask: np.ndarray) -> bool:
     """Whether enough of a polygon falls within the picture."""
     return mask.sum() >= LEAST_INSIDE * cv2.contourArea((corners * FINE).astype(np.float32))
+
+
+def all_seen(shapes: Sequence[Shape]) -> bool:
+    """Whether enough of every shape is left uncovered by those after it."""
+    covered = np.zeros_like(shapes[0].mask)
+    for shape in reversed(shapes):
+        if (shape.mask & ~covered).sum() < LEAST_SEEN * shape.mask.sum():
+            return False
+        covered = covered | shape.mask
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -149,7 +156,9 @@ def clouds(rng: np.random.Generator, imgsz: int) -> np.ndarray:
 TEXTURES = (ramp, stripes, checks, clouds)
 
 
-def paint(rng: np.random.Generator, imgsz: int, *, hue: float, saturation: float, values: Sequence[float]) -> np.ndarray:
+def paint(
+    rng: np.random.Generator, imgsz: int, *, hue: float, saturation: float, values: tuple[float, float]
+) -> np.ndarray:
     """A textured surface between two brightnesses (HSV values) of one colour: (imgsz, imgsz, 3) BGR in 0..255."""
     field = TEXTURES[rng.integers(len(TEXTURES))](rng, imgsz)[..., None]
     dark, light = (255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))[::-1] for value in values)
@@ -270,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("data/shapes"), help="new folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=320, help="pictures to train on (default: %(default)s)")
     parser.add_argument("--val", type=int, default=64, help="pictures to validate on (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=64, help="pictures to test on; 0: no such split (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=64, help="pictures to test on, may be 0 (default: %(default)s)")
     parser.add_argument("--imgsz", type=int, default=192, help="side of a picture in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures (default: %(default)s)")
     try:

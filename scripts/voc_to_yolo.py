@@ -14,7 +14,7 @@ split 80/10/10 at random, the same way for the same --seed.
 
 Coordinates are taken as they stand, as distances in pixels from the picture's left and top edge: the box's centre is
 (xmin + xmax) / 2, its width xmax - xmin. (VOC's own files count pixels from 1 and include the last one, so their
-boxes start up to a pixel late; most tools that write VOC files since do not, and no file says which it does.)
+boxes start one pixel late; most tools that write VOC files today do not, and no file says which it does.)
 Boxes are clipped to the picture. One without area, without numbers, or with min beyond max is dropped and reported.
 
 The size of a picture is read from the picture, never from its XML; where they differ, that is reported.
@@ -44,7 +44,7 @@ from rich.progress import track
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in order of preference; case does not matter
 SPLITS = ("train", "val", "test")
 EDGES = ("xmin", "ymin", "xmax", "ymax")
-LONGEST_LIST = 20  # lines of one kind that a message shows
+MOST_NOTES = 20  # of one kind, that lose nothing; what is lost or broken is listed in full
 
 
 class VocError(Exception):
@@ -90,7 +90,7 @@ def read_splits(root: Path, seed: int) -> dict[str, list[str]]:
 
 def names_in(file: Path) -> list[str]:
     """The lines of a split file, each once."""
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines())
     return list(dict.fromkeys(line for line in lines if line))
 
 
@@ -302,10 +302,10 @@ def check_layout(root: Path) -> None:
 # Report
 
 
-def listing(what: str, lines: Sequence[str]) -> str:
-    """How many there are, and the first of them."""
-    more = [f"  ... and {len(lines) - LONGEST_LIST} more"] if len(lines) > LONGEST_LIST else []
-    return "\n".join([f"{len(lines)} {what}:", *(f"  {line}" for line in lines[:LONGEST_LIST]), *more])
+def listing(what: str, lines: Sequence[str], most: int | None = None) -> str:
+    """How many there are, and all of them or the first few."""
+    more = [f"  ... and {len(lines) - most} more"] if most and len(lines) > most else []
+    return "\n".join([f"{len(lines)} {what}:", *(f"  {line}" for line in lines[:most]), *more])
 
 
 def summarize(splits: dict[str, list[str]], examples: dict[str, Example], class_ids: dict[str, int]) -> None:
@@ -314,14 +314,12 @@ def summarize(splits: dict[str, list[str]], examples: dict[str, Example], class_
     lies = [f"{name}.xml {example.lies}" for name, example in examples.items() if example.lies]
     times = Counter(name for names in splits.values() for name in names)
     shared = [name for name, n in times.items() if n > 1]
-    kinds = {
-        "boxes dropped": dropped,
-        "sizes in the XML are wrong, the picture's own was used": lies,
-        "pictures are in more than one split, so scores will flatter": shared,
-    }
-    for what, lines in kinds.items():
-        if lines:
-            print(listing(what, lines))
+    if dropped:
+        print(listing("boxes dropped", dropped))
+    if lies:
+        print(listing("sizes in the XML are wrong, the picture's own was used", lies, MOST_NOTES))
+    if shared:
+        print(listing("pictures are in more than one split, so scores will flatter", shared, MOST_NOTES))
     for split, names in splits.items():
         counts = Counter(box.name for name in names for box in examples[name].boxes)
         print(f"{split}: {len(names)} pictures, " + ", ".join(f"{counts[name]} {name}" for name in class_ids))
@@ -334,8 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder with JPEGImages, Annotations and ImageSets")
     parser.add_argument("--out", type=Path, required=True, help="new folder, such as data/bccd")
-    parser.add_argument("--names", type=split_names, help="classes in order, as RBC,WBC,Platelets (default: most first)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random split, if one is needed (default: %(default)s)")
+    parser.add_argument("--names", type=split_names, help="classes in order, RBC,WBC,... (default: most boxes first)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random split, if any (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
         print(convert(args.root, args.out, names=args.names, seed=args.seed))

@@ -54,7 +54,9 @@ def build(model_yaml: str) -> nn.Module:
     try:
         detector = DetectionModel(model_yaml, verbose=False)
     except FileNotFoundError as e:
-        raise SlimError(f"expected a model YAML, found no file {model_yaml} (Ultralytics knows yolov5n.yaml etc.)") from e
+        raise SlimError(
+            f"expected a model YAML, found no file {model_yaml} (Ultralytics knows yolov5n.yaml etc.)"
+        ) from e
     except Exception as e:
         raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
     detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
@@ -116,8 +118,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         named = foreign.group(1) if foreign else "code outside Ultralytics"
         old = " (a checkpoint of the older ultralytics/yolov5 repository)" if named.startswith("models.") else ""
         return (
-            f"{path} names {named}, which is not part of Ultralytics' checkpoint format{old}: refused, since loading it "
-            "would run that code. Train or convert it with the `ultralytics` package first"
+            f"{path} names {named}, which is not part of Ultralytics' checkpoint format{old}: refused, since loading "
+            "it would run that code. Train or convert it with the `ultralytics` package first"
         )
     return f"{path} is not a readable checkpoint: empty, truncated or damaged ({type(error).__name__}). Copy it again"
 

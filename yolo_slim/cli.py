@@ -67,7 +67,9 @@ def _main(words: list[str]) -> int:
     if stage not in STAGES:
         near = get_close_matches(stage, STAGES, n=1)
         raise SlimError(
-            f"unknown stage {stage!r}" + (f"; did you mean {near[0]}?" if near else "") + f" Stages: {', '.join(STAGES)}"
+            f"unknown stage {stage!r}"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + f" Stages: {', '.join(STAGES)}"
         )
     if any(w in ("-h", "--help") for w in rest):
         print(_stage_help(stage))
@@ -75,7 +77,9 @@ def _main(words: list[str]) -> int:
     from yolo_slim.config import read_config
 
     if flags := [w for w in rest if w.startswith("-")]:
-        raise SlimError(f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them")
+        raise SlimError(
+            f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
+        )
     files = [w for w in rest if "=" not in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")

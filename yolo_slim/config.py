@@ -11,7 +11,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from yolo_slim.errors import SlimError
 
-OURS = {"model", "data", "imgsz", "device", "epochs", "seed", "project", "name", "save_dir", "resume", "task", "mode", "exist_ok"}
+OURS = {
+    "model",
+    "data",
+    "imgsz",
+    "device",
+    "epochs",
+    "seed",
+    "project",
+    "name",
+    "save_dir",
+    "resume",
+    "task",
+    "mode",
+    "exist_ok",
+}
 """Ultralytics arguments that have a setting of their own here."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -46,13 +60,16 @@ class SparseTrain(TrainSection):
 
     epochs: int = Field(30, ge=0, description="epochs under the pull; 0: no sparse training, `run` goes on to prune")
     strength: float = Field(
-        0.5, ge=0, description="travel: how far a scale moves towards zero in all if nothing holds it (1.0: from 1 to 0)"
+        0.5,
+        ge=0,
+        description="travel: how far a scale moves towards zero in all if nothing holds it (1.0: from 1 to 0)",
     )
     penalty: Literal["group_lasso", "l1"] = Field(
         "group_lasso", description="group_lasso: the layers tied by a shortcut go together; l1: each scale alone"
     )
     update: Literal["proximal", "subgradient"] = Field(
-        "proximal", description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only"
+        "proximal",
+        description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only",
     )
     weights: Literal["live", "average"] = Field(
         "live", description="what goes to the pruner: the weights themselves or Ultralytics' moving average of them"
@@ -76,7 +93,8 @@ class Prune(Section):
     ratio: Share | None = Field(None, description="share of the prunable channels to remove (or give a target)")
     target: Target | None = Field(None, description="{flops: share to keep} and/or {params: share to keep}")
     layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above"
+        {},
+        description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above",
     )
     min_keep: float = Field(0.1, ge=0, le=1, description="share of every group's channels that stays at least")
     min_channels: int = Field(8, ge=1, description="channels of every group that stay at least")
@@ -90,8 +108,9 @@ class Prune(Section):
     )
     bn_fold: bool = Field(False, description="score filters as batch norm scales them (l1 and l2)")
     absorb: Literal["measured", "beta", "none"] | None = Field(
-        None, description="what removed channels carried goes into their readers: measured on images, or act(beta) "
-        "(default: measured where there is data, else beta)"
+        None,
+        description="what removed channels carried goes into their readers: measured on images, or act(beta) "
+        "(default: measured where there is data, else beta)",
     )
     recalibrate: int = Field(200, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
     seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
@@ -115,7 +134,9 @@ class Finetune(TrainSection):
     """Training the slim detector, which stays slim."""
 
     epochs: int = Field(30, ge=1, description="epochs of fine-tuning")
-    distill: Distill | None = Field(None, description="{teacher: original, features: mimic}: learn from the unpruned one")
+    distill: Distill | None = Field(
+        None, description="{teacher: original, features: mimic}: learn from the unpruned one"
+    )
 
 
 class Report(Section):
@@ -254,7 +275,9 @@ def check_train_arguments(arguments: dict[str, Any]) -> None:
             wrong.append(f"train.{key} is set by yolo-slim: use its own setting")
         elif key not in DEFAULT_CFG_DICT:
             near = get_close_matches(key, DEFAULT_CFG_DICT, n=1, cutoff=0.5)
-            wrong.append(f"train.{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
+            wrong.append(
+                f"train.{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else "")
+            )
         else:
             try:
                 check_cfg({key: value})

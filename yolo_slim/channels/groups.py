@@ -16,7 +16,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-
 Ints: TypeAlias = np.ndarray  # of int64
 
 FIXED = -1

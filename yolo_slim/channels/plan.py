@@ -113,8 +113,8 @@ def plan_from_kept(trace: Trace, outputs: Mapping[str, Sequence[int]]) -> Plan:
         if name not in trace.convs:
             raise SlimError(f"the cut names a convolution that this detector does not have: {name}")
         slots = trace.convs[name].outputs
-        if len(indices) and not (0 <= min(indices) and max(indices) < len(slots)):
-            raise SlimError(f"the cut keeps output {max(indices)} of {name}, which has {len(slots)}")
+        if any(not 0 <= i < len(slots) for i in indices):
+            raise SlimError(f"the cut keeps outputs of {name} that it does not have: it has {len(slots)}")
         stay = np.zeros(len(slots), bool)
         stay[list(indices)] = True
         for channel, keep in zip(slots, stay, strict=True):
@@ -164,7 +164,9 @@ def select(
         SlimError: nothing to do, a pattern that matches nothing, or a target below what the floors allow.
     """
     if ratio is None and not target and not layers:
-        raise SlimError("nothing says how much to prune: give prune.ratio, prune.target.flops, prune.target.params or prune.layers")
+        raise SlimError(
+            "nothing says how much to prune: give prune.ratio, prune.target.flops, prune.target.params or prune.layers"
+        )
     costs = Costs(trace)
     groups = list(trace.groups)
     open_ = np.array([g.reason is None for g in groups])
@@ -178,7 +180,9 @@ def select(
     floors = np.array([min(n, max(1, min_channels, ceil(min_keep * n - SLACK))) for n in sizes])
     floors = _round_up(floors, round_to, sizes)
     ranked = [_ascending(scores, g) if free else np.empty(0, np.int64) for g, free in zip(groups, open_, strict=True)]
-    finite = np.array([int(np.isfinite(scores[g.name]).sum()) if free else 0 for g, free in zip(groups, open_, strict=True)])
+    finite = np.array(
+        [int(np.isfinite(scores[g.name]).sum()) if free else 0 for g, free in zip(groups, open_, strict=True)]
+    )
     removable = np.where(open_, np.minimum(sizes - floors, finite), 0)
 
     forced = ~np.isnan(fixed_ratio) & open_

@@ -219,9 +219,7 @@ class _Tracer(TorchDispatchMode):
             self.protected.append((labels[1], reason))
 
     def draft(self, hw: tuple[int, int], params: int) -> Draft:
-        return Draft(
-            self.convs, self.norms, self.n_labels, self.equal, self.protected, hw, params, dict(self.chunks)
-        )
+        return Draft(self.convs, self.norms, self.n_labels, self.equal, self.protected, hw, params, dict(self.chunks))
 
 
 @contextmanager

@@ -66,7 +66,9 @@ def score(
         rows = np.empty((0, group.size))
         if group.reason is None:
             rows = CRITERIA[criterion](detector, trace, group, bn_fold=bn_fold, seed=seed)
-        scores[group.name] = NORMALIZE[normalize](REDUCE[group_reduce](rows)) if len(rows) else np.full(group.size, np.inf)
+        scores[group.name] = (
+            NORMALIZE[normalize](REDUCE[group_reduce](rows)) if len(rows) else np.full(group.size, np.inf)
+        )
     return scores
 
 

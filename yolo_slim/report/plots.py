@@ -114,17 +114,19 @@ def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: f
 
 def widths(report: dict[str, Any]) -> Figure | None:
     """The width of every layer before and after, on a log2 axis: the same length is the same ratio."""
-    layers = report.get("widths")
-    if not layers:
-        return None
+    layers = report.get("widths") or []
     # A width of 1 (the convolution in DFL) has nothing to give and would stretch the axis for all others.
     shown = [w for w in layers if w["before"] > 1]
+    if not shown:
+        return None
     count = ceil(len(shown) / LAYERS_A_ROW)
     figure = Figure(figsize=(11, 0.9 + 2.3 * count), layout="constrained")
     panels = figure.subplots(count, 1, squeeze=False, sharey=True)[:, 0]
     per_row = ceil(len(shown) / count)
     for i, axes in enumerate(panels):
         _width_panel(axes, shown[i * per_row : (i + 1) * per_row], per_row)
+    seen = [w[key] for w in shown for key in ("before", "after") if w[key]]  # a width of 0 falls off the log axis
+    panels[0].set_ylim(min(seen) / 1.3, max(seen) * 1.3)
     cut = sum(w["after"] != w["before"] for w in layers)
     share = sum(w["after"] for w in layers) / sum(w["before"] for w in layers)
     figure.suptitle(f"{cut} of {len(layers)} layers are cut; {share:.0%} of all channels stay", x=0.01, ha="left")
@@ -154,7 +156,7 @@ def _short(layer: str) -> str:
 def scales(report: dict[str, Any]) -> Figure | None:
     """The distribution of |gamma| before and after sparse training and, where it was logged, the way between."""
     both, log = report.get("scales"), report.get("sparsity")
-    if not both:
+    if not (both and both["before"] and both["after"]):
         return None
     figure = Figure(figsize=(11 if log else 6.5, 4), layout="constrained")
     panels = figure.subplots(1, 2 if log else 1, squeeze=False)[0]

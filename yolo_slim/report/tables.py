@@ -35,8 +35,8 @@ def summary(report: dict[str, Any]) -> str:
     """What was gained from the first row to the last, in a sentence or two."""
     rows = report["rows"]
     if len(rows) < 2:
-        measured = rows[0]["stage"] if rows else "no detector"
-        return f"{report['name']}: nothing to compare yet, only {measured} was measured."
+        measured = rows[0]["stage"] if rows else "nothing"
+        return f"{report['name']}: nothing to compare yet; measured so far: {measured}."
     first, last = rows[0], rows[-1]
     pairs = {what: ratio(last.get(key), first.get(key)) for what, key in GAINS.items()}
     gains = [f"{what} {x}" for what, x in pairs.items() if x]
@@ -91,20 +91,22 @@ def _notes(rows: list[dict[str, Any]]) -> str:
 
 def _conditions(report: dict[str, Any]) -> str:
     """How the numbers came about, so that another can get them again."""
-    lines = [f"- Parameters and FLOPs (2 × MACs): as thop counts them, one image of {_size(report['imgsz'])}."]
-    if any(row.get("map50_95") is not None for row in report["rows"]):
-        lines.append(
-            f"- mAP: Ultralytics' validator on the {report['split']} split of `{report['data']}`, "
-            f"images of {_size(report['imgsz'])}, one setting for all rows."
-        )
-    else:
-        lines.append("- mAP: not measured.")
-    if on := report.get("measured_on"):
-        lines.append(
-            f"- Latency: {on['runtime']}, on {on['device']}, {_count(on['threads'], 'thread')}, batch {on['batch']}, "
-            f"{on['dtype']}, {_size(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs."
-        )
-    return "## How it was measured\n\n" + "\n".join(lines)
+    side = _size(report["imgsz"])
+    validator = f"Ultralytics' validator on the {report.get('split')} split of `{report.get('data')}`, images of {side}"
+    has_map = any(row.get("map50_95") is not None for row in report["rows"])
+    ways = {
+        "Parameters and FLOPs (2 × MACs)": f"as thop counts them, one image of {side}",
+        "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
+        "Latency": _timing(report["measured_on"]) if report.get("measured_on") else "not measured",
+    }
+    return "## How it was measured\n\n" + "\n".join(f"- {what}: {how}." for what, how in ways.items())
+
+
+def _timing(on: dict[str, Any]) -> str:
+    return (
+        f"{on['runtime']}, on {on['device']}, {_count(on['threads'], 'thread')}, batch {on['batch']}, "
+        f"{on['dtype']}, {_size(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs"
+    )
 
 
 def _pictures(plots: Sequence[str]) -> str:

@@ -66,7 +66,12 @@ def finished(config: Config, stage: str) -> Path | None:
 
 
 def train_in(
-    folder: Path, trainer: type[SlimTrainer], model: Path | str, asked: dict[str, Any], extra: dict[str, dict], **args: Any
+    folder: Path,
+    trainer: type[SlimTrainer],
+    model: Path | str,
+    asked: dict[str, Any],
+    extra: dict[str, dict],
+    **args: Any,
 ) -> Path:
     """Train in folder/train, or go on where the same training was killed; returns its weights folder.
 

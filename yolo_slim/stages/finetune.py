@@ -17,7 +17,9 @@ def finetune(config: Config) -> Record:
     """runs/<name>/finetuned/slim.pt."""
     start = finished(config, "pruned")
     if start is None:
-        raise SlimError(f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first")
+        raise SlimError(
+            f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first"
+        )
     chosen = config.finetune
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "split": config.report.split}
     inputs, extra, trainer = [start], {}, SlimTrainer
@@ -44,5 +46,7 @@ def _teacher(config: Config, teacher: str) -> Path:
         return Path(teacher)
     path = finished(config, "original")
     if path is None:
-        raise SlimError(f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order")
+        raise SlimError(
+            f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order"
+        )
     return path

@@ -11,6 +11,9 @@ from yolo_slim.channels.groups import Conv
 from yolo_slim.config import Config
 from yolo_slim.stages.common import console
 
+COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")
+NUMBERS = {"width", "group", "params", "MMACs", "|γ| 5/50/95 %"}
+
 
 def inspect(config: Config) -> None:
     """Print the table."""
@@ -18,10 +21,8 @@ def inspect(config: Config) -> None:
     wiring = trace(detector, config.imgsz)
     owner = {name: i for i, g in enumerate(wiring.groups) for name in g.producers}
     table = Table(title=f"{config.model} at {config.imgsz} px", show_lines=False)
-    for column, right in (
-        ("layer", 0), ("width", 1), ("group", 1), ("tied to", 0), ("params", 1), ("MMACs", 1), ("|γ| 5/50/95 %", 1), ("kept whole because", 0)
-    ):  # fmt: skip
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
     for conv in wiring.convs.values():
         table.add_row(*_row(detector, wiring, conv, owner.get(conv.name)))
     console.print(table)

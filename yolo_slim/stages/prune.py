@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
-from yolo_slim.channels import Selection, Trace, absorb, cut, input_means, masked, relative_difference, select, silenced, trace
+from yolo_slim.channels import (
+    Selection,
+    Trace,
+    absorb,
+    cut,
+    input_means,
+    masked,
+    relative_difference,
+    select,
+    silenced,
+    trace,
+)
 from yolo_slim.channels.groups import same_wiring
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
@@ -110,8 +121,8 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     difference = relative_difference(silent, _double(slim), image)
     if not difference < TOLERANCE:
         raise SlimError(
-            f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} (allowed {TOLERANCE:.0e}). "
-            "This is a bug in yolo-slim for this architecture; please report it. Nothing was written"
+            f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
+            f"(allowed {TOLERANCE:.0e}). This is a bug in yolo-slim for this architecture; please report it. Nothing was written"
         )
     if not same_wiring(wiring, kept, trace(slim, imgsz)):
         raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
@@ -125,7 +136,13 @@ def _double(detector: nn.Module) -> nn.Module:
 
 
 def _absorb(
-    slim: nn.Module, detector: nn.Module, wiring: Trace, kept: np.ndarray, chosen: Prune, imgsz: int, batches: list[Tensor]
+    slim: nn.Module,
+    detector: nn.Module,
+    wiring: Trace,
+    kept: np.ndarray,
+    chosen: Prune,
+    imgsz: int,
+    batches: list[Tensor],
 ) -> nn.Module:
     how = chosen.absorb or ("measured" if batches else "beta")
     if how == "none" or kept.all():
@@ -192,7 +209,11 @@ def _tell(result: Pruned) -> None:
     cost = result.cost
     asked = ", ".join(f"{k} x{v:.3f}" for k, v in cost.asked.items()) or "ratios by layer"
     got = ", ".join(f"{k} x{v:.3f}" for k, v in cost.achieved.items())
-    looser = f" (one channel fewer removed: {', '.join(f'{k} x{cost.looser[k]:.3f}' for k in cost.asked)})" if cost.looser else ""
+    looser = (
+        f" (one channel fewer removed: {', '.join(f'{k} x{cost.looser[k]:.3f}' for k in cost.asked)})"
+        if cost.looser
+        else ""
+    )
     console.print(f"asked for {asked}; achieved {got}{looser}")
     whole = [g for g in result.trace.groups if g.reason]
     console.print(

@@ -22,7 +22,9 @@ def sparse_train(config: Config) -> Record:
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
         pull = {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update}
-        last = train_in(folder, SparseTrainer, start, {**settings, **arguments}, {SETTINGS: pull}, **arguments) / "last.pt"
+        last = (
+            train_in(folder, SparseTrainer, start, {**settings, **arguments}, {SETTINGS: pull}, **arguments) / "last.pt"
+        )
         # The last epoch, not the best one: the scales are what this stage is for.
         ckpt = checkpoint.read(last)
         detector = checkpoint.detector_of(ckpt, last)

@@ -43,7 +43,9 @@ class DistillTrainer(SlimTrainer):
         image = torch.zeros(1, next(student.parameters()).shape[1], 64, 64, device=self.device)
         maps = [[m.shape for m in detect_inputs(_eval(d, image))] for d in (student, self.teacher)]
         if [s[2:] for s in maps[0]] != [t[2:] for t in maps[1]]:
-            raise SlimError(f"the teacher {settings['teacher']} has other strides than the student: {maps[1]}, {maps[0]}")
+            raise SlimError(
+                f"the teacher {settings['teacher']} has other strides than the student: {maps[1]}, {maps[0]}"
+            )
         self.mimic = Mimic([s[1] for s in maps[0]], [t[1] for t in maps[1]]).to(self.device)
         if ckpt and ckpt.get("mimic"):
             self.mimic.load_state_dict(ckpt["mimic"])

@@ -97,10 +97,12 @@ class Penalty:
         mine = flat[self.channel != FIXED]
         largest = np.zeros(self.trace.n_channels)  # of a channel's producers: it is gone when all of them are
         np.maximum.at(largest, self.channel[self.channel != FIXED], mine)
-        keeps = np.array([
-            g.size if g.reason is not None or not g.norms else max(1, int((largest[g.channels] >= threshold).sum()))
-            for g in self.trace.groups
-        ])
+        keeps = np.array(
+            [
+                g.size if g.reason is not None or not g.norms else max(1, int((largest[g.channels] >= threshold).sum()))
+                for g in self.trace.groups
+            ]
+        )
         cost, full = self.costs.of(keeps), self.costs.of(self.costs.full)
         q = np.quantile(mine, [0.05, 0.25, 0.5, 0.75, 0.95])
         return {

@@ -41,8 +41,8 @@ class SparseTrainer(SlimTrainer):
         if self.update == "subgradient":
             if type(self.optimizer) is not torch.optim.SGD:
                 raise SlimError(
-                    f"sparse_train.update=subgradient needs plain SGD, got {type(self.optimizer).__name__}: an adaptive "
-                    "optimizer normalises the penalty away. Set sparse_train.train.optimizer=SGD or update=proximal"
+                    f"sparse_train.update=subgradient needs plain SGD, got {type(self.optimizer).__name__}: an "
+                    "adaptive optimizer normalises the penalty away. Set sparse_train.train.optimizer=SGD or update=proximal"
                 )
             self.optimizer.register_step_pre_hook(self._pull_gradients)
         else:
@@ -57,8 +57,8 @@ class SparseTrainer(SlimTrainer):
         reach = "to zero" if self.strength >= self.first["q50"] else f"to {self.first['q50'] - self.strength:.2f}"
         return (
             f"Travel budget {self.strength:g}: nothing holding it, a scale moves {self.strength:g} towards zero over "
-            f"{self.epochs} epochs (none in the first {warmup:g}); the median |scale| is {self.first['q50']:.3f}, so it "
-            f"can reach {reach}."
+            f"{self.epochs} epochs (none in the first {warmup:g}); the median |scale| is {self.first['q50']:.3f}, so "
+            f"it can reach {reach}."
         )
 
     def _epoch_starts(self) -> None:

@@ -109,7 +109,9 @@ class SlimTrainer(DetectionTrainer):
         self.epoch -= 1
 
 
-def train(trainer_class: type[SlimTrainer], model: Path | str, save_dir: Path, resume: bool, **args: Any) -> SlimTrainer:
+def train(
+    trainer_class: type[SlimTrainer], model: Path | str, save_dir: Path, resume: bool, **args: Any
+) -> SlimTrainer:
     """Run a trainer into `save_dir`, or go on with it from its last epoch.
 
     Raises:
