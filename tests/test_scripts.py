@@ -141,7 +141,8 @@ def test_some_pictures_hold_nothing_and_all_classes_occur() -> None:
 
 def test_drawing_twice_does_nothing(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in shapes.rglob("*")}
-    assert make_shapes.main(["--out", str(shapes), *"--train 6 --val 3 --test 3 --imgsz 64".split()]) == 0
+    counts = ["--train", "6", "--val", "3", "--test", "3"]
+    assert make_shapes.main(["--out", str(shapes), *counts, "--imgsz", "64"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in shapes.rglob("*")} == before
 
@@ -258,7 +259,7 @@ def test_the_layout_of_a_converted_set(tmp_path: Path) -> None:
 
 
 def test_classes_come_by_frequency_then_alphabet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "zebra ant zebra bee".split()
+    names = ["zebra", "ant", "zebra", "bee"]
     text = annotation(*(thing(name, 1, 1, 9, 9) for name in names))
     root = voc(tmp_path / "set", {"a": text, "b": annotation()}, {"train": "a", "val": "b"})
     assert run(root, tmp_path / "out") == 0

@@ -32,7 +32,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     settings = json.loads(json.dumps(settings))  # as it will be read back
     if config.data and Path(config.data).is_file():
         inputs = [*inputs, Path(config.data)]
-    sums = {str(path): record.sha256(path) for path in inputs}
+    sums = sums_of(inputs)
     if done := record.unchanged(folder, stage, settings, sums):
         console.print(f"[bold]{stage}[/]: done before, nothing has changed ({folder / record.FILE})")
         return done
@@ -59,6 +59,11 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     return done
 
 
+def sums_of(inputs: list[Path]) -> dict[str, str]:
+    """folder/name -> sha256: what went in, wherever the run folder lies."""
+    return {f"{path.absolute().parent.name}/{path.name}": record.sha256(path) for path in inputs}
+
+
 def finished(config: Config, stage: str) -> Path | None:
     """The weights a stage has written, if it was finished."""
     done = record.read(config.folder / stage)
@@ -69,29 +74,37 @@ def train_in(
     folder: Path,
     trainer: type[SlimTrainer],
     model: Path | str,
-    asked: dict[str, Any],
+    *,
+    settings: dict[str, Any],
+    inputs: list[Path],
     extra: dict[str, dict],
-    **args: Any,
+    arguments: dict[str, Any],
 ) -> Path:
     """Train in folder/train, or go on where the same training was killed; returns its weights folder.
 
     Args:
-        asked: everything that decides the outcome; a training begun with anything else is thrown away.
+        folder: of the stage.
+        trainer: the class that trains.
+        model: a checkpoint, or a YAML to start untrained.
+        settings: of the stage; a training begun with other settings, inputs or arguments is thrown away.
+        inputs: files that decide the outcome.
         extra: files for the run folder, which the trainer reads: name -> content.
+        arguments: for Ultralytics.
     """
     run, mark = folder / "train", folder / "started.json"
     last = run / "weights" / "last.pt"
-    asked = json.loads(json.dumps(asked))
+    decisive = {k: v for k, v in arguments.items() if k != "device"}
+    asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of(inputs), "arguments": decisive}))
     try:
         same = json.loads(mark.read_text(encoding="utf-8")) == asked
     except (OSError, ValueError):
         same = False
     resume = same and last.is_file()
-    if resume and checkpoint.read(last)["epoch"] + 1 >= args["epochs"]:
+    if resume and checkpoint.read(last)["epoch"] + 1 >= arguments["epochs"]:
         console.print("training was complete")
         return last.parent
     if resume:
-        console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {args['epochs']}")
+        console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {arguments['epochs']}")
     else:
         shutil.rmtree(run, ignore_errors=True)
         try:
@@ -101,7 +114,7 @@ def train_in(
         except OSError as e:
             raise SlimError(f"cannot write to {run}: {e.strerror or e}") from e
         record.write_json(mark, asked)
-    train(trainer, model, run, resume, plots=False, **args)
+    train(trainer, model, run, resume, plots=False, **arguments)
     return last.parent
 
 

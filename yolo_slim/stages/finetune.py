@@ -21,7 +21,7 @@ def finetune(config: Config) -> Record:
             f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first"
         )
     chosen = config.finetune
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "split": config.report.split}
+    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
     inputs, extra, trainer = [start], {}, SlimTrainer
     if chosen.distill:
         teacher = _teacher(config, chosen.distill.teacher)
@@ -30,8 +30,10 @@ def finetune(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
-        asked = {**settings, **arguments, "inputs": [str(p) for p in inputs]}
-        best = train_in(folder, trainer, start, asked, extra, **arguments) / "best.pt"
+        trained = train_in(
+            folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments
+        )
+        best = trained / "best.pt"
         weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
         row = measured(config, weights)
         say("finetuned", row, weights)

@@ -16,7 +16,7 @@ from yolo_slim.training.trainer import SlimTrainer
 def original(config: Config) -> Record:
     """runs/<name>/original/original.pt: the detector as the other stages read it."""
     untrained = config.model.endswith((".yaml", ".yml"))
-    settings = {"imgsz": config.imgsz, "split": config.report.split}
+    settings = {"imgsz": config.imgsz}
     if untrained:
         settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
     else:
@@ -36,7 +36,9 @@ def original(config: Config) -> Record:
 def _train(config: Config, folder: Path, settings: dict) -> object:
     checkpoint.build(config.model)  # a clear message before anything is written
     arguments = train_arguments(config, config.original.epochs, config.original.train)
-    weights = train_in(folder, SlimTrainer, config.model, {**settings, **arguments}, {}, **arguments)
+    weights = train_in(
+        folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments
+    )
     return checkpoint.load(weights / "best.pt")
 
 

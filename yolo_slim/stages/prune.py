@@ -164,7 +164,7 @@ def prune_stage(config: Config) -> Record:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
     chosen = config.prune
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "split": config.report.split, "data": config.data}
+    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "data": config.data}
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(start)

@@ -17,14 +17,15 @@ def sparse_train(config: Config) -> Record:
     """runs/<name>/sparse/sparse.pt, and sparsity.csv: what happened to the scales, epoch by epoch."""
     start = original(config).output(config.folder / "original")
     chosen = config.sparse_train
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "split": config.report.split}
+    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
-        pull = {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update}
-        last = (
-            train_in(folder, SparseTrainer, start, {**settings, **arguments}, {SETTINGS: pull}, **arguments) / "last.pt"
+        extra = {SETTINGS: {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update}}
+        trained = train_in(
+            folder, SparseTrainer, start, settings=settings, inputs=[start], extra=extra, arguments=arguments
         )
+        last = trained / "last.pt"
         # The last epoch, not the best one: the scales are what this stage is for.
         ckpt = checkpoint.read(last)
         detector = checkpoint.detector_of(ckpt, last)

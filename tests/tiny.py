@@ -1,0 +1,134 @@
+"""A data set, a detector and a command line small enough for tests: 64 px, 0.2 M parameters, a dozen images.
+
+A test file asks for the fixtures here with `pytest_plugins = ["tiny"]`.
+"""
+
+import contextlib
+import copy
+import hashlib
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+os.environ["YOLO_OFFLINE"] = "true"  # before Ultralytics is imported: it looks for a connection then
+
+import pytest
+import torch
+from torch import nn
+
+from yolo_slim import checkpoint
+from yolo_slim.cli import main
+
+ROOT = Path(__file__).parents[1]
+PX = 64
+CLASSES = 4
+
+TINY = """\
+# YOLOv5's parts, few of them: shortcuts, SPPF, upsampling, concatenation, Detect at strides 8 and 16
+nc: 4
+backbone:
+  - [-1, 1, Conv, [16, 6, 2, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, C3, [32]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, C3, [32]]
+  - [-1, 1, Conv, [48, 3, 2]]
+  - [-1, 1, SPPF, [48, 5]]
+head:
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, 4], 1, Concat, [1]]
+  - [-1, 1, C3, [32, False]]
+  - [[9, 6], 1, Detect, [nc]]
+"""
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*words: object) -> Answer:
+    """The command line in this process. An exception other than SlimError would be a traceback: it comes through."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def run_alone(*words: object, cwd: Path, code: str = "from yolo_slim.cli import main; sys.exit(main())") -> Answer:
+    """The command line in a process of its own; `code` may be other Python, with `sys` imported."""
+    command = [sys.executable, "-c", f"import sys; {code}", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def script(name: str) -> ModuleType:
+    """A file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder: relative path -> sha256. A folder that is not there has none."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def build(folder: Path, seed: int = 0) -> nn.Module:
+    """The tiny detector, untrained but with batch norms far from trivial, and its YAML in `folder`."""
+    torch.manual_seed(seed)
+    (folder / "tiny.yaml").write_text(TINY)
+    detector = checkpoint.build(str(folder / "tiny.yaml"))
+    with torch.no_grad():
+        for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0, 0.3)
+            norm.running_mean.normal_(0, 0.3)
+            norm.running_var.uniform_(0.5, 1.5)
+    return detector
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny detector. Read it only; `detector` is for changing."""
+    folder = tmp_path_factory.mktemp("original")
+    return checkpoint.save(build(folder), folder / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def loaded(original: Path) -> nn.Module:
+    """The detector in `original`. Leave it as it is."""
+    return checkpoint.load(original)
+
+
+@pytest.fixture
+def detector(loaded: nn.Module) -> nn.Module:
+    """A copy of the detector in `original`, to do with as one likes."""
+    return copy.deepcopy(loaded)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML of a data set: 8 images to train on, 4 to validate on, no test split."""
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    with contextlib.redirect_stdout(io.StringIO()):
+        return script("make_shapes").draw(out, train=8, val=4, test=0, imgsz=PX, seed=0)
+
+
+@pytest.fixture(scope="session")
+def slim(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruned checkpoint of the tiny detector, at two thirds of its channels. Read it only."""
+    from yolo_slim import prune
+
+    pruned = prune(checkpoint.load(original), imgsz=PX, ratio=0.33)
+    return checkpoint.save(pruned.model, tmp_path_factory.mktemp("slim") / "slim.pt")
