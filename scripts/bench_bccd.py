@@ -123,7 +123,10 @@ def train_on(config: Config) -> record.Record:
 
 def table(rows: dict) -> str:
     """Markdown, with dashes for what is missing."""
-    lines = ["| detector | params, M | GFLOPs | file, MB | mAP50 | mAP50-95 |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| detector | params, M | GFLOPs | file, MB | mAP50 | mAP50-95 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for key, name in ROWS.items():
         r = rows.get(key)
         cells = ["–"] * 5

@@ -62,6 +62,25 @@ class Act(nn.Sequential):
         super().__init__(*layers, act or nn.SiLU())
 
 
+class Probe(nn.Module):
+    """An operator between two convolutions: stem, operator, reader, flattened predictions."""
+
+    def __init__(self, operator, *, stem=None, channels=8, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem, self.operator = (
+            stem or Act(3, channels, 3),
+            operator if isinstance(operator, nn.Module) else Fn(operator),
+        )
+        with torch.no_grad():
+            width = self.operator.eval()(self.stem.eval()(torch.rand(2, 3, 8, 8))).shape[1]
+        self.reader, self.head = Act(width, 8, 1), nn.Conv2d(8, 5, 1)
+        randomise_norms(self, seed)
+
+    def forward(self, image):
+        return self.head(self.reader(self.operator(self.stem(image)))).flatten(2)
+
+
 class SqueezeExcite(nn.Module):
     """Channels gated by a sigmoid of their means."""
 
@@ -118,7 +137,8 @@ class Predictions(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(c, classes, 1) for c in widths)
 
     def forward(self, *maps):
-        return torch.cat([head(x).view(len(x), head.out_channels, -1) for head, x in zip(self.heads, maps)], 2)  # noqa: B905
+        flat = [head(x).view(len(x), head.out_channels, -1) for head, x in zip(self.heads, maps, strict=True)]
+        return torch.cat(flat, 2)
 
 
 def shuffle(x, groups=2):
@@ -137,7 +157,18 @@ def reshape_like(x, y):
     return y.reshape(len(y), x.shape[1], *y.shape[2:])
 
 
-# Operators without weights that a trace must either understand or keep whole. Each maps (B, C, H, W) to the same C.
+def overwritten(*index):
+    """Write a one into part of a copy."""
+
+    def function(x):
+        y = x.clone()
+        y[index] = 1.0
+        return y
+
+    return function
+
+
+# Operators without weights, (B, C, H, W) to four dimensions again: the first a trace understands, the others it keeps.
 FRIENDLY = {
     "roll in space": lambda x: torch.roll(x, 3, 3),
     "flip in space": lambda x: torch.flip(x, (2, 3)),
@@ -145,7 +176,7 @@ FRIENDLY = {
     "zero pad": lambda x: nn.functional.pad(x, (0, 1, 2, 0)),
     "leaky relu": lambda x: nn.functional.leaky_relu(x, 0.1),
     "silu in place": lambda x: nn.functional.silu(x.clone(), inplace=True),
-    "scaled": lambda x: 0.5 * x / 3 if False else x * 0.5 / 3,
+    "scaled": lambda x: x * 0.5 / 3,
     "scaled by a tensor": lambda x: x * torch.tensor(0.7),
     "activation between permutations": last(nn.functional.silu),
     "roll in space between permutations": last(lambda x: torch.roll(x, 1, 1)),
@@ -160,7 +191,9 @@ HOSTILE = {
     "roll on channels": lambda x: torch.roll(x, 1, 1),
     "roll without dims": lambda x: torch.roll(x, 1),
     "flip on channels": lambda x: torch.flip(x, (1,)),
-    "every second channel twice": lambda x: torch.cat([x[:, ::2], x[:, : x.shape[1] - len(range(0, x.shape[1], 2))]], 1),
+    "every second channel twice": lambda x: torch.cat(
+        [x[:, ::2], x[:, : x.shape[1] - len(range(0, x.shape[1], 2))]], 1
+    ),
     "softmax over channels": lambda x: x.softmax(1),
     "sigmoid": torch.sigmoid,
     "plus one": lambda x: x + 1,
@@ -170,9 +203,15 @@ HOSTILE = {
     "channel mean added": lambda x: x + x.mean(1, keepdim=True),
     "pool over channels": last(lambda x: nn.functional.max_pool2d(x, 3, 1, 1)),
     "mean over channels by pooling": last(lambda x: nn.functional.avg_pool2d(x, 3, 1, 1)),
+    "pool over pairs of channels": last(lambda x: nn.functional.avg_pool2d(x, (1, 2))),
+    "upsampled channels": last(lambda x: nn.functional.interpolate(x, scale_factor=2)),
+    "grand mean added": lambda x: x + x.mean((), keepdim=True),
+    "channel overwritten": overwritten(slice(None), 0),
+    "half the channels overwritten": overwritten(slice(None), slice(2)),
+    "row overwritten": overwritten(slice(None), slice(None), 0),
     "group norm": lambda x: nn.functional.group_norm(x, 1),
     "through a view": lambda x: x.flatten(2).view(x.shape),
-    "written in place": lambda x: x.clone().index_fill_(1, torch.tensor([0], device=x.device), 1.0),
+    "norm over channels": last(lambda x: nn.functional.layer_norm(x, x.shape[-1:])),
 }
 
 
@@ -186,7 +225,7 @@ class Network(nn.Module):
         self.recipe, self.layers = [], nn.ModuleList()
         self._values, self._unused = [torch.rand(2, 3, PX, PX)], set()
         self.add(Act(3, self.width(), 3, stride=2), 0)
-        for _ in range(steps or self.rng.integers(8, 20)):
+        for _ in range(steps or self.rng.integers(6, 14)):
             self.grow()
         ends = {len(self._values) - 1, *self.rng.permutation(sorted(self._unused))[:2].tolist()}
         self.add(Predictions([self._values[i].shape[1] for i in ends]), *ends)
@@ -229,8 +268,8 @@ class Network(nn.Module):
         """Add one operator."""
         i = self.pick()
         c, side = self._values[i].shape[1], min(self._values[i].shape[2:])
-        wide = c > 32
-        kind = "conv" if wide else self.rng.choice(list(self.KINDS), p=np.array(list(self.KINDS.values())) / sum(self.KINDS.values()))
+        odds = np.array(list(self.KINDS.values()))
+        kind = "conv" if c > 32 else str(self.rng.choice(list(self.KINDS), p=odds / odds.sum()))
         if kind == "conv":
             act = [nn.SiLU(), nn.LeakyReLU(0.1), nn.ReLU(inplace=True), nn.Identity()][self.rng.integers(4)]
             norm = self.chance(0.75)

@@ -132,3 +132,13 @@ def slim(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     pruned = prune(checkpoint.load(original), imgsz=PX, ratio=0.33)
     return checkpoint.save(pruned.model, tmp_path_factory.mktemp("slim") / "slim.pt")
+
+
+def refused(answer: Answer, *words: object) -> None:
+    """Exit code 2 and one message on stderr, which holds all of these words; no traceback."""
+    assert answer.code == 2, answer
+    assert answer.err.startswith("yolo-slim: "), answer.err
+    assert answer.err.count("yolo-slim: ") == 1, answer.err
+    assert "Traceback" not in answer.err
+    missing = [word for word in map(str, words) if word not in answer.err]
+    assert not missing, f"{missing} not in: {answer.err}"

@@ -47,7 +47,15 @@ head:
   - [-1, 1, C3, [48, False]]
   - [[10, 13], 1, Detect, [nc]]
 """
-ARGUMENTS = {"imgsz": PX, "batch": BATCH, "nbs": BATCH, "device": "cpu", "plots": False, "optimizer": "SGD", "lr0": 0.01}
+ARGUMENTS = {
+    "imgsz": PX,
+    "batch": BATCH,
+    "nbs": BATCH,
+    "device": "cpu",
+    "plots": False,
+    "optimizer": "SGD",
+    "lr0": 0.01,
+}
 
 
 def draw_shapes(folder: Path, *, train: int = TRAIN, val: int = 4, test: int = 2, seed: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _join(axes: Axes, xy: np.ndarray) -> None:
     """An arrow from each stage to the next, where the two points are far enough apart to see one."""
     arrow = {"arrowstyle": "->", "color": BEFORE, "shrinkA": 6, "shrinkB": 6}
     size = np.ptp([axes.get_xlim(), axes.get_ylim()], axis=1)
-    for start, end in zip(xy[:-1], xy[1:], strict=True):
+    for start, end in pairwise(xy):
         if np.hypot(*((end - start) / size)) > 0.05:
             axes.annotate("", end, start, arrowprops=arrow)
 

@@ -30,9 +30,7 @@ def finetune(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
-        trained = train_in(
-            folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments
-        )
+        trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
         best = trained / "best.pt"
         weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
         row = measured(config, weights)

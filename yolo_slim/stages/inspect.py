@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from yolo_slim import checkpoint
@@ -12,7 +14,9 @@ from yolo_slim.config import Config
 from yolo_slim.stages.common import console
 
 COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")
-NUMBERS = {"width", "group", "params", "MMACs", "|γ| 5/50/95 %"}
+NUMBERS = {"width", "group", "params", "MMACs"}
+FOLDING = {"tied to", "kept whole because"}
+PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 
 def inspect(config: Config) -> None:
@@ -20,12 +24,14 @@ def inspect(config: Config) -> None:
     detector = checkpoint.load(config.model)
     wiring = trace(detector, config.imgsz)
     owner = {name: i for i, g in enumerate(wiring.groups) for name in g.producers}
-    table = Table(title=f"{config.model} at {config.imgsz} px", show_lines=False)
+    table = Table(title=f"{config.model} at {config.imgsz} px", box=SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
+        folds = column in FOLDING
+        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=not folds, overflow="fold")
     for conv in wiring.convs.values():
         table.add_row(*_row(detector, wiring, conv, owner.get(conv.name)))
-    console.print(table)
+    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide.print(table)
     free = wiring.free
     console.print(
         f"{len(wiring.convs)} convolutions in {len(wiring.groups)} groups; {len(free)} groups with "

@@ -36,9 +36,7 @@ def original(config: Config) -> Record:
 def _train(config: Config, folder: Path, settings: dict) -> object:
     checkpoint.build(config.model)  # a clear message before anything is written
     arguments = train_arguments(config, config.original.epochs, config.original.train)
-    weights = train_in(
-        folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments
-    )
+    weights = train_in(folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments)
     return checkpoint.load(weights / "best.pt")
 
 

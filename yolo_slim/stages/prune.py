@@ -41,7 +41,7 @@ class Pruned:
     """A slim detector and how it came about."""
 
     model: nn.Module
-    kept: dict[str, list[int]]  # convolution -> indices of the output channels kept, for those that lost any
+    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
@@ -102,7 +102,8 @@ def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Te
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
-    return Pruned(slim, outputs, selection, wiring, difference)
+    whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
+    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
 
 
 def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
@@ -122,7 +123,7 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     if not difference < TOLERANCE:
         raise SlimError(
             f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
-            f"(allowed {TOLERANCE:.0e}). This is a bug in yolo-slim for this architecture; please report it. Nothing was written"
+            f"(allowed {TOLERANCE:.0e}). Nothing was written. This is a bug in yolo-slim: please report it"
         )
     if not same_wiring(wiring, kept, trace(slim, imgsz)):
         raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
@@ -160,6 +161,11 @@ def _absorb(
 def prune_stage(config: Config) -> Record:
     """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
     start = finished(config, "sparse") if config.sparse_train.epochs else None
+    if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "started.json").exists():
+        raise SlimError(
+            f"sparse training was begun in {config.folder / 'sparse'} and is not finished: run `yolo-slim "
+            "sparse-train` again, it goes on; or prune without it: sparse_train.epochs=0"
+        )
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
@@ -176,12 +182,17 @@ def prune_stage(config: Config) -> Record:
         result = cut_to_plan(detector, chosen, config.imgsz, batches)
         _tell(result)
         weights = checkpoint.save(result.model, folder / "pruned.pt")
-        record.write_json(folder / "kept.json", result.kept)
+        record.write_json(folder / "kept.json", _narrower(result))
         row = measured(config, weights)
         say("pruned", row, weights)
         return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
 
     return run_stage(config, "pruned", settings, [start], work)
+
+
+def _narrower(result: Pruned) -> dict[str, list[int]]:
+    """The cut as a small list: only the convolutions that lost a channel."""
+    return {name: kept for name, kept in result.kept.items() if len(kept) < len(result.trace.convs[name].outputs)}
 
 
 def _details(result: Pruned) -> dict[str, Any]:
@@ -190,7 +201,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         {
             "layer": c.name,
             "before": len(c.outputs),
-            "after": len(result.kept.get(c.name, c.outputs)),
+            "after": len(result.kept[c.name]),
             "reason": reasons.get(c.name),
         }
         for c in result.trace.convs.values()
@@ -217,6 +228,7 @@ def _tell(result: Pruned) -> None:
     console.print(f"asked for {asked}; achieved {got}{looser}")
     whole = [g for g in result.trace.groups if g.reason]
     console.print(
-        f"{len(result.kept)} of {len(result.trace.convs)} convolutions are narrower, {len(whole)} widths must stay; "
+        f"{len(_narrower(result))} of {len(result.trace.convs)} convolutions are narrower, "
+        f"{len(whole)} widths must stay; "
         f"masked and cut detector differ by {result.difference:.1e}"
     )

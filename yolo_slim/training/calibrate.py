@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from ultralytics.cfg import get_cfg
@@ -30,7 +31,8 @@ def images(data: str, imgsz: int, n: int, *, split: str = "train", batch: int = 
     except (FileNotFoundError, RuntimeError, AssertionError) as e:
         raise SlimError(f"cannot read the '{split}' images of {data}: {e}") from e
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
-    for item in DataLoader(Subset(dataset, chosen.tolist()), batch, collate_fn=dataset.collate_fn):
+    loader = DataLoader(Subset(dataset, chosen.tolist()), batch, collate_fn=dataset.collate_fn)
+    for item in track(loader, description=f"{split} images", total=len(loader), transient=True):
         yield item["img"].float() / 255
 
 
@@ -59,7 +61,7 @@ def recalibrate(detector: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         m.reset_running_stats()
         m.momentum = None  # cumulative average
     detector.train()
-    for batch in batches:
+    for batch in track(list(batches), description="batch norm", transient=True):
         detector(batch.to(device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum

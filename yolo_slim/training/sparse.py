@@ -42,7 +42,8 @@ class SparseTrainer(SlimTrainer):
             if type(self.optimizer) is not torch.optim.SGD:
                 raise SlimError(
                     f"sparse_train.update=subgradient needs plain SGD, got {type(self.optimizer).__name__}: an "
-                    "adaptive optimizer normalises the penalty away. Set sparse_train.train.optimizer=SGD or update=proximal"
+                    "adaptive optimizer normalises the penalty away. Set sparse_train.train.optimizer=SGD, or "
+                    "sparse_train.update=proximal"
                 )
             self.optimizer.register_step_pre_hook(self._pull_gradients)
         else:

@@ -79,14 +79,17 @@ class SlimTrainer(DetectionTrainer):
     def save_model(self) -> bool:
         """Write last.pt (and best.pt), with the live weights and whatever a subclass adds; whole or not at all."""
         last, best = self.last, self.best
-        self.last, self.best = (p.with_name(f".{p.name}.part") for p in (last, best))
+        self.last, self.best = (p.with_name(f".{p.stem}.part.pt") for p in (last, best))
         try:
             super().save_model()
-            # Our own file of a moment ago: it holds nothing but what was in memory.
-            ckpt = torch.load(self.last, map_location="cpu", weights_only=False)
+            ckpt = checkpoint.read(self.last)
             checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, last)
             if self.best.exists():
                 os.replace(self.best, best)
+        except OSError as e:
+            raise SlimError(
+                f"cannot write {last}: {e.strerror or e}. The last whole epoch is kept; free some space"
+            ) from e
         finally:
             for part in (self.last, self.best):
                 part.unlink(missing_ok=True)
@@ -97,7 +100,7 @@ class SlimTrainer(DetectionTrainer):
         """Strip best.pt of its optimizer, whole or not at all, and validate it. last.pt stays as it is."""
         if RANK not in {-1, 0} or not self.best.exists():
             return
-        part = self.best.with_name(f".{self.best.name}.part.pt")
+        part = self.best.with_name(f".{self.best.stem}.part.pt")
         strip_optimizer(self.best, s=str(part))
         os.replace(part, self.best)
         LOGGER.info(f"\nValidating {self.best}...")
@@ -125,5 +128,8 @@ def train(
         trainer = trainer_class(overrides=overrides)
     except (RuntimeError, FileNotFoundError, SyntaxError, ValueError, TypeError) as e:
         raise SlimError(f"Ultralytics cannot start this training: {e}") from e
-    trainer.train()
+    try:
+        trainer.train()
+    except OSError as e:
+        raise SlimError(f"training stopped at {e.filename or save_dir}: {e.strerror or e}") from e
     return trainer

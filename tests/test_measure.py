@@ -1,0 +1,131 @@
+"""What a detector costs and is worth: thop's numbers, times that make sense, the split that was asked for."""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import thop
+import torch
+import yaml
+from tiny import CLASSES, PX, contents
+from torch import nn
+from ultralytics import YOLO
+
+from yolo_slim import checkpoint
+from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy, cost, latency
+
+pytest_plugins = ["tiny"]
+
+
+@pytest.mark.parametrize("hw", [(PX, PX), (PX, 2 * PX)], ids=["square", "wide"])
+@pytest.mark.parametrize("which", ["original", "slim"])
+def test_cost_is_what_thop_says(which: str, hw: tuple[int, int], request: pytest.FixtureRequest) -> None:
+    detector = checkpoint.load(request.getfixturevalue(which))
+    macs, params = thop.profile(copy.deepcopy(detector), (torch.zeros(1, 3, *hw),), verbose=False)
+    got = cost(detector, PX if hw == (PX, PX) else hw)
+    assert (got.params, got.macs, got.flops) == (params, macs, 2 * macs)
+
+
+def test_cost_by_hand() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8))
+    got = cost(network, 64)
+    assert got.params == 8 * 3 * 3 * 3 + 2 * 8
+    assert got.macs == 32 * 32 * 8 * (3 * 3 * 3) + 4 * 32 * 32 * 8  # thop counts 4 per element of a batch norm
+    assert got.flops == 2 * got.macs
+
+
+def test_a_slim_detector_costs_less(original: Path, slim: Path) -> None:
+    full, less = (cost(checkpoint.load(path), PX) for path in (original, slim))
+    assert less.params < full.params
+    assert less.macs < full.macs
+
+
+def test_cost_leaves_the_detector_alone(detector: nn.Module) -> None:
+    detector.train().half()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    cost(detector, PX)
+    assert detector.training
+    assert detector.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert not any(hasattr(layer, "total_ops") for layer in detector.modules())
+
+
+def test_latency_of_all_names_at_once(detector: nn.Module) -> None:
+    names = {"original": detector.train(), "twin": copy.deepcopy(detector), "half": copy.deepcopy(detector).half()}
+    norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in detector.modules())
+    times, conditions = latency(names, PX, runs=3, warmup=1)
+    assert times.keys() == names.keys()
+    for time in times.values():
+        assert time.keys() == {"p10", "median", "p90"}
+        assert all(math.isfinite(ms) for ms in time.values())
+        assert 0 < time["p10"] <= time["median"] <= time["p90"]
+    assert (conditions["batch"], conditions["dtype"], conditions["imgsz"], conditions["runs"]) == (1, "float32", PX, 3)
+    assert "cpu" in str(conditions["device"])
+    assert conditions["threads"] == torch.get_num_threads()
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in detector.modules()) == norms  # not fused
+    assert detector.training
+    assert next(names["half"].parameters()).dtype == torch.float16
+
+
+def test_latency_takes_the_detectors_in_turn(detector: nn.Module) -> None:
+    calls = []
+
+    class Noted(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def fuse(self, verbose: bool = True) -> nn.Module:
+            return self
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            calls.append(self.name)
+            return image
+
+    latency({"a": Noted("a"), "b": Noted("b")}, PX, runs=2, warmup=1)
+    assert calls == ["a", "b"] * 3
+
+
+@pytest.fixture(scope="module")
+def splits(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose test split is labelled with what the detector itself finds: it is good there, and only there."""
+    folder = tmp_path_factory.mktemp("splits") / "set"
+    shutil.copytree(data.parent, folder, ignore=shutil.ignore_patterns("*.cache"))
+    shutil.copytree(folder / "images" / "val", folder / "images" / "test")
+    (folder / "labels" / "test").mkdir()
+    for image in sorted((folder / "images" / "test").iterdir()):
+        found = YOLO(original).predict(image, imgsz=PX, conf=1e-3, max_det=3, verbose=False)[0].boxes
+        lines = [f"{int(c)} {x} {y} {w} {h}\n" for c, (x, y, w, h) in zip(found.cls, found.xywhn.tolist(), strict=True)]
+        (folder / "labels" / "test" / f"{image.stem}.txt").write_text("".join(lines))
+    settings = {split: f"images/{split}" for split in ("train", "val", "test")}
+    settings |= {"names": {i: f"shape{i}" for i in range(CLASSES)}}
+    (folder / "set.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "set.yaml"
+
+
+def test_accuracy_is_of_the_split_asked_for(original: Path, splits: Path) -> None:
+    found = {split: accuracy(original, str(splits), PX, split) for split in ("val", "test")}
+    for worth in found.values():
+        assert worth.keys() == {"map50", "map50_95"}
+        assert 0 <= worth["map50_95"] <= worth["map50"] <= 1
+    assert found["val"]["map50"] < 0.2
+    assert found["test"]["map50"] > 0.8
+
+
+def test_accuracy_leaves_the_checkpoint_and_the_folder_alone(
+    original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(original.parent)
+    accuracy(original, str(data), PX, "val")
+    assert contents(original.parent) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["test", "dev"], ids=["one that this set lacks", "one that no set has"])
+def test_a_split_that_is_not_there_is_refused(original: Path, data: Path, split: str) -> None:
+    with pytest.raises(SlimError, match=f"cannot validate on '{split}' of {data}"):
+        accuracy(original, str(data), PX, split)
