@@ -132,7 +132,8 @@ def test_every_removable_scale_is_pulled_and_the_loss_pulls_too(tmp_path, data, 
     trainer = fit(SparseTrainer, start, tmp_path, data, epochs=2, files=pull(0.8), lr0=0.01, **QUICK)
     state = live(trainer)
     scales = [state[f"{name}.weight"] for name in free_norms(wiring_of(checkpoint.load(start)))]
-    print([(s.mean().item(),s.std().item()) for s in scales]); assert 0
+    assert [scale.mean().item() for scale in scales] == pytest.approx([0.2] * len(scales), abs=0.01)
+    assert sum(scale.std().item() > 1e-5 for scale in scales) > len(scales) / 2
 
 
 def test_strength_beyond_the_scales_ends_at_exactly_zero(tmp_path, data, start):

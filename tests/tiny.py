@@ -1,6 +1,7 @@
 """A data set, a detector and a command line small enough for tests: 64 px, 0.2 M parameters, a dozen images.
 
-A test file asks for the fixtures here with `pytest_plugins = ["tiny"]`.
+A test file asks for the fixtures here with `pytest_plugins = ["tiny"]`. (PYTEST_DONT_REWRITE: test files import this
+one before pytest could.)
 """
 
 import contextlib
@@ -85,7 +86,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def build(folder: Path, seed: int = 0) -> nn.Module:
-    """The tiny detector, untrained but with batch norms far from trivial, and its YAML in `folder`."""
+    """The tiny detector, untrained but with batch norms far from trivial and sure of itself; its YAML in `folder`."""
     torch.manual_seed(seed)
     (folder / "tiny.yaml").write_text(TINY)
     detector = checkpoint.build(str(folder / "tiny.yaml"))
@@ -95,6 +96,9 @@ def build(folder: Path, seed: int = 0) -> nn.Module:
             norm.bias.normal_(0, 0.3)
             norm.running_mean.normal_(0, 0.3)
             norm.running_var.uniform_(0.5, 1.5)
+        for boxes, scores in zip(detector.model[-1].cv2, detector.model[-1].cv3, strict=True):
+            boxes[-1].bias.copy_(-torch.arange(16.0).repeat(4))  # else every box is as large as the image
+            scores[-1].bias.fill_(-1.0)  # else every score is below Ultralytics' lowest
     return detector
 
 

@@ -12,6 +12,9 @@ import torch
 from rich.progress import track
 from torch import nn
 
+THREADS = torch.get_num_threads()
+"""torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
+
 
 @torch.inference_mode()
 def latency(
@@ -25,6 +28,7 @@ def latency(
     where = torch.device(f"cuda:{device}" if device.isdigit() else device)
     ready = {n: copy.deepcopy(d).float().fuse(verbose=False).eval().to(where) for n, d in detectors.items()}
     image = torch.rand(1, 3, imgsz, imgsz, device=where)
+    torch.set_num_threads(THREADS)
     times: dict[str, list[float]] = {n: [] for n in ready}
     for i in track(range(warmup + runs), description="latency", transient=True):
         for name, detector in ready.items():

@@ -22,6 +22,9 @@ from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
 
+WEIGHTS = ("original", "sparse", "pruned", "finetuned")
+"""The stages that write a detector, in order."""
+
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
 
@@ -68,6 +71,22 @@ def finished(config: Config, stage: str) -> Path | None:
     """The weights a stage has written, if it was finished."""
     done = record.read(config.folder / stage)
     return done.output(config.folder / stage) if done else None
+
+
+def lineage(config: Config) -> dict[str, Record]:
+    """The finished stages that build on one another, from the original on; one made from older weights is left out."""
+    chain: dict[str, Record] = {}
+    made: set[str] = set()
+    for stage in WEIGHTS:
+        done = record.read(config.folder / stage)
+        if done is None:
+            continue
+        if chain and not made & set(done.inputs.values()):
+            console.print(f"{stage}: made from other weights than those now in {config.folder}, left out; run it again")
+            continue
+        chain[stage] = done
+        made |= set(done.sums.values())
+    return chain
 
 
 def train_in(

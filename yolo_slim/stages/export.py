@@ -9,15 +9,17 @@ from yolo_slim.config import Config
 from yolo_slim.deploy import compare_onnx, export_onnx
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.common import console, finished, run_stage, split_of
+from yolo_slim.stages.common import console, finished, lineage, run_stage, split_of
 from yolo_slim.training.calibrate import images
 
 
 def export(config: Config) -> Record:
     """runs/<name>/export/slim.onnx."""
-    start = finished(config, "finetuned") or finished(config, "pruned")
-    if start is None:
+    slim = [stage for stage in lineage(config) if stage in ("pruned", "finetuned")]
+    if not slim:
         raise SlimError(f"nothing to export in {config.folder}: run `yolo-slim prune` or `yolo-slim finetune` first")
+    start = finished(config, slim[-1])
+    assert start is not None
     if not config.data:
         raise SlimError("the exported file is compared with PyTorch on real images: give data=path/to/data.yaml")
     chosen = config.export

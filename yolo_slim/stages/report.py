@@ -13,19 +13,18 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
-from yolo_slim.stages.common import console, measured, run_stage, split_of
-
-ORDER = ("original", "sparse", "pruned", "finetuned")
+from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
 
 
 def report_stage(config: Config) -> Record:
     """runs/<name>/report/: report.json, report.md, and plots."""
-    done = {stage: record.read(config.folder / stage) for stage in ORDER}
-    done = {stage: r for stage, r in done.items() if r is not None}
+    done = lineage(config)
     if "original" not in done:
         raise SlimError(f"nothing to report in {config.folder}: run a stage first, e.g. `yolo-slim run`")
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
     exported = record.read(config.folder / "export")
+    if exported and not set(exported.inputs.values()) & set(done[list(done)[-1]].sums.values()):
+        exported = None  # of weights that are no longer the last
     settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported.metrics if exported else None}
 
     def work(folder: Path) -> tuple:

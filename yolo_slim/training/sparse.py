@@ -55,12 +55,29 @@ class SparseTrainer(SlimTrainer):
         LOGGER.info(self._announcement(warmup))
 
     def _announcement(self, warmup: float) -> str:
-        reach = "to zero" if self.strength >= self.first["q50"] else f"to {self.first['q50'] - self.strength:.2f}"
-        return (
-            f"Travel budget {self.strength:g}: nothing holding it, a scale moves {self.strength:g} towards zero over "
-            f"{self.epochs} epochs (none in the first {warmup:g}); the median |scale| is {self.first['q50']:.3f}, so "
-            f"it can reach {reach}."
+        median, strength = self.first["q50"], self.strength
+        reach = "to zero" if strength >= median else f"to {median - strength:.2f}"
+        text = (
+            f"Travel budget {strength:g}: nothing holding it, a scale moves {strength:g} towards zero over "
+            f"{self.epochs} epochs (none in the first {warmup:g}); the median |scale| is {median:.3f}, so it can reach "
+            f"{reach}."
         )
+        if "Adam" not in type(self.optimizer).__name__:
+            return text
+        # An Adam step moves a weight by about its learning rate, whatever the gradient.
+        steps = len(self.train_loader) / max(self.accumulate, 1)
+        answer = self._scale_group(self.optimizer)["initial_lr"] * steps * sum(map(self.lf, range(self.epochs)))
+        text += f" Training can answer with {answer:.2f} at most (the sum of {type(self.optimizer).__name__}'s steps)."
+        if strength > 2 * answer:
+            text += (
+                " That is far less than the pull: nothing will hold, and accuracy will suffer. Train for more epochs, "
+                "take more optimizer steps (a smaller nbs), or lower sparse_train.strength."
+            )
+        return text
+
+    def _scale_group(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimizer's parameter group that holds the scales."""
+        return next(g for g in optimizer.param_groups if any(p is self.penalty.scales[0] for p in g["params"]))
 
     def _epoch_starts(self) -> None:
         self.batches = 0
@@ -84,7 +101,7 @@ class SparseTrainer(SlimTrainer):
 
     def _pull_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # Under SGD a constant gradient g moves a weight lr * g / (1 - momentum): the same travel as the shrink.
-        group = next(g for g in optimizer.param_groups if any(p is self.penalty.scales[0] for p in g["params"]))
+        group = self._scale_group(optimizer)
         lr = group["lr"]
         if lr > 0:
             self.penalty.add_subgradient(self._amount(optimizer) * (1 - group["momentum"]) / lr)

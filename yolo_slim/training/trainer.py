@@ -21,6 +21,9 @@ from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 
+THREADS = torch.get_num_threads()
+"""torch's own choice. Ultralytics lowers it by one to leave a core to data loaders, which on a CPU it does not use."""
+
 
 class SlimTrainer(DetectionTrainer):
     """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
@@ -62,6 +65,8 @@ class SlimTrainer(DetectionTrainer):
         return ckpt
 
     def _setup_train(self) -> None:
+        if self.device.type == "cpu":
+            torch.set_num_threads(THREADS)
         # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
         with patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda):
             super()._setup_train()

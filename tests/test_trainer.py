@@ -1,0 +1,336 @@
+"""SlimTrainer: the widths it is given are the widths it trains; a killed training goes on from where it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from training_helpers import (
+    ARGUMENTS,
+    CLASSES,
+    PX,
+    Killed,
+    draw_shapes,
+    fit,
+    killed_after,
+    live,
+    saved,
+    tiny,
+    watched,
+    widths,
+    write_yaml,
+)
+from ultralytics import YOLO
+from ultralytics.engine import trainer as stock
+
+import yolo_slim
+from yolo_slim import SlimError, SlimTrainer, checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_shapes(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory):
+    """A slim detector's checkpoint, narrower than its YAML everywhere."""
+    folder = tmp_path_factory.mktemp("slim")
+    pruned = yolo_slim.prune(tiny(folder), imgsz=PX, ratio=0.4, round_to=1, min_channels=2)
+    return saved(pruned.model, folder / "slim.pt")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data, slim):
+    """Two epochs on the slim detector, as a user types it: (what YOLO holds afterwards, its run folder)."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = YOLO(slim)
+    model.train(trainer=SlimTrainer, data=data, epochs=2, project=str(folder), name="run", **ARGUMENTS)
+    return model, folder / "run"
+
+
+def other_classes(data: str, folder: Path) -> str:
+    """The same pictures under a YAML that names one class more."""
+    described = yaml.safe_load(Path(data).read_text())
+    described |= {"path": str(Path(data).parent), "names": [*described["names"].values(), "hexagon"]}
+    path = folder / "other.yaml"
+    path.write_text(yaml.safe_dump(described))
+    return str(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slim stays slim
+
+
+def test_widths_survive_training(trained, slim):
+    model, run = trained
+    before = widths(checkpoint.load(slim))
+    assert before != widths(tiny(run)), "the cut has made it narrower than its YAML"
+    assert widths(model.model) == widths(model.trainer.model) == before
+    for name in ("best.pt", "last.pt"):
+        assert widths(checkpoint.load(run / "weights" / name)) == before, name
+        assert widths(YOLO(run / "weights" / name).model) == before, name
+
+
+def test_training_trains(trained, slim):
+    """A checkpoint's parameters are frozen as stored: they must not stay so."""
+    _, run = trained
+    before = dict(checkpoint.load(slim).named_parameters())
+    ckpt = checkpoint.read(run / "weights" / "last.pt")
+    still = [name for name, p in before.items() if torch.equal(ckpt["live"][name], p)]
+    assert "model.14.dfl.conv.weight" in still, "Ultralytics never trains it"
+    assert not [name for name in still if not name.startswith("model.14.")], "levels of Detect may lack an object"
+
+
+def test_what_was_trained_is_still_marked_slim(trained):
+    _, run = trained
+    assert checkpoint.is_slim(checkpoint.load(run / "weights" / "best.pt"))
+
+
+def test_stock_ultralytics_validates_and_predicts_it(trained, data):
+    _, run = trained
+    stock_model = YOLO(run / "weights" / "best.pt")
+    metrics = stock_model.val(data=data, imgsz=PX, plots=False, project=str(run), name="val", verbose=False)
+    assert 0 <= metrics.box.map <= 1
+    (result,) = stock_model.predict(torch.rand(1, 3, PX, PX), imgsz=PX, verbose=False)
+    assert result.boxes.data.shape[1] == 6
+
+
+def test_best_is_stripped_and_last_can_be_resumed(trained):
+    _, run = trained
+    best, last = (checkpoint.read(run / "weights" / name) for name in ("best.pt", "last.pt"))
+    assert best["optimizer"] is None and best["epoch"] == -1 and "live" not in best
+    assert last["optimizer"] is not None and last["epoch"] == 1
+    assert sorted(p.name for p in (run / "weights").iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_a_resumed_training_stays_slim(tmp_path, data, slim):
+    with pytest.raises(Killed):
+        fit(killed_after(SlimTrainer, 1), slim, tmp_path, data)
+    trainer = fit(SlimTrainer, slim, tmp_path, data, resume=True)
+    assert trainer.start_epoch == 1
+    assert widths(trainer.model) == widths(checkpoint.load(tmp_path / "weights" / "best.pt"))
+    assert widths(trainer.model) == widths(checkpoint.load(slim))
+
+
+def test_a_user_resumes_through_yolo(tmp_path, data, slim):
+    with pytest.raises(Killed):
+        fit(killed_after(SlimTrainer, 1), slim, tmp_path, data)
+    model = YOLO(tmp_path / "weights" / "last.pt")
+    model.train(trainer=SlimTrainer, resume=True)
+    assert model.trainer.start_epoch == 1 and model.trainer.epoch == 1
+    assert widths(model.model) == widths(checkpoint.load(slim))
+
+
+def test_an_untrained_detector_is_built_from_its_yaml(tmp_path, data):
+    path = write_yaml(tmp_path, Path(write_yaml(tmp_path)).read_text().replace(f"nc: {CLASSES}", "nc: 80"))
+    trainer = fit(SlimTrainer, path, tmp_path / "run", data, epochs=1, val=False)
+    assert trainer.model.model[-1].nc == CLASSES, "the data set's classes, as Ultralytics does it"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+def test_another_number_of_classes_is_refused(tmp_path, data, slim):
+    other = other_classes(data, tmp_path)
+    expected = rf"trained for {CLASSES} classes, but .*other\.yaml names {CLASSES + 1}"
+    with pytest.raises(SlimError, match=expected):
+        fit(SlimTrainer, slim, tmp_path / "a", other)
+    with pytest.raises(SlimError, match=expected):
+        YOLO(slim).train(trainer=SlimTrainer, data=other, epochs=1, project=str(tmp_path), name="b", **ARGUMENTS)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_slim_detector_cannot_start_untrained(tmp_path, data, slim):
+    """pretrained=False asks for the widths of the YAML, which the cut has changed."""
+    with pytest.raises(SlimError, match="slim detector cannot be rebuilt from its YAML"):
+        YOLO(slim).train(
+            trainer=SlimTrainer, data=data, epochs=1, pretrained=False, project=str(tmp_path), name="a", **ARGUMENTS
+        )
+    with pytest.raises(SlimError, match="slim detector cannot be rebuilt from its YAML"):
+        fit(SlimTrainer, slim, tmp_path / "b", data, epochs=1, pretrained=False)
+
+
+def test_the_stock_trainer_stops_instead_of_regrowing_it(tmp_path, data, slim):
+    with pytest.raises(Exception, match="this detector is slim"):
+        YOLO(slim).train(data=data, epochs=1, project=str(tmp_path), name="a", **ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"data": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"lr0": "much"}, "lr0"),
+        ({"device": "cuda:77"}, "CUDA"),
+    ],
+)
+def test_what_ultralytics_refuses_is_said_as_a_slim_error(tmp_path, data, slim, arguments, said):
+    with pytest.raises(SlimError, match=rf"Ultralytics cannot start this training[\s\S]*{said}"):
+        fit(SlimTrainer, slim, tmp_path, **{"data": data, **arguments})
+
+
+def test_the_amp_check_never_runs(tmp_path, data, slim, monkeypatch):
+    """It would download a detector to compare with; offline it must not fail, nor be asked."""
+
+    def never(model: nn.Module) -> bool:
+        raise AssertionError("check_amp was called")
+
+    monkeypatch.setattr(stock, "check_amp", never)
+    trainer = fit(SlimTrainer, slim, tmp_path, data, epochs=1, val=False, amp=True)
+    assert trainer.epoch == 0 and trainer.amp is False
+    assert stock.check_amp is never, "the stock trainer has its check back"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A killed training
+
+
+def test_resume_goes_on_from_the_live_weights(tmp_path, data, slim):
+    """Bit by bit, and not from the fp16 average, from which the stock trainer goes on."""
+    at_kill, at_start = {}, {}
+
+    def note(trainer):
+        if trainer.epoch == 1:
+            at_kill.update(live=live(trainer), ema=trainer.ema.ema.state_dict(), updates=trainer.ema.updates)
+
+    def found(trainer):
+        at_start.update(live=live(trainer), ema=trainer.ema.ema.state_dict(), updates=trainer.ema.updates)
+        at_start.update(epoch=trainer.start_epoch, momenta=len(trainer.optimizer.state))
+
+    with pytest.raises(Killed):
+        fit(watched(killed_after(SlimTrainer, 2), note, "on_train_epoch_end"), slim, tmp_path, data, epochs=3)
+    average = checkpoint.load(tmp_path / "weights" / "last.pt").state_dict()
+    fit(watched(SlimTrainer, found, "on_train_start"), slim, tmp_path, data, epochs=3, resume=True, val=False)
+    assert at_start["epoch"] == 2 and at_start["updates"] == at_kill["updates"] == 6
+    assert at_start["momenta"] > 0, "the optimizer's state is back too"
+    assert at_start["live"].keys() == at_kill["live"].keys()
+    assert all(torch.equal(v, at_kill["live"][k]) for k, v in at_start["live"].items())
+    assert any(not torch.equal(v, average[k]) for k, v in at_start["live"].items())
+    # The average is stored in fp16
+    assert all(torch.allclose(v.float(), at_kill["ema"][k].float(), rtol=1e-3, atol=1e-3) for k, v in average.items())
+
+
+def test_the_average_after_a_resume_is_the_stored_one_not_the_live_one(tmp_path, data, slim):
+    average = {}
+    with pytest.raises(Killed):
+        fit(killed_after(SlimTrainer, 1), slim, tmp_path, data, val=False)
+    stored = checkpoint.load(tmp_path / "weights" / "last.pt").state_dict()
+
+    def found(trainer):
+        average.update({k: v.clone() for k, v in trainer.ema.ema.state_dict().items()})
+
+    fit(watched(SlimTrainer, found, "on_train_start"), slim, tmp_path, data, resume=True, val=False)
+    assert all(torch.equal(average[k].float(), v) for k, v in stored.items())
+
+
+class FullDisk:
+    """torch.save that writes half of a file, or nothing, and fails, from its `first`th call on."""
+
+    def __init__(self, error: BaseException, first: int) -> None:
+        self.error, self.first, self.calls, self.real = error, first, 0, torch.save
+
+    def __call__(self, content: object, file: object, *args: object, **kwargs: object) -> None:
+        self.calls += 1
+        if self.calls < self.first:
+            return self.real(content, file, *args, **kwargs)
+        if hasattr(file, "write"):
+            file.write(b"half a checkpoint")
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter"), Killed()])
+@pytest.mark.parametrize("call", [1, 2], ids=["ultralytics' own save", "ours"])
+def test_a_save_that_fails_leaves_the_last_epoch(tmp_path, data, slim, monkeypatch, error, call):
+    contents = {}
+    disk = FullDisk(error, first=call)
+
+    def fill(trainer):
+        if trainer.epoch == 1:
+            contents.update({p.name: p.read_bytes() for p in trainer.wdir.iterdir()})
+            monkeypatch.setattr(torch, "save", disk)
+
+    with pytest.raises(Killed if isinstance(error, Killed) else (SlimError, OSError, RuntimeError)):
+        fit(watched(SlimTrainer, fill, "on_train_epoch_end"), slim, tmp_path, data, val=False)
+    monkeypatch.undo()
+    assert disk.calls == call
+    assert {p.name: p.read_bytes() for p in (tmp_path / "weights").iterdir()} == contents
+    assert sorted(contents) == ["best.pt", "last.pt"]
+    trainer = fit(SlimTrainer, slim, tmp_path, data, resume=True, val=False)
+    assert trainer.start_epoch == 1
+
+
+def test_a_last_epoch_is_never_without_its_best(tmp_path, data, slim, monkeypatch):
+    """A kill between two renames must not leave a training that is complete but has no best.pt."""
+
+    def killed_behind(replace):
+        def wrapper(*args):
+            replace(*args)
+            raise Killed
+
+        return wrapper
+
+    monkeypatch.setattr(os, "replace", killed_behind(os.replace))
+    monkeypatch.setattr(Path, "replace", killed_behind(Path.replace))
+    with pytest.raises(Killed):
+        fit(SlimTrainer, slim, tmp_path, data, epochs=1)
+    there = sorted(p.name for p in (tmp_path / "weights").iterdir() if not p.name.startswith("."))
+    assert there in ([], ["best.pt"], ["best.pt", "last.pt"])
+
+
+def test_what_a_kill_left_half_written_is_never_taken_for_the_best(tmp_path, data, slim, monkeypatch):
+    """SIGKILL leaves temporary files behind; a later epoch that is not the best must not promote them."""
+    temporary = []
+    save_model = stock.BaseTrainer.save_model
+
+    def noting(self):
+        temporary.append(self.best)
+        return save_model(self)
+
+    monkeypatch.setattr(stock.BaseTrainer, "save_model", noting)
+
+    class Worse(SlimTrainer):
+        def validate(self):
+            metrics, _ = super().validate()
+            fitness = 1.0 - self.epoch  # the first epoch is the best
+            self.best_fitness = 1.0
+            return metrics, fitness
+
+        def _leave_litter(self):
+            if self.epoch == 1:
+                temporary[0].write_bytes(b"half a checkpoint")
+
+    fit(watched(Worse, Worse._leave_litter, "on_train_epoch_end"), slim, tmp_path, data, epochs=2)
+    assert len(temporary) == 2
+    assert widths(checkpoint.load(tmp_path / "weights" / "best.pt")) == widths(checkpoint.load(slim))
+
+
+def test_nan_recovery_goes_back_to_the_live_weights_of_the_last_epoch(tmp_path, data, slim):
+    """Ultralytics reads last.pt when a loss is NaN; like a resume, this goes on from the live weights."""
+    at_end, again = {}, {}
+
+    def spoil(trainer):
+        if trainer.epoch == 0:
+            at_end.update(live(trainer))
+        elif not again:
+            trainer.loss = torch.tensor(float("nan"))
+
+    def restart(trainer):
+        if trainer.epoch == 1:
+            again.update(live(trainer))
+
+    class Restarting(SlimTrainer):
+        def _handle_nan_recovery(self, epoch):
+            recovered = super()._handle_nan_recovery(epoch)
+            if recovered:
+                restart(self)
+            return recovered
+
+    trainer = fit(watched(Restarting, spoil, "on_train_epoch_end"), slim, tmp_path, data, epochs=2, val=False)
+    assert trainer.epoch == 1 and again
+    assert all(torch.equal(v, at_end[k]) for k, v in again.items())
