@@ -225,7 +225,7 @@ class Network(nn.Module):
         self.recipe, self.layers = [], nn.ModuleList()
         self._values, self._unused = [torch.rand(2, 3, PX, PX)], set()
         self.add(Act(3, self.width(), 3, stride=2), 0)
-        for _ in range(steps or self.rng.integers(6, 14)):
+        for _ in range(steps or self.rng.integers(5, 12)):
             self.grow()
         ends = {len(self._values) - 1, *self.rng.permutation(sorted(self._unused))[:2].tolist()}
         self.add(Predictions([self._values[i].shape[1] for i in ends]), *ends)
@@ -283,7 +283,7 @@ class Network(nn.Module):
         elif kind == "norm":
             self.add(nn.BatchNorm2d(c, affine=self.chance(0.7)), i)
         elif kind == "residual":
-            self.add([Bottleneck(c, c, e=1.0), C3(c, c - c % 2, n=2)][self.rng.integers(2)], i)
+            self.add([Bottleneck(c, c, e=1.0), C3(c, c - c % 2)][self.rng.integers(2)], i)
         elif kind == "add":
             j = self.pick(like=i)
             if self._values[j].shape[1] != c:

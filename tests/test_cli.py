@@ -139,7 +139,9 @@ def test_an_unknown_stage_near_to_nothing_lists_them_all() -> None:
         pytest.param(["--imgsz", "320"], ["--imgsz", "no dashes"], id="a flag and its value"),
         pytest.param(["-v"], ["-v", "no dashes"], id="a short flag"),
         pytest.param(["a.yaml", "b.yaml"], ["one configuration", "a.yaml and b.yaml"], id="two configurations"),
-        pytest.param(["none.yaml"], ["cannot read the configuration none.yaml"], id="a configuration that is not there"),
+        pytest.param(
+            ["none.yaml"], ["cannot read the configuration none.yaml"], id="a configuration that is not there"
+        ),
         pytest.param([], ["model: needed"], id="nothing at all"),
         pytest.param(["model=a.pt", "prune.ration=1"], ["prune.ration", "prune.ratio?"], id="a misspelt setting"),
         pytest.param(["=3"], ["expected key=value", "=3"], id="a value without a key"),

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from yolo_slim.config import Config, read_config, section
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA
 
 
 def written(folder: Path, text: str) -> Path:
@@ -146,7 +145,6 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("prune.target.flops=50", "prune.target.flops", id="per cent for a share"),
         pytest.param("prune.target=0.5", "prune.target", id="a target without its kind"),
         pytest.param("prune.scope=everywhere", "prune.scope", id="not among the choices"),
-        pytest.param("prune.criterion=l3", "prune.criterion", id="a criterion that is not there"),
         pytest.param("prune.exclude=model.0", "prune.exclude", id="one name for a list"),
         pytest.param("prune.layers.model.2.*=1.5", "prune.layers.model.2.*", id="a share above one, at a layer"),
         pytest.param("prune=0.5", "prune", id="a number for a section"),
@@ -161,11 +159,6 @@ def test_a_mistyped_value_is_refused_with_its_key(word: str, key: str) -> None:
     text = told(word)
     assert f"  {key}" in text
     assert word.partition("=")[2].strip("[]") in text.replace("True", "true").replace("None", "null")
-
-
-def test_every_criterion_can_be_asked_for() -> None:
-    for name in CRITERIA:
-        assert read_config(None, ["model=a.pt", f"prune.criterion={name}"]).prune.criterion == name
 
 
 def test_what_is_needed_is_said() -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -53,25 +54,23 @@ def last(detector: nn.Module, branch: str) -> nn.Conv2d:
     return getattr(detector.model[-1], branch)[0][-1]
 
 
-@pytest.mark.parametrize(
-    ("branch", "least"),
-    [pytest.param("cv2", 0.01, id="boxes"), pytest.param("cv3", 0.01, id="scores")],
-)
-def test_another_detector_is_noticed(
-    exported: Path, slim: Path, batches: list[Tensor], branch: str, least: float
-) -> None:
+@pytest.mark.parametrize("branch", [pytest.param("cv2", id="boxes"), pytest.param("cv3", id="scores")])
+def test_another_detector_is_noticed(exported: Path, slim: Path, batches: list[Tensor], branch: str) -> None:
     other = checkpoint.load(slim)
     with torch.no_grad():
-        last(other, branch).bias[: len(last(other, branch).bias) // 2] += 1
-    assert compare_onnx(other, exported, batches) > least
+        last(other, branch).bias[::2] += 1
+    assert compare_onnx(other, exported, batches) > 10 * AGREES
 
 
-def test_another_file_is_noticed(exported: Path, slim: Path, batches: list[Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("factor", [1.5, float("nan")], ids=["larger weights", "no numbers"])
+def test_another_file_is_noticed(
+    exported: Path, slim: Path, batches: list[Tensor], tmp_path: Path, factor: float
+) -> None:
     model = onnx.load(exported)
     weights = max(model.graph.initializer, key=lambda tensor: numpy_helper.to_array(tensor).size)
-    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 1.5, weights.name))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(factor), weights.name))
     onnx.save(model, tmp_path / "other.onnx")
-    assert compare_onnx(checkpoint.load(slim), tmp_path / "other.onnx", batches) > AGREES
+    assert not compare_onnx(checkpoint.load(slim), tmp_path / "other.onnx", batches) <= AGREES
 
 
 def test_the_worst_image_counts(exported: Path, slim: Path, batches: list[Tensor]) -> None:
@@ -118,25 +117,30 @@ def pruned(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(pruned: Path, original: Path, data: Path, tmp_path: Path) -> list[object]:
     shutil.copytree(pruned, tmp_path / "runs")
-    return ["export", f"model={original}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", f"data={data}", "export.images=2"]
+    return ["export", f"model={original}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", f"data={data}"]
 
 
 def test_the_stage_fails_beyond_its_tolerance(words: list[object], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "slim" / "export"
-    refused(run(*words, "export.tolerance=1e-12"), folder / "slim.onnx", "differs from PyTorch", "export.tolerance=1e-12")
+    answer = run(*words, "export.images=1", "export.tolerance=1e-12")
+    refused(answer, folder / "slim.onnx", "differs from PyTorch", "export.tolerance=1e-12")
     assert record.read(folder) is None
     assert contents(folder).keys() == {"slim.onnx"}
 
-    assert run(*words).code == 0  # ... and is done with one that it meets
+
+def test_the_stage_says_what_it_compared(words: list[object], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "slim" / "export"
+    assert run(*words, "export.images=9").code == 0
     done = record.read(folder)
-    assert done.metrics["difference"] <= done.metrics["tolerance"] == 1e-3
-    assert done.metrics["images"] == 2
+    assert 0 <= done.metrics["difference"] <= done.metrics["tolerance"] == 1e-3
     assert done.output(folder, "onnx") == folder / "slim.onnx"
+    assert done.metrics["file_mb"] == pytest.approx((folder / "slim.onnx").stat().st_size / 1e6, abs=1e-3)
+    assert done.metrics["images"] == 4  # there are no more in this split
 
 
 def test_the_stage_needs_images(words: list[object], tmp_path: Path) -> None:
     before = contents(tmp_path)
-    refused(run(*[word for word in words if not str(word).startswith("data=")]), "real images", "data=path/to/data.yaml")
+    refused(run(*words, "data=null"), "real images", "data=path/to/data.yaml")
     assert contents(tmp_path) == before
 
 

@@ -229,6 +229,7 @@ def test_operators_that_mix_or_name_channels_keep_them(name):
         pytest.param(nn.Conv2d(8, 16, 3, groups=8), "grouped convolution operator", id="depthwise with a multiplier"),
         pytest.param(nn.ConvTranspose2d(8, 8, 2, 2), "transposed convolution in operator", id="transposed"),
         pytest.param(SplitSizes(8), "split_with_sizes in operator (SplitSizes)", id="sizes held by Python"),
+        pytest.param(lambda x: torch.cat(x.split(4, 1)[::-1], 1), "split in operator (Fn)", id="a size held by Python"),
         pytest.param(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "pad", id="padding that is not zero"),
         pytest.param(nn.PReLU(8), "in operator (PReLU)", id="a weight a channel that is no batch norm"),
         pytest.param(nn.GroupNorm(2, 8), "in operator (GroupNorm)", id="statistics over channels"),

@@ -32,7 +32,6 @@ nc: {CLASSES}
 backbone:
   - [-1, 1, Conv, [8, 6, 2, 2]]
   - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, C3, [16]]
   - [-1, 1, Conv, [24, 3, 2]]
   - [-1, 2, C3, [32]]
   - [-1, 1, Conv, [48, 3, 2]]
@@ -40,12 +39,12 @@ backbone:
 head:
   - [-1, 1, Conv, [32, 1, 1]]
   - [-1, 1, nn.Upsample, [None, 2, nearest]]
-  - [[-1, 4], 1, Concat, [1]]
+  - [[-1, 3], 1, Concat, [1]]
   - [-1, 1, C3, [32, False]]
   - [-1, 1, Conv, [32, 3, 2]]
-  - [[-1, 7], 1, Concat, [1]]
-  - [-1, 1, C3, [48, False]]
-  - [[10, 13], 1, Detect, [nc]]
+  - [[-1, 6], 1, Concat, [1]]
+  - [-1, 1, Conv, [48, 1, 1]]
+  - [[9, 12], 1, Detect, [nc]]
 """
 ARGUMENTS = {
     "imgsz": PX,
