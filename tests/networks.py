@@ -3,6 +3,8 @@
 A network is a recipe: a list of (layer, indices of earlier values), replayed by `forward`. Same seed, same network.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import nn
@@ -322,7 +324,7 @@ class Network(nn.Module):
             name = str(self.rng.choice([n for n in table if side <= 8 or "upsampling" not in n]))
             self.add(Fn(table[name]), i)
 
-    KINDS = {
+    KINDS: ClassVar = {
         "conv": 6,
         "depthwise": 1.5,
         "grouped": 0.7,

@@ -274,5 +274,5 @@ def test_chance_keeps_the_ratio_everywhere(probe):
 
 def test_an_unknown_criterion_is_refused(probe):
     net, found = probe
-    with pytest.raises(SlimError, match="expected prune.criterion to be one of .*bn_scale.*l1.*random.*, got magic"):
+    with pytest.raises(SlimError, match=r"expected prune.criterion to be one of .*bn_scale.*l1.*random.*, got magic"):
         score(net, found, "magic")

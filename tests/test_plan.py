@@ -1,6 +1,7 @@
 """Selection by hand-made numbers, and costs that are thop's to the last digit."""
 
 import copy
+from itertools import pairwise
 from math import ceil, floor
 
 import numpy as np
@@ -23,7 +24,7 @@ class Line(nn.Sequential):
     """1x1 convolutions in a row, without bias: widths are all there is."""
 
     def __init__(self, *widths):
-        convs = [nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
+        convs = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(widths)]
         super().__init__(*convs, nn.Flatten(2))
 
 

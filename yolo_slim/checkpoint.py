@@ -89,7 +89,7 @@ def read(path: str | Path) -> dict[str, Any]:
 @contextmanager
 def _plain_name(path: Path) -> Iterator[Path]:
     """Ultralytics looks a file named like `yolov5n.pt` up as `yolov5nu.pt`, then online: give it another name."""
-    if check_yolov5u_filename(str(path), verbose=False) == str(path):
+    if check_yolov5u_filename(str(path), verbose=False) == str(path) == str(path).strip().replace("'", ""):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -114,13 +114,17 @@ def _quiet_torch() -> Iterator[None]:
 def _why_unreadable(path: Path, error: Exception) -> str:
     chain = " ".join(str(e) for e in (error, error.__cause__, error.__context__) if e is not None)
     foreign = re.search(r"(?:GLOBAL|global) ([\w.]+(?:\.[\w]+)+)", chain)
-    if foreign or "references types outside" in chain:
-        named = foreign.group(1) if foreign else "code outside Ultralytics"
+    if foreign:
+        named = foreign.group(1)
         old = " (a checkpoint of the older ultralytics/yolov5 repository)" if named.startswith("models.") else ""
         return (
             f"{path} names {named}, which is not part of Ultralytics' checkpoint format{old}: refused, since loading "
             "it would run that code. Train or convert it with the `ultralytics` package first"
         )
+    if "TorchScript archive" in chain:
+        return f"{path} is a TorchScript export: give the checkpoint that it was exported from"
+    if isinstance(error, AttributeError):  # loaded, but no dict and no module
+        return f"expected an Ultralytics checkpoint at {path}, found something else: {error}"
     return f"{path} is not a readable checkpoint: empty, truncated or damaged ({type(error).__name__}). Copy it again"
 
 
@@ -159,7 +163,7 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
         SlimError: a name that Ultralytics would look up as another file, or a disk that cannot take it.
     """
     path = Path(path)
-    if check_yolov5u_filename(str(path), verbose=False) != str(path):
+    if check_yolov5u_filename(path.name, verbose=False) != path.name:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
     stored = copy.deepcopy(detector).cpu().half().eval().requires_grad_(False)
     stored.criterion = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ STAGES = {
 USES = {  # the sections of settings a stage reads, beside the general ones
     "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
     "sparse-train": ["original", "sparse_train"],
-    "prune": ["sparse_train", "prune"],
+    "prune": ["original", "sparse_train", "prune"],
     "finetune": ["finetune"],
     "report": ["report"],
     "export": ["export"],
@@ -142,7 +143,7 @@ def _settings(model: Any, path: list[str]) -> list[str]:
         if deeper is not None and path:
             inner += _settings(deeper, [*path, name])
         elif deeper is None:
-            default = "needed" if field.is_required() else repr(field.default)
+            default = "needed" if field.is_required() else json.dumps(field.default, ensure_ascii=False)
             lines.append(f"  {'.'.join([*path, name]):26} {default:14} {field.description or ''}")
     return [*lines, "", *inner]
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from yolo_slim.errors import SlimError
 
@@ -36,17 +46,25 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError(f"expected a number, got {value}")
+        return value
+
 
 class TrainSection(Section):
     """What the training stages share."""
 
     train: dict[str, Any] = Field({}, description="any Ultralytics train argument, e.g. {batch: 16, lr0: 0.01}")
 
-    @model_validator(mode="after")
-    def _known_to_ultralytics(self) -> TrainSection:
-        if self.train:
-            check_train_arguments(self.train)
-        return self
+    @field_validator("train")
+    @classmethod
+    def _known_to_ultralytics(cls, train: dict[str, Any]) -> dict[str, Any]:
+        if train:
+            check_train_arguments(train)
+        return train
 
 
 class Original(TrainSection):
@@ -60,7 +78,7 @@ class SparseTrain(TrainSection):
 
     epochs: int = Field(30, ge=0, description="epochs under the pull; 0: no sparse training, `run` goes on to prune")
     strength: float = Field(
-        0.5,
+        0.3,
         ge=0,
         description="travel: how far a scale moves towards zero in all if nothing holds it (1.0: from 1 to 0)",
     )
@@ -157,11 +175,15 @@ class Export(Section):
 class Config(Section):
     """One experiment: runs/<name>/..."""
 
-    name: str = Field("slim", pattern=r"^[\w.-]+$", description="results go to <runs>/<name>/")
+    name: str = Field("slim", pattern=r"^[\w-][\w.-]*$", description="results go to <runs>/<name>/")
     model: str = Field(..., description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one")
     data: str | None = Field(None, description="an Ultralytics data-set YAML (prune alone works without)")
-    imgsz: int = Field(640, ge=32, description="image side in pixels, for training and for every measurement")
-    device: Annotated[str, BeforeValidator(str)] = Field("cpu", description="cpu, 0, 0,1, mps")
+    imgsz: int = Field(
+        640, ge=32, multiple_of=32, description="image side in pixels, for training and for every measurement"
+    )
+    device: Annotated[str, BeforeValidator(str)] = Field(
+        "cpu", pattern=r"^(cpu|mps|(cuda:)?\d+(,\d+)*)$", description="cpu, 0, 0,1, mps"
+    )
     runs: str = Field("runs", description="folder for results")
     seed: int = Field(0, ge=0, description="of every training")
     original: Original = Original()
@@ -186,7 +208,7 @@ def read_config(path: str | Path | None, settings: list[str]) -> Config:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            values = _parse(Path(path).read_text(encoding="utf-8")) or {}
         except OSError as e:
             raise SlimError(f"cannot read the configuration {path}: {e.strerror or e}") from e
         except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -210,6 +232,19 @@ def check(values: dict[str, Any], source: str = "settings") -> Config:
         raise SlimError(f"{source}:\n" + "\n".join(f"  {line}" for line in map(_explain, e.errors()))) from e
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text; here it is a number, as in YAML 1.2 and Python."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Yaml)
+
+
 def _set(values: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
@@ -223,7 +258,7 @@ def _set(values: dict[str, Any], word: str) -> None:
         values[step] = dict(inner) if isinstance(inner, dict) else {}
         values = values[step]
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = _parse(text)
     except yaml.YAMLError as e:
         raise SlimError(f"cannot read the value of {key}: {text!r}") from e
 
@@ -272,16 +307,14 @@ def check_train_arguments(arguments: dict[str, Any]) -> None:
     wrong = []
     for key, value in arguments.items():
         if key in OURS:
-            wrong.append(f"train.{key} is set by yolo-slim: use its own setting")
+            wrong.append(f"{key} is set by yolo-slim: use its own setting")
         elif key not in DEFAULT_CFG_DICT:
-            near = get_close_matches(key, DEFAULT_CFG_DICT, n=1, cutoff=0.5)
-            wrong.append(
-                f"train.{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            near = get_close_matches(key, sorted(DEFAULT_CFG_DICT.keys() - OURS), n=1, cutoff=0.5)
+            wrong.append(f"{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
         else:
             try:
                 check_cfg({key: value})
             except (TypeError, ValueError) as e:
-                wrong.append(f"train.{key}: {e}")
+                wrong.append(f"{key}: {e}")
     if wrong:
         raise ValueError("; ".join(wrong))

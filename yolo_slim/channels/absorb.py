@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels.groups import FIXED, Trace
+from yolo_slim.channels.surgery import evaluating
 
 
 @torch.no_grad()
@@ -29,27 +30,25 @@ def input_means(detector: nn.Module, trace: Trace, batches: Iterable[Tensor]) ->
         batches: images (B, C, H, W).
     """
     sums: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
+    seen: dict[str, int] = {}
 
     def watch(name: str) -> object:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            mean = args[0].float().mean((0, 2, 3))
-            sums[name] = sums[name] + mean if name in sums else mean
-            calls[name] = calls.get(name, 0) + 1
+            total = args[0].float().mean((2, 3)).sum(0)
+            sums[name] = sums[name] + total if name in sums else total
+            seen[name] = seen.get(name, 0) + len(args[0])
 
         return hook
 
     handles = [detector.get_submodule(n).register_forward_pre_hook(watch(n)) for n in trace.convs]  # type: ignore[arg-type]
-    was_training = detector.training
     try:
-        detector.eval()
-        for batch in batches:
-            detector(batch)
+        with evaluating(detector):
+            for batch in batches:
+                detector(batch)
     finally:
-        detector.train(was_training)
         for handle in handles:
             handle.remove()
-    return {name: total / calls[name] for name, total in sums.items()}
+    return {name: total / seen[name] for name, total in sums.items()}
 
 
 def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:

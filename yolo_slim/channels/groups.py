@@ -47,6 +47,7 @@ class Norm:
     name: str
     channels: Ints  # (num_features,) channel numbers or FIXED
     positions: int
+    affine: bool = True  # has a scale and a shift
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
         reasons[unset] = reason
 
     convs = {c.name: _relabel(c, of_label) for c in draft.convs.values()}
-    norms = {n.name: Norm(n.name, of_label[n.channels], n.positions) for n in draft.norms.values()}
+    norms = {n.name: Norm(n.name, of_label[n.channels], n.positions, n.affine) for n in draft.norms.values()}
     groups = _group(convs, norms, reasons, count)
     if extra:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
@@ -199,13 +200,19 @@ def same_wiring(before: Trace, kept: np.ndarray, after: Trace) -> bool:
     for name, conv in before.convs.items():
         pairs += [(conv.inputs, after.convs[name].inputs), (conv.outputs, after.convs[name].outputs)]
     pairs += [(norm.channels, after.norms[name].channels) for name, norm in before.norms.items()]
+    # One channel left in a depthwise convolution: it is now an ordinary one, with a label of its own.
+    same = np.arange(after.n_channels + 1)
+    for name, conv in before.convs.items():
+        into, out = after.convs[name].inputs, after.convs[name].outputs
+        if conv.depthwise and len(into) == len(out) == 1 and FIXED not in (into[0], out[0]):
+            same[same == same[out[0]]] = same[into[0]]
     olds, news = [], []
     for old, new in pairs:
         old = old[(old == FIXED) | kept[old]]
         if len(old) != len(new) or np.any((old == FIXED) != (new == FIXED)):
             return False
         olds.append(old[old != FIXED])
-        news.append(new[new != FIXED])
+        news.append(same[new[new != FIXED]])
     old, new = np.concatenate(olds), np.concatenate(news)
     distinct = len(np.unique(np.stack([old, new]), axis=1).T)
     return distinct == len(np.unique(old)) == len(np.unique(new))  # a one-to-one renaming

@@ -13,7 +13,7 @@ import numpy as np
 from yolo_slim.channels.groups import FIXED, Group, Ints, Trace
 from yolo_slim.errors import SlimError
 
-NORM_OPS = 4  # thop's count per element of an affine batch norm in inference
+NORM_OPS = 4  # thop's count per element of a batch norm in inference; half of it without scale and shift
 SLACK = 1e-9  # so that 0.3 * 10 is 3 channels, not 2
 
 
@@ -59,6 +59,7 @@ class Costs:
         self.split = np.array([1 if c.depthwise else c.groups for c in convs], float)
         self.bias = np.array([c.bias for c in convs], float)
         self.norm_positions = np.array([n.positions for n in norms], float)
+        self.affine = np.array([n.affine for n in norms], float)
         self.full = np.array([g.size for g in trace.groups])
         self.other_params = 0
         self.other_params = trace.params - self.of(self.full).params
@@ -69,8 +70,8 @@ class Costs:
         into = np.where(self.dense, self.inputs @ k, 1) / self.split
         out, scales = self.outputs @ k, self.scales @ k
         weights = self.kernel * into * out
-        params = weights.sum() + self.bias @ out + 2 * scales.sum() + self.other_params
-        macs = self.positions @ weights + NORM_OPS * (self.norm_positions @ scales)
+        params = weights.sum() + self.bias @ out + 2 * (self.affine @ scales) + self.other_params
+        macs = self.positions @ weights + NORM_OPS / 2 * ((self.norm_positions * (1 + self.affine)) @ scales)
         return Budget(round(params), round(macs))
 
 
@@ -120,13 +121,17 @@ def plan_from_kept(trace: Trace, outputs: Mapping[str, Sequence[int]]) -> Plan:
         for channel, keep in zip(slots, stay, strict=True):
             if channel == FIXED and not keep:
                 raise SlimError(f"the cut removes a channel of {name} that must stay")
-            if channel != FIXED and votes[channel] not in (-1, keep):
+            if channel == FIXED:
+                continue
+            if votes[channel] not in (-1, keep):
                 raise SlimError(f"the cut contradicts itself at {name}: a layer tied to it keeps other channels")
             votes[channel] = keep
     kept = votes != 0
     for group in trace.groups:
         if group.reason and not kept[group.channels].all():
             raise SlimError(f"the cut removes channels of {group.name}, which must stay: {group.reason}")
+        if not kept[group.channels].any():
+            raise SlimError(f"the cut leaves nothing of {group.name}: at least one channel must stay")
     return Plan(kept)
 
 
@@ -209,8 +214,11 @@ def select(
     n_free = int(sizes[open_ & ~forced].sum())
     if scope == "layer" and ratio is not None:
         fixed = np.where(open_ & ~forced, np.minimum(np.floor(ratio * sizes + SLACK).astype(int), removable), fixed)
-        order, asked = order[:0], {"channels": 1 - ratio}
-        step = 0
+        removable = np.where(forced, 0, removable - fixed)
+        ranked_left = [r[f:] for r, f in zip(ranked, fixed, strict=True)]
+        order = _order(groups, scores, ranked_left, removable, scope)
+        asked = {"channels": 1 - ratio} | dict(target or {})
+        step = _first_step(shares, dict(target or {}), len(order))
     else:
         asked = dict(target or {})
         if ratio is not None and n_free:
@@ -285,7 +293,7 @@ def _matching(groups: list[Group], pattern: str, setting: str) -> list[int]:
     ]
     if not found:
         names = [p.removesuffix(".conv") for g in groups for p in g.producers]
-        near = get_close_matches(pattern, names, n=1, cutoff=0.3)
+        near = get_close_matches(pattern.removesuffix(".conv"), names, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise SlimError(f"{setting}: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
     return found

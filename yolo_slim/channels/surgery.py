@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -80,15 +81,14 @@ def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     with torch.no_grad():
         for norm in trace.norms.values():
             layer, gone = silent.get_submodule(norm.name), _gone(norm.channels, kept)
-            if layer.weight is not None:
-                layer.weight[gone] = 0
-                layer.bias[gone] = 0
+            for tensor in (layer.weight, layer.bias) if layer.weight is not None else (layer.running_mean,):
+                if tensor is not None:
+                    tensor[gone] = 0
         for conv in trace.convs.values():
-            if conv.norm is None:
-                layer, gone = silent.get_submodule(conv.name), _gone(conv.outputs, kept)
-                layer.weight[gone] = 0
-                if layer.bias is not None:
-                    layer.bias[gone] = 0
+            layer, gone = silent.get_submodule(conv.name), _gone(conv.outputs, kept)
+            layer.weight[gone] = 0
+            if layer.bias is not None:
+                layer.bias[gone] = 0
     return silent
 
 
@@ -108,15 +108,27 @@ def relative_difference(a: nn.Module, b: nn.Module, image: Tensor) -> float:
     """
     outputs = []
     for detector in (a, b):
-        was_training = detector.training
-        outputs.append(list(tensors(detector.eval()(image))))
-        detector.train(was_training)
-    pairs = [(x, y) for x, y in zip(*outputs, strict=True) if x.shape == y.shape and x.is_floating_point()]
-    if not pairs or outputs[0][0].shape != outputs[1][0].shape:
+        with evaluating(detector):
+            outputs.append(list(tensors(detector(image))))
+    pairs = [(x, y) for x, y in zip(*outputs, strict=False) if x.shape == y.shape and x.is_floating_point()]
+    if not pairs or len(outputs[0]) != len(outputs[1]) or outputs[0][0].shape != outputs[1][0].shape:
         shapes = [tuple(o[0].shape) for o in outputs]
         raise SlimError(f"expected two detectors with the same predictions, got outputs of shape {shapes}")
     # Tensor by tensor: boxes in pixels must not hide an error in probabilities.
-    return max(float((x - y).abs().max()) / (float(x.abs().max()) or 1.0) for x, y in pairs)
+    gaps = [float((x - y).abs().max()) / (float(x.abs().max()) or 1.0) for x, y in pairs]
+    return max(gaps) if all(g == g for g in gaps) else float("inf")  # not a number is never close
+
+
+@contextmanager
+def evaluating(detector: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode it was in."""
+    training = [m for m in detector.modules() if m.training]
+    detector.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:

@@ -141,7 +141,7 @@ class _Tracer(TorchDispatchMode):
         self.path: list[str] = []
         self.known: dict[int, tuple[Tensor, Labels]] = {}  # the tensor too: an id is only unique while it lives
         self.maker: dict[int, str] = {}  # id of a tensor -> the convolution that has just made it
-        self.read_by_conv: set[int] = set()
+        self.read_by_conv: dict[int, Tensor] = {}  # the tensor too, as above
         self.convs: dict[str, Conv] = {}
         self.norms: dict[str, Norm] = {}
         self.equal: list[tuple[Ints, Ints]] = []
@@ -228,7 +228,7 @@ def _watched(ghost: nn.Module, path: list[str]) -> Iterator[None]:
     handles = []
     for name, module in ghost.named_modules():
         handles.append(module.register_forward_pre_hook(lambda m, a, name=name: path.append(name)))
-        handles.append(module.register_forward_hook(lambda m, a, o: path.pop() and None))
+        handles.append(module.register_forward_hook(lambda m, a, o: (path.pop(), None)[1]))  # None: keep the output
     try:
         yield
     finally:
@@ -294,7 +294,7 @@ def _convolution(t: _Tracer, out: Tensor, args: tuple, kwargs: dict) -> None:
         t.protect([image], f"{'transposed' if transposed else 'functional'} convolution in {t.where()}")
         return
     name, module = known
-    t.read_by_conv.add(id(image))
+    t.read_by_conv[id(image)] = image
     inputs = labels[1] if labels else np.full(image.shape[1], FIXED)
     before = t.convs.get(name)
     if before is not None:
@@ -327,7 +327,7 @@ def _batch_norm(t: _Tracer, out: tuple, args: tuple, kwargs: dict) -> bool | Non
             t.tie(before.channels, labels[1])
         positions = before.positions if before else 0
         positions += int(np.prod(args[0].shape[2:])) if t.count_positions else 0
-        t.norms[name] = Norm(name, labels[1], positions)
+        t.norms[name] = Norm(name, labels[1], positions, args[1] is not None)
         if (maker := t.maker.get(id(args[0]))) is not None:
             c = t.convs[maker]
             t.convs[maker] = Conv(c.name, c.inputs, c.outputs, c.kernel, c.positions, c.groups, c.bias, name)
@@ -340,10 +340,17 @@ def _pass_on(t: _Tracer, out: Any, args: tuple, kwargs: dict) -> bool | None:
     labels = t.labels(args[0])
     if labels is None:
         return False
-    for tensor in tensors(out):
-        if tensor.dim() > labels[0] and tensor.shape[labels[0]] == len(labels[1]):
-            t.give(tensor, labels)
-    return None
+    passed = [o for o in tensors(out) if o.dim() > labels[0] and o.shape[labels[0]] == len(labels[1])]
+    for tensor in passed:
+        t.give(tensor, labels)
+        t.maker.pop(id(tensor), None)  # in place: no longer what the convolution made
+    return None if passed else False
+
+
+def _window(t: _Tracer, out: Any, args: tuple, kwargs: dict) -> bool | None:
+    """Works on the last two dimensions: a channel stays the channel it was unless channels are among them."""
+    labels = t.labels(args[0])
+    return False if labels is None or labels[0] >= args[0].dim() - 2 else _pass_on(t, out, args, kwargs)
 
 
 def _pad(t: _Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
@@ -465,8 +472,8 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys([aten.silu, aten.silu_, aten.leaky_relu, aten.leaky_relu_, aten.relu, aten.relu_], _pass_on),
     **dict.fromkeys([aten.hardswish, aten.hardswish_, aten.gelu, aten.mish, aten.tanh, aten.elu], _pass_on),
     **dict.fromkeys([aten.clone, aten.detach, aten.alias, aten._to_copy, aten.native_dropout], _pass_on),
-    **dict.fromkeys([aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d], _pass_on),
-    **dict.fromkeys([aten.upsample_nearest2d, aten.upsample_bilinear2d, aten._upsample_nearest_exact2d], _pass_on),
+    **dict.fromkeys([aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d], _window),
+    **dict.fromkeys([aten.upsample_nearest2d, aten.upsample_bilinear2d, aten._upsample_nearest_exact2d], _window),
     **dict.fromkeys([aten.add, aten.add_, aten.sub], _add),
     **dict.fromkeys([aten.mul, aten.mul_, aten.div, aten.div_], _scale),
     **dict.fromkeys([aten.new_full, aten.new_empty, aten.new_zeros, aten.new_ones], _metadata),

@@ -17,10 +17,13 @@ def accuracy(weights: str | Path, data: str, imgsz: int, split: str, device: str
         SlimError: the split cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
+        # Ultralytics drops apostrophes from names of weights, and looks some names up elsewhere.
+        alias = Path(folder) / f"weights{Path(weights).suffix}"
+        alias.symlink_to(Path(weights).resolve())
         args = {
             "task": "detect",
             "mode": "val",
-            "model": str(weights),
+            "model": str(alias),
             "data": data,
             "imgsz": imgsz,
             "split": split,

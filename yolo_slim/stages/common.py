@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
@@ -31,6 +32,7 @@ Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 
 def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list[Path], work: Work) -> Record:
     """Do a stage unless it was done with the same settings, inputs and code; then write its record, last."""
+    check_device(config.device)
     folder = config.folder / stage
     settings = json.loads(json.dumps(settings))  # as it will be read back
     if config.data and Path(config.data).is_file():
@@ -42,11 +44,13 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     console.rule(f"[bold]{stage}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / record.FILE).unlink(missing_ok=True)
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {e.strerror or e}") from e
     start = time.time()
-    outputs, metrics, details = work(folder)
+    try:
+        outputs, metrics, details = work(folder)
+    except OSError as e:
+        raise SlimError(f"{stage}: cannot write {e.filename or folder}: {e.strerror or e}. Free some space") from e
     done = Record(
         stage,
         settings,
@@ -60,6 +64,14 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     )
     record.write(folder, done)
     return done
+
+
+def check_device(device: str) -> None:
+    """Before anything is written: is it there?"""
+    try:
+        select_device(device, verbose=False)
+    except ValueError as e:
+        raise SlimError(f"device={device} is not there: {str(e).splitlines()[0]}") from e
 
 
 def sums_of(inputs: list[Path]) -> dict[str, str]:
@@ -113,7 +125,8 @@ def train_in(
     run, mark = folder / "train", folder / "started.json"
     last = run / "weights" / "last.pt"
     decisive = {k: v for k, v in arguments.items() if k != "device"}
-    asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of(inputs), "arguments": decisive}))
+    data = [Path(arguments["data"])] if Path(arguments["data"]).is_file() else []
+    asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *data]), "arguments": decisive}))
     try:
         same = json.loads(mark.read_text(encoding="utf-8")) == asked
     except (OSError, ValueError):
@@ -133,7 +146,7 @@ def train_in(
         except OSError as e:
             raise SlimError(f"cannot write to {run}: {e.strerror or e}") from e
         record.write_json(mark, asked)
-    train(trainer, model, run, resume, plots=False, **arguments)
+    train(trainer, model, run, resume, **{"plots": False, **arguments})
     return last.parent
 
 

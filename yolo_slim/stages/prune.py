@@ -72,27 +72,7 @@ def prune(
 def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Tensor]) -> Pruned:
     """Score, select, cut, prove, absorb, recalibrate."""
     wiring = trace(detector, imgsz)
-    scores = score(
-        detector,
-        wiring,
-        chosen.criterion,
-        group_reduce=chosen.group_reduce,
-        normalize=chosen.normalize,
-        bn_fold=chosen.bn_fold,
-        seed=chosen.seed,
-    )
-    selection = select(
-        wiring,
-        scores,
-        scope=chosen.scope,
-        ratio=chosen.ratio,
-        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
-        layers=chosen.layers,
-        min_keep=chosen.min_keep,
-        min_channels=chosen.min_channels,
-        round_to=chosen.round_to,
-        exclude=chosen.exclude,
-    )
+    selection = choose(detector, wiring, chosen)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
@@ -104,6 +84,37 @@ def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Te
         checkpoint.mark_slim(slim, outputs)
     whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
     return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
+
+
+def choose(detector: nn.Module, wiring: Trace, chosen: Prune) -> Selection:
+    """Score and select."""
+    scores = score(
+        detector,
+        wiring,
+        chosen.criterion,
+        group_reduce=chosen.group_reduce,
+        normalize=chosen.normalize,
+        bn_fold=chosen.bn_fold,
+        seed=chosen.seed,
+    )
+    return select(
+        wiring,
+        scores,
+        scope=chosen.scope,
+        ratio=chosen.ratio,
+        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
+        layers=chosen.layers,
+        min_keep=chosen.min_keep,
+        min_channels=chosen.min_channels,
+        round_to=chosen.round_to,
+        exclude=chosen.exclude,
+    )
+
+
+def rehearse(config: Config) -> None:
+    """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
+    detector = checkpoint.load(config.model)
+    choose(detector, trace(detector, config.imgsz), config.prune)
 
 
 def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
@@ -166,6 +177,11 @@ def prune_stage(config: Config) -> Record:
             f"sparse training was begun in {config.folder / 'sparse'} and is not finished: run `yolo-slim "
             "sparse-train` again, it goes on; or prune without it: sparse_train.epochs=0"
         )
+    if start is not None and not _of_this_model(config):
+        raise SlimError(
+            f"{config.folder / 'sparse'} was trained from another detector than {config.model}: run `yolo-slim "
+            "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
+        )
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
@@ -188,6 +204,15 @@ def prune_stage(config: Config) -> Record:
         return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
 
     return run_stage(config, "pruned", settings, [start], work)
+
+
+def _of_this_model(config: Config) -> bool:
+    """Whether the sparse detector comes from the original, and that from `model`."""
+    first, sparse = (record.read(config.folder / stage) for stage in ("original", "sparse"))
+    if first is None or sparse is None or not set(first.sums.values()) & set(sparse.inputs.values()):
+        return False
+    model = Path(config.model)
+    return model.suffix != ".pt" or not model.is_file() or record.sha256(model) in first.inputs.values()
 
 
 def _narrower(result: Pruned) -> dict[str, list[int]]:

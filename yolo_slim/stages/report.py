@@ -34,8 +34,11 @@ def report_stage(config: Config) -> Record:
         plots = report.draw(content, folder)
         page = folder / "report.md"
         part = page.with_name(".report.md.part")
-        part.write_text(report.markdown(content, [p.name for p in plots]), encoding="utf-8")
-        part.replace(page)
+        try:
+            part.write_text(report.markdown(content, [p.name for p in plots]), encoding="utf-8")
+            part.replace(page)
+        finally:
+            part.unlink(missing_ok=True)
         console.print(report.summary(content))
         console.print(f"[bold green]report[/]: {page}")
         outputs = {"json": folder / "report.json", "page": page, **{p.stem: p for p in plots}}

@@ -9,13 +9,14 @@ from yolo_slim.record import Record
 from yolo_slim.stages.common import console
 from yolo_slim.stages.export import export
 from yolo_slim.stages.finetune import finetune
-from yolo_slim.stages.prune import prune_stage
+from yolo_slim.stages.prune import prune_stage, rehearse
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
 
 
 def run(config: Config) -> Record:
     """From detector to slim detector, with its report."""
+    rehearse(config)
     if config.sparse_train.epochs:
         sparse_train(config)
     prune_stage(config)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils import remove_colorstr
 
 from yolo_slim.errors import SlimError
 
@@ -29,7 +30,7 @@ def images(data: str, imgsz: int, n: int, *, split: str = "train", batch: int = 
     try:
         dataset = build_yolo_dataset(args, info[split], batch, info, mode="val", rect=False)
     except (FileNotFoundError, RuntimeError, AssertionError) as e:
-        raise SlimError(f"cannot read the '{split}' images of {data}: {e}") from e
+        raise SlimError(f"cannot read the '{split}' images of {data}: {remove_colorstr(str(e))}") from e
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
     loader = DataLoader(Subset(dataset, chosen.tolist()), batch, collate_fn=dataset.collate_fn)
     for item in track(loader, description=f"{split} images", total=len(loader), transient=True):

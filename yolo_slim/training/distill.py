@@ -6,6 +6,7 @@ it: the optimizer trains them, `last.pt` keeps them for a resume, the saved dete
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ class DistillTrainer(SlimTrainer):
                 f"the teacher {settings['teacher']} has other strides than the student: {maps[1]}, {maps[0]}"
             )
         self.mimic = Mimic([s[1] for s in maps[0]], [t[1] for t in maps[1]]).to(self.device)
-        if ckpt and ckpt.get("mimic"):
-            self.mimic.load_state_dict(ckpt["mimic"])
         return ckpt
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        super()._load_checkpoint_state(ckpt)
+        self.mimic.load_state_dict(ckpt["mimic"])
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Ultralytics' optimizer with the adapters in a group of their own."""
@@ -105,6 +108,9 @@ class _WithMimic:
             wanted = detect_inputs(self.trainer.teacher.eval()(batch["img"]))
         mimic = self.trainer.weight * self.trainer.mimic(detect_inputs(preds), wanted)
         return loss.sum() + mimic * len(batch["img"]), {**items, "mimic": mimic.detach()}
+
+    def __deepcopy__(self, memo: dict) -> Callable:  # a copy of the detector is one without a teacher
+        return copy.deepcopy(self.base, memo)
 
     def __getattr__(self, name: str) -> Any:  # `update`, where Ultralytics' criterion has one
         return getattr(self.__dict__["base"], name)

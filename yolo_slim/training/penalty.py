@@ -58,6 +58,8 @@ class Penalty:
         channel = np.concatenate(members)  # the channel each scale belongs to, FIXED where it may not shrink
         self.channel = channel
         owner = channel if kind == "group_lasso" else np.where(channel == FIXED, FIXED, np.arange(len(channel)))
+        frozen = np.repeat([not s.requires_grad for s in self.scales], [s.numel() for s in self.scales])
+        owner = np.where(frozen, FIXED, owner)  # layers that the user freezes stay as they are
         _, group = np.unique(owner, return_inverse=True)
         device = self.scales[0].device
         self.group = torch.as_tensor(group, device=device)

@@ -29,6 +29,7 @@ class SparseTrainer(SlimTrainer):
     """
 
     def _setup_train(self) -> None:
+        self.progress, self.travelled, self.steps, self.first = 0.0, 0.0, 0, None  # a resumed one finds its own
         super()._setup_train()
         settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
         self.update, self.strength = settings["update"], settings["strength"]
@@ -36,8 +37,6 @@ class SparseTrainer(SlimTrainer):
         self.penalty = Penalty(detector, trace(detector, self.args.imgsz), settings["penalty"])
         warmup = min(self.args.warmup_epochs, max(self.epochs - 1, 0))
         self.travel = Travel(self.strength, self.lf, self.epochs, warmup)
-        self.progress = self.travelled = self.start_epoch / self.epochs
-        self.steps = 0
         if self.update == "subgradient":
             if type(self.optimizer) is not torch.optim.SGD:
                 raise SlimError(
@@ -51,7 +50,7 @@ class SparseTrainer(SlimTrainer):
         self.add_callback("on_train_epoch_start", SparseTrainer._epoch_starts)
         self.add_callback("on_train_batch_start", SparseTrainer._batch_starts)
         self.add_callback("on_train_epoch_end", SparseTrainer._log)
-        self.first = self.penalty.summary()
+        self.first = self.first or self.penalty.summary()
         LOGGER.info(self._announcement(warmup))
 
     def _announcement(self, warmup: float) -> str:
@@ -79,6 +78,14 @@ class SparseTrainer(SlimTrainer):
         """The optimizer's parameter group that holds the scales."""
         return next(g for g in optimizer.param_groups if any(p is self.penalty.scales[0] for p in g["params"]))
 
+    def extra_state(self) -> dict[str, Any]:
+        """Where the scales began, and how far they were pulled: steps may lie batches behind the end of the epoch."""
+        return {"travelled": self.travelled, "steps": self.steps, "first": self.first}
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        super()._load_checkpoint_state(ckpt)
+        self.travelled, self.steps, self.first = ckpt["travelled"], ckpt["steps"], ckpt["first"]
+
     def _epoch_starts(self) -> None:
         self.batches = 0
 
@@ -91,8 +98,10 @@ class SparseTrainer(SlimTrainer):
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and bool(found_inf):
             return 0.0
-        amount = self.travel.at(self.progress) - self.travel.at(self.travelled)
-        self.travelled = self.progress
+        # Out of memory in the first epoch, Ultralytics begins it again with the weights as they are: never pull back.
+        reached = max(self.progress, self.travelled)
+        amount = self.travel.at(reached) - self.travel.at(self.travelled)
+        self.travelled = reached
         self.steps += 1
         return amount
 

@@ -50,19 +50,22 @@ class SlimTrainer(DetectionTrainer):
         return weights.float().requires_grad_(True)
 
     def setup_model(self) -> dict[str, Any] | None:
-        """Load the detector through the safe loader; when resuming, with the live weights of the last epoch."""
+        """Load the detector through the safe loader."""
         if isinstance(self.model, nn.Module):
             return None
         if not str(self.model).endswith(".pt"):
             return super().setup_model()
         ckpt = checkpoint.read(self.model)
         detector = checkpoint.detector_of(ckpt, self.model)
-        if self.resume and ckpt.get("live"):
-            detector.load_state_dict(ckpt["live"])
-            # The average is restored from a detector of its own: loading it must not touch the live one.
-            ckpt["ema"] = checkpoint.detector_of(checkpoint.read(self.model), self.model)
-        self.model = self.get_model(cfg=detector.yaml, weights=detector)
+        untrained = self.args.pretrained is False and not self.resume
+        self.model = self.get_model(cfg=detector.yaml, weights=None if untrained else detector)
         return ckpt
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        """On a resume, and when Ultralytics goes back to last.pt after a NaN: the live weights go back too."""
+        super()._load_checkpoint_state(ckpt)
+        if ckpt.get("live"):
+            unwrap_model(self.model).load_state_dict(ckpt["live"])
 
     def _setup_train(self) -> None:
         if self.device.type == "cpu":
@@ -85,12 +88,16 @@ class SlimTrainer(DetectionTrainer):
         """Write last.pt (and best.pt), with the live weights and whatever a subclass adds; whole or not at all."""
         last, best = self.last, self.best
         self.last, self.best = (p.with_name(f".{p.stem}.part.pt") for p in (last, best))
+        for part in (self.last, self.best):
+            part.unlink(missing_ok=True)  # left behind by a kill
         try:
             super().save_model()
             ckpt = checkpoint.read(self.last)
-            checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, last)
-            if self.best.exists():
-                os.replace(self.best, best)
+            checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
+            # Renamed only when all is on the disk, and last.pt last: it says how far the training is.
+            for part, final in ((self.best, best), (self.last, last)):
+                if part.exists():
+                    os.replace(part, final)
         except OSError as e:
             raise SlimError(
                 f"cannot write {last}: {e.strerror or e}. The last whole epoch is kept; free some space"
@@ -110,7 +117,7 @@ class SlimTrainer(DetectionTrainer):
         os.replace(part, self.best)
         LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
-        self.metrics = self.validator(model=self.best)
+        self.metrics = self.validator(model=checkpoint.load(self.best))
         self.metrics.pop("fitness", None)
         self.epoch += 1  # log best metrics at step epochs + 1, as Ultralytics does
         self.run_callbacks("on_fit_epoch_end")
