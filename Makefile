@@ -19,11 +19,11 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/python scripts/make_shapes.py --out data/shapes
+	$(BIN)/python scripts/make_shapes.py --out data/shapes --train 256 --imgsz 128
 	$(BIN)/yolo-slim run configs/demo.yaml $(ARGS)
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .

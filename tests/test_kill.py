@@ -18,6 +18,7 @@ import yaml
 from training_helpers import PX, draw_shapes, saved, tiny, widths
 
 from yolo_slim import checkpoint, record
+from yolo_slim.config import SparseTrain
 
 EPOCHS = 5  # enough of them that the poll cannot miss the training, and a total that no other progress bar has
 PATIENCE = 120.0  # seconds until a moment that does not come is given up
@@ -137,7 +138,7 @@ def test_the_log_of_sparse_training_has_a_row_an_epoch(story):
     with (command.runs / "sparse" / "train" / "sparsity.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == [str(e + 1) for e in range(EPOCHS)]
-    assert float(rows[-1]["travel"]) == pytest.approx(0.5)
+    assert float(rows[-1]["travel"]) == pytest.approx(SparseTrain().strength)
 
 
 def test_the_results_are_whole(story):
