@@ -3,7 +3,7 @@
     python scripts/bench_bccd.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml
 
 Each row is kept on disk (runs/bench_bccd/rows.json) as soon as it is there: interrupted, the same command goes on, and
-`--print` shows the table with what is still missing. About 80 minutes on two CPU cores.
+`--print` shows the table with what is still missing. About 90 minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, read_config
-from yolo_slim.stages.common import measured
+from yolo_slim.stages.common import measured, run_stage, train_arguments, train_in
 from yolo_slim.stages.finetune import finetune
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import cut_to_plan, prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
+from yolo_slim.training.calibrate import images
 from yolo_slim.training.trainer import SlimTrainer
 
 ROWS = {  # key -> what the row is called
@@ -59,13 +60,13 @@ def make(args: argparse.Namespace, rows: dict, store: Path) -> None:
     common = [f"model={args.model}", f"data={args.data}", f"device={args.device}", f"runs={args.runs}"]
 
     def config(name: str, *words: str) -> Config:
-        return read_config(args.config, [*common, f"name=bench_bccd/{name}".replace("/", "_"), *words])
+        return read_config(args.config, [*common, f"name=bench_bccd_{name}", *words])
 
     def keep(key: str, row: dict) -> None:
         rows[key] = {k: row[k] for k in ("params", "flops", "file_mb", "map50", "map50_95", "split")}
         record.write_json(store, rows)
 
-    plain, mimic = config("plain", "finetune.distill=null"), config("mimic")
+    plain, mimic = config("plain", "finetune.distill=null"), config("mimic", "finetune.distill.teacher=original")
     epochs = plain.sparse_train.epochs + plain.finetune.epochs
     direct = config("direct", "sparse_train.epochs=0", "prune.criterion=l1", "prune.scope=global",
                     f"finetune.epochs={epochs}", "finetune.distill=null")  # fmt: skip
@@ -85,8 +86,6 @@ def make(args: argparse.Namespace, rows: dict, store: Path) -> None:
 
 def partly(config: Config, keep: object) -> None:
     """The same cut without its recovery, one part at a time."""
-    from yolo_slim.training.calibrate import images
-
     folder = config.folder / "partly"
     folder.mkdir(parents=True, exist_ok=True)
     detector = checkpoint.load(config.folder / "sparse" / "sparse.pt")
@@ -106,8 +105,6 @@ def share(done: Config, other: Config) -> None:
 def train_on(config: Config) -> record.Record:
     """The original at full width, trained on: what the epochs alone are worth."""
     start = original(config).output(config.folder / "original")
-    from yolo_slim.stages.common import run_stage, train_arguments, train_in
-
     chosen = config.finetune
 
     def work(folder: Path) -> tuple:

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import torch
 import yaml
 
 from yolo_slim import checkpoint
@@ -80,8 +81,6 @@ def row(run: Path, kind: str, args: argparse.Namespace) -> str:
         accuracy(checkpoint.save(d, run / f"{name}.pt"), args.data, args.imgsz, "val")["map50_95"]
         for name, d in (("whole", detector), ("cut", slim))
     ]
-    import torch
-
     scales = torch.cat([m.weight.detach().abs() for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)])
     return f"{float(scales.median()):.3f} | {worth[0]:.3f} | {worth[1]:.3f}"
 

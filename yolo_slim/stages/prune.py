@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +143,6 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
 
 
 def _double(detector: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(detector).double().cpu()
 
 
