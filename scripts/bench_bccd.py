@@ -18,9 +18,8 @@ from yolo_slim.config import Config, read_config
 from yolo_slim.stages.common import measured, run_stage, train_arguments, train_in
 from yolo_slim.stages.finetune import finetune
 from yolo_slim.stages.original import original
-from yolo_slim.stages.prune import cut_to_plan, prune_stage
+from yolo_slim.stages.prune import cut_to_plan, evidence_from, prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
-from yolo_slim.training.calibrate import images
 from yolo_slim.training.trainer import SlimTrainer
 
 ROWS = {  # key -> what the row is called
@@ -89,10 +88,10 @@ def partly(config: Config, keep: object) -> None:
     folder = config.folder / "partly"
     folder.mkdir(parents=True, exist_ok=True)
     detector = checkpoint.load(config.folder / "sparse" / "sparse.pt")
-    batches = list(images(config.data, config.imgsz, config.prune.recalibrate, seed=config.prune.seed))
+    evidence = evidence_from(config)
     for key, absorb in (("cut", "none"), ("absorbed", "measured")):
         chosen = config.prune.model_copy(update={"absorb": absorb, "recalibrate": 0})
-        weights = checkpoint.save(cut_to_plan(detector, chosen, config.imgsz, batches).model, folder / f"{key}.pt")
+        weights = checkpoint.save(cut_to_plan(detector, chosen, config.imgsz, evidence).model, folder / f"{key}.pt")
         keep(key, measured(config, weights))
 
 

@@ -18,9 +18,10 @@ import yaml
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Prune
+from yolo_slim.importance import Evidence
 from yolo_slim.measure import accuracy
 from yolo_slim.stages.prune import cut_to_plan
-from yolo_slim.training.calibrate import images
+from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.sparse import SETTINGS, SparseTrainer
 from yolo_slim.training.trainer import train
 
@@ -75,8 +76,8 @@ def row(run: Path, kind: str, args: argparse.Namespace) -> str:
     if kind == "live":
         detector.load_state_dict(ckpt["live"])
     chosen = Prune(target={"flops": 0.5}, scope="layer")
-    batches = list(images(args.data, args.imgsz, 200))
-    slim = cut_to_plan(detector, chosen, args.imgsz, batches).model
+    evidence = Evidence(images=Batches(args.data, args.imgsz, 200))
+    slim = cut_to_plan(detector, chosen, args.imgsz, evidence).model
     worth = [
         accuracy(checkpoint.save(d, run / f"{name}.pt"), args.data, args.imgsz, "val")["map50_95"]
         for name, d in (("whole", detector), ("cut", slim))

@@ -11,7 +11,7 @@ from torch import nn
 from training_helpers import PX, TRAIN, draw_shapes, tiny
 
 from yolo_slim import SlimError
-from yolo_slim.training.calibrate import dataset_info, images, recalibrate
+from yolo_slim.training.calibrate import Batches, dataset_info, recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_generator_is_as_good_as_a_list():
 def test_it_repairs_a_detector_whose_statistics_are_wrong(tmp_path, data):
     """With its own images' statistics every batch norm puts out what it does in train mode on one batch of all."""
     detector = tiny(tmp_path)
-    (batch,) = images(data, PX, TRAIN)
+    (batch,) = Batches(data, PX, TRAIN)
     recalibrate(detector, [batch])
     norm, seen = detector.model[0].bn, []
     norm.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
@@ -85,48 +85,48 @@ def test_it_repairs_a_detector_whose_statistics_are_wrong(tmp_path, data):
 
 
 def test_images_are_what_the_detector_is_fed(data):
-    batches = list(images(data, PX, 10, batch=4))
+    batches = list(Batches(data, PX, 10, batch=4))
     assert [tuple(b.shape) for b in batches] == [(4, 3, PX, PX), (4, 3, PX, PX), (2, 3, PX, PX)]
     assert all(b.dtype == torch.float32 and b.min() >= 0 and 0.5 < b.max() <= 1 for b in batches)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (5, 5), (TRAIN, TRAIN), (500, TRAIN)])
 def test_as_many_as_asked_for_or_as_there_are(data, n, expected):
-    assert sum(len(b) for b in images(data, PX, n)) == expected
+    assert sum(len(b) for b in Batches(data, PX, n)) == expected
 
 
 def test_a_seed_draws_the_same_images_and_another_seed_others(data):
-    first, again, other = (torch.cat(list(images(data, PX, 6, seed=s, batch=2))) for s in (1, 1, 2))
+    first, again, other = (torch.cat(list(Batches(data, PX, 6, seed=s, batch=2))) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    everything = torch.cat(list(images(data, PX, TRAIN)))
+    everything = torch.cat(list(Batches(data, PX, TRAIN)))
     found = [(everything == image).flatten(1).all(1).sum().item() for image in first]
     assert found == [1] * 6, "drawn without replacement, and not augmented"
 
 
 def test_batching_does_not_change_what_is_drawn(data):
-    assert torch.equal(torch.cat(list(images(data, PX, 6, batch=1))), torch.cat(list(images(data, PX, 6, batch=6))))
+    assert torch.equal(torch.cat(list(Batches(data, PX, 6, batch=1))), torch.cat(list(Batches(data, PX, 6, batch=6))))
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", TRAIN), ("val", 4), ("test", 2)])
 def test_splits(data, split, count):
-    assert sum(len(b) for b in images(data, PX, 100, split=split)) == count
+    assert sum(len(b) for b in Batches(data, PX, 100, split=split)) == count
 
 
 @pytest.mark.parametrize("imgsz", [32, 96])
 def test_images_come_at_the_size_asked_for(data, imgsz):
-    assert next(images(data, imgsz, 2)).shape == (2, 3, imgsz, imgsz)
+    assert next(iter(Batches(data, imgsz, 2))).shape == (2, 3, imgsz, imgsz)
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path):
     data = draw_shapes(tmp_path, train=2, val=1, test=0)
     with pytest.raises(SlimError, match=r"shapes\.yaml has no 'test' images"):
-        next(images(data, PX, 1, split="test"))
+        next(iter(Batches(data, PX, 1, split="test")))
 
 
 def test_a_data_set_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SlimError, match=r"cannot use the data set .*nowhere\.yaml"):
-        next(images(str(tmp_path / "nowhere.yaml"), PX, 1))
+        next(iter(Batches(str(tmp_path / "nowhere.yaml"), PX, 1)))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_data_set_that_is_wrong_is_named(tmp_path, change):
     described = {k: v for k, v in {**yaml.safe_load(data.read_text()), **change}.items() if v is not None}
     data.write_text(yaml.safe_dump(described))
     with pytest.raises(SlimError, match=r"shapes\.yaml"):
-        next(images(str(data), PX, 1))
+        next(iter(Batches(str(data), PX, 1)))
 
 
 def test_an_empty_split_is_said(tmp_path):
@@ -149,7 +149,7 @@ def test_an_empty_split_is_said(tmp_path):
     for picture in (Path(data).parent / "images" / "train").iterdir():
         picture.unlink()
     with pytest.raises(SlimError, match=r"cannot read the 'train' images of .*shapes\.yaml"):
-        next(images(data, PX, 1))
+        next(iter(Batches(data, PX, 1)))
 
 
 def test_dataset_info_holds_names_and_splits(data):

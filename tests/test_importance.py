@@ -11,7 +11,7 @@ from ultralytics.nn.modules import C3, Bottleneck, C2f
 
 from yolo_slim.channels import select, trace
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA, REDUCE, score
+from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score
 
 EXACT = {"min_keep": 0, "min_channels": 1, "round_to": 1}
 
@@ -104,7 +104,9 @@ def test_folded_norms_do_not_change_when_batch_norm_undoes_the_change(criterion)
         bn.running_var.copy_(a**2 * (bn.running_var + bn.eps) - bn.eps)
         x = torch.rand(1, 3, 8, 8)
         assert torch.allclose(net(x), other(x), atol=1e-4)
-    folded = [score(n, found, criterion, bn_fold=True, normalize="none")["stem.0"] for n in (net, other)]
+    folded = [
+        score(n, found, criterion, evidence=Evidence(bn_fold=True), normalize="none")["stem.0"] for n in (net, other)
+    ]
     raw = [score(n, found, criterion, normalize="none")["stem.0"] for n in (net, other)]
     assert folded[0] == pytest.approx(folded[1], rel=1e-5)
     assert raw[1] == pytest.approx(raw[0] * a.numpy(), rel=1e-5)
@@ -117,7 +119,7 @@ def test_folded_norm_by_hand():
     bn.weight.data[0] = -2.0
     expected = conv.weight[0].abs().sum() * 2 / (bn.running_var[0] + bn.eps).sqrt()
     found = trace(net, 8)
-    assert score(net, found, "l1", bn_fold=True, normalize="none")["stem.0"][0] == pytest.approx(
+    assert score(net, found, "l1", evidence=Evidence(bn_fold=True), normalize="none")["stem.0"][0] == pytest.approx(
         expected.item(), rel=1e-5
     )
 
@@ -132,7 +134,9 @@ def test_folded_norm_by_hand():
 def test_nothing_to_fold_is_nothing_folded(stem):
     net = Probe(nn.BatchNorm2d(8) if stem[0].bias is None else nn.Identity(), stem=stem)
     found = trace(net, 8)
-    a, b = (score(net, found, "l1", bn_fold=fold, normalize="none")["stem.0"] for fold in (True, False))
+    a, b = (
+        score(net, found, "l1", evidence=Evidence(bn_fold=fold), normalize="none")["stem.0"] for fold in (True, False)
+    )
     assert a.tolist() == b.tolist()
 
 
@@ -197,7 +201,7 @@ def test_every_slot_of_a_channel_is_heard():
     net = Probe(C2f(8, 8, n=2, shortcut=True))
     found = trace(net, 16)
     (group,) = [g for g in found.free if g.name == "operator.cv1.conv"]
-    rows = CRITERIA["bn_scale"](net, found, group)
+    rows = CRITERIA["bn_scale"](net, found, Evidence())[group.name]
     block = net.operator
     expected = [block.cv1.bn.weight[:4], block.cv1.bn.weight[4:], block.m[0].cv2.bn.weight, block.m[1].cv2.bn.weight]
     assert rows == pytest.approx(torch.stack(expected).detach().numpy())
@@ -208,7 +212,7 @@ def test_scores_follow_the_channels_of_the_group():
     net = Probe(C3(8, 16, n=2))
     found = trace(net, 16)
     (group,) = [g for g in found.free if len(g.producers) == 3]
-    for row, name in zip(CRITERIA["l1"](net, found, group), group.producers, strict=True):
+    for row, name in zip(CRITERIA["l1"](net, found, Evidence())[group.name], group.producers, strict=True):
         weight = net.get_submodule(name).weight
         where = [found.convs[name].outputs.tolist().index(c) for c in group.channels]
         assert row == pytest.approx(weight.abs().sum((1, 2, 3))[where].detach().numpy())
@@ -232,7 +236,7 @@ def test_every_criterion_scores_every_group(criterion):
 def test_scoring_leaves_the_detector_alone(criterion):
     net = detector("yolov3-tiny")
     before = copy.deepcopy(net.state_dict())
-    score(net, trace(net, 64), criterion, bn_fold=True)
+    score(net, trace(net, 64), criterion, evidence=Evidence(bn_fold=True))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
@@ -247,7 +251,7 @@ def probe():
 
 def test_the_same_seed_gives_the_same_scores(probe):
     net, found = probe
-    one, same, other = (score(net, found, "random", seed=seed) for seed in (1, 1, 2))
+    one, same, other = (score(net, found, "random", evidence=Evidence(seed=seed)) for seed in (1, 1, 2))
     for group in found.free:
         assert one[group.name].tolist() == same[group.name].tolist()
         assert one[group.name].tolist() != other[group.name].tolist()
@@ -261,7 +265,7 @@ def test_chance_keeps_the_ratio_everywhere(probe):
     n = sum(g.size for g in found.free)
     kept = []
     for seed in range(1000):
-        plan = select(found, score(net, found, "random", seed=seed), ratio=0.25, **EXACT).plan
+        plan = select(found, score(net, found, "random", evidence=Evidence(seed=seed)), ratio=0.25, **EXACT).plan
         kept.append([plan.kept[g.channels].mean() for g in found.free])
     kept, ratio = np.array(kept), 1 - np.floor(0.25 * n) / n
     error = kept.std(0, ddof=1) / len(kept) ** 0.5

@@ -130,7 +130,8 @@ class Prune(Section):
         description="what removed channels carried goes into their readers: measured on images, or act(beta) "
         "(default: measured where there is data, else beta)",
     )
-    recalibrate: int = Field(200, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
+    recalibrate: int = Field(256, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
+    calib_images: int = Field(256, ge=1, description="training images that criteria and recovery look at")
     seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
 
     @model_validator(mode="after")

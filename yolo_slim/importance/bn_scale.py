@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from yolo_slim.channels import Group, Trace
-from yolo_slim.importance.combine import rows_of
+from yolo_slim.channels import Trace
+from yolo_slim.importance.combine import Rows, rows_of
+from yolo_slim.importance.evidence import Evidence
 
 
-def bn_scale(detector: nn.Module, trace: Trace, group: Group, **_: object) -> np.ndarray:
-    """(m, n): |gamma| of each batch norm on the group's channels; no rows where there is none."""
-    rows = [np.empty((0, group.size))]
-    for name in group.norms:
-        weight = detector.get_submodule(name).weight
-        if weight is not None:
-            rows.append(rows_of(group, trace.norms[name].channels, weight.abs()))
-    return np.concatenate(rows)
+def bn_scale(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
+    """|gamma| of each batch norm on a group's channels; no rows where there is none."""
+    found: Rows = {}
+    for group in trace.free:
+        rows = [np.empty((0, group.size))]
+        for name in group.norms:
+            weight = detector.get_submodule(name).weight
+            if weight is not None:
+                rows.append(rows_of(group, trace.norms[name].channels, weight.abs()))
+        found[group.name] = np.concatenate(rows)
+    return found

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
 from yolo_slim.errors import SlimError
+from yolo_slim.importance.evidence import Evidence
 
-Criterion = Callable[..., np.ndarray]
-"""(detector, trace, group, *, bn_fold, seed) -> (m, n): a row for each slot in a producer; no rows: cannot say."""
+Rows: TypeAlias = dict[str, np.ndarray]
+"""Group name -> (m, n): raw scores of its n channels, a row for each slot in a layer that has something to say."""
+
+Criterion = Callable[[nn.Module, Trace, Evidence], Rows]
+"""A criterion: high = keep. No rows for a group: it cannot say."""
 
 CRITERIA: dict[str, Criterion] = {}
 RAW_NORMS = {"l1", "l2"}  # their size depends on the layer's shape: compared over layers only after normalising
@@ -38,8 +43,7 @@ def score(
     *,
     group_reduce: str = "l2",
     normalize: str = "auto",
-    bn_fold: bool = False,
-    seed: int = 0,
+    evidence: Evidence | None = None,
 ) -> dict[str, np.ndarray]:
     """One score a channel, high = keep: group name -> (n,) float64.
 
@@ -49,8 +53,7 @@ def score(
         criterion: a name in `CRITERIA`.
         group_reduce: joins the producers of a group: max, mean, sum, l2 (root mean square) or first.
         normalize: none; mean or l2 divide by the group's own; auto: mean for raw filter norms, else none.
-        bn_fold: score the filters as batch norm scales them in inference (l1 and l2 only).
-        seed: of criterion random.
+        evidence: images and labelled batches for the criteria that look at them, and how to look.
 
     A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
 
@@ -61,11 +64,10 @@ def score(
         raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {criterion}")
     if normalize == "auto":
         normalize = "mean" if criterion in RAW_NORMS else "none"
+    found = CRITERIA[criterion](detector, trace, evidence or Evidence())
     scores = {}
     for group in trace.groups:
-        rows = np.empty((0, group.size))
-        if group.reason is None:
-            rows = CRITERIA[criterion](detector, trace, group, bn_fold=bn_fold, seed=seed)
+        rows = found.get(group.name, np.empty((0, group.size))) if group.reason is None else ()
         scores[group.name] = (
             NORMALIZE[normalize](REDUCE[group_reduce](rows)) if len(rows) else np.full(group.size, np.inf)
         )

@@ -7,9 +7,14 @@ import zlib
 import numpy as np
 from torch import nn
 
-from yolo_slim.channels import Group, Trace
+from yolo_slim.channels import Trace
+from yolo_slim.importance.combine import Rows
+from yolo_slim.importance.evidence import Evidence
 
 
-def random(detector: nn.Module, trace: Trace, group: Group, *, seed: int = 0, **_: object) -> np.ndarray:
-    """(1, n): uniform in [0, 1), the same for the same seed and group name."""
-    return np.random.default_rng([seed, zlib.crc32(group.name.encode())]).random((1, group.size))
+def random(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
+    """Uniform in [0, 1), the same for the same seed and group name."""
+    return {
+        g.name: np.random.default_rng([evidence.seed, zlib.crc32(g.name.encode())]).random((1, g.size))
+        for g in trace.free
+    }

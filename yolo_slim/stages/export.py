@@ -10,7 +10,7 @@ from yolo_slim.deploy import compare_onnx, export_onnx
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, lineage, run_stage, split_of
-from yolo_slim.training.calibrate import images
+from yolo_slim.training.calibrate import Batches
 
 
 def export(config: Config) -> Record:
@@ -27,7 +27,7 @@ def export(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         file = export_onnx(start, folder / "slim.onnx", config.imgsz)
-        batches = list(images(config.data, config.imgsz, chosen.images, split=split_of(config), batch=1))
+        batches = list(Batches(config.data, config.imgsz, chosen.images, split=split_of(config), batch=1))
         difference = compare_onnx(checkpoint.load(start), file, batches)
         console.print(
             f"[bold green]export[/]: {file} ({file.stat().st_size / 1e6:.2f} MB), largest difference to PyTorch on "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from yolo_slim.channels import (
 from yolo_slim.channels.groups import same_wiring
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import score
+from yolo_slim.importance import Evidence, score
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.original import original
-from yolo_slim.training.calibrate import images, recalibrate
+from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
 
 TOLERANCE = 1e-5
 
@@ -67,19 +67,31 @@ def prune(
         chosen = Prune.model_validate(settings)
     except ValueError as e:
         raise SlimError(f"prune: {e}") from e
-    return cut_to_plan(detector, chosen, imgsz, list(calibration) if calibration is not None else [])
+    return cut_to_plan(detector, chosen, imgsz, Evidence(images=list(calibration or [])))
 
 
-def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Tensor]) -> Pruned:
+def evidence_from(config: Config) -> Evidence:
+    """The images and labelled batches that criteria and recovery look at: from the training split, read when needed."""
+    if not config.data:
+        return Evidence()
+    seed, n = config.prune.seed, config.prune.calib_images
+    return Evidence(
+        images=Batches(config.data, config.imgsz, n, seed=seed),
+        batches=Batches(config.data, config.imgsz, n, seed=seed, labelled=True),
+        loss=detection_loss,
+    )
+
+
+def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
     """Score, select, cut, prove, absorb, recalibrate."""
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen)
+    selection = choose(detector, wiring, chosen, evidence)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, batches)
-    if batches and chosen.recalibrate:
-        recalibrate(slim, batches)
+    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
+    if evidence.images and chosen.recalibrate:
+        recalibrate(slim, first(evidence.images, chosen.recalibrate))
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
@@ -87,7 +99,7 @@ def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, batches: list[Te
     return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
 
 
-def choose(detector: nn.Module, wiring: Trace, chosen: Prune) -> Selection:
+def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> Selection:
     """Score and select."""
     scores = score(
         detector,
@@ -95,8 +107,7 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune) -> Selection:
         chosen.criterion,
         group_reduce=chosen.group_reduce,
         normalize=chosen.normalize,
-        bn_fold=chosen.bn_fold,
-        seed=chosen.seed,
+        evidence=replace(evidence, bn_fold=chosen.bn_fold, seed=chosen.seed),
     )
     return select(
         wiring,
@@ -115,7 +126,7 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune) -> Selection:
 def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
     detector = checkpoint.load(config.model)
-    choose(detector, trace(detector, config.imgsz), config.prune)
+    choose(detector, trace(detector, config.imgsz), config.prune, evidence_from(config))
 
 
 def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
@@ -153,15 +164,15 @@ def _absorb(
     kept: np.ndarray,
     chosen: Prune,
     imgsz: int,
-    batches: list[Tensor],
+    images: Iterable[Tensor],
 ) -> nn.Module:
-    how = chosen.absorb or ("measured" if batches else "beta")
+    how = chosen.absorb or ("measured" if images else "beta")
     if how == "none" or kept.all():
         return slim
     if how == "measured":
-        if not batches:
+        if not images:
             raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
-        means = input_means(detector, wiring, batches)
+        means = input_means(detector, wiring, images)
     else:  # with its scale at zero a removed channel is constant on any image
         first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
         means = input_means(silenced(detector, wiring, kept), wiring, [torch.zeros(1, first.in_channels, imgsz, imgsz)])
@@ -189,12 +200,9 @@ def prune_stage(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(start)
-        batches = []
-        if config.data and (chosen.recalibrate or chosen.absorb != "beta"):
-            batches = list(images(config.data, config.imgsz, chosen.recalibrate or 200, seed=chosen.seed))
-        elif not config.data:
+        if not config.data:
             console.print("no data: nothing is measured, and batch norm is not recalibrated")
-        result = cut_to_plan(detector, chosen, config.imgsz, batches)
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config))
         _tell(result)
         weights = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +19,74 @@ from ultralytics.utils import remove_colorstr
 from yolo_slim.errors import SlimError
 
 
-def images(data: str, imgsz: int, n: int, *, split: str = "train", batch: int = 16, seed: int = 0) -> Iterator[Tensor]:
-    """Batches (B, 3, imgsz, imgsz) in [0, 1] of `n` images of a split, letterboxed, drawn once for a seed.
+class Batches:
+    """Images of a split, letterboxed, drawn once for a seed and read when first asked for; a bar shows each pass.
+
+    Iterating gives tensors (B, 3, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
 
     Raises:
         SlimError: the data set cannot be read.
     """
-    info = dataset_info(data)
-    if not info.get(split):
-        raise SlimError(f"{data} has no '{split}' images")
-    args = get_cfg(overrides={"imgsz": imgsz, "task": "detect", "mode": "val", "data": data, "rect": False})
+
+    def __init__(
+        self,
+        data: str,
+        imgsz: int,
+        n: int,
+        *,
+        split: str = "train",
+        batch: int = 16,
+        seed: int = 0,
+        labelled: bool = False,
+        purpose: str = "",
+    ) -> None:
+        info = dataset_info(data)
+        if not info.get(split):
+            raise SlimError(f"{data} has no '{split}' images")
+        self.data, self.info, self.imgsz, self.n, self.split = data, info, imgsz, n, split
+        self.batch, self.seed, self.labelled = batch, seed, labelled
+        self.purpose = purpose or f"{split} images"
+
+    @cached_property
+    def items(self) -> list[Any]:
+        """All batches, held as bytes: 0.3 MB an image at 320 px, 1.2 at 640."""
+        args = get_cfg(
+            overrides={"imgsz": self.imgsz, "task": "detect", "mode": "val", "data": self.data, "rect": False}
+        )
+        try:
+            dataset = build_yolo_dataset(args, self.info[self.split], self.batch, self.info, mode="val", rect=False)
+        except (FileNotFoundError, RuntimeError, AssertionError) as e:
+            raise SlimError(f"cannot read the '{self.split}' images of {self.data}: {remove_colorstr(str(e))}") from e
+        chosen = np.random.default_rng(self.seed).permutation(len(dataset))[: self.n]
+        loader = DataLoader(Subset(dataset, chosen.tolist()), self.batch, collate_fn=dataset.collate_fn)
+        return list(track(loader, description=f"reading {self.purpose}", total=len(loader), transient=True))
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in track(self.items, description=self.purpose, transient=True):
+            image = item["img"].float() / 255
+            yield {**item, "img": image} if self.labelled else image
+
+
+def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:
+    """The first `n` images of batches (B, C, H, W)."""
+    for batch in batches:
+        if n <= 0:
+            return
+        yield batch[:n]
+        n -= len(batch)
+
+
+def detection_loss(detector: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """Ultralytics' training loss of one labelled batch, a mean over its images."""
+    stored = detector.args
+    detector.args = get_cfg(
+        overrides=stored if isinstance(stored, dict) else vars(stored)
+    )  # the loss reads gains there
+    detector.criterion = None
     try:
-        dataset = build_yolo_dataset(args, info[split], batch, info, mode="val", rect=False)
-    except (FileNotFoundError, RuntimeError, AssertionError) as e:
-        raise SlimError(f"cannot read the '{split}' images of {data}: {remove_colorstr(str(e))}") from e
-    chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
-    loader = DataLoader(Subset(dataset, chosen.tolist()), batch, collate_fn=dataset.collate_fn)
-    for item in track(loader, description=f"{split} images", total=len(loader), transient=True):
-        yield item["img"].float() / 255
+        return detector.loss(batch)[0].sum() / len(batch["img"])
+    finally:
+        detector.args, detector.criterion = stored, None
 
 
 def dataset_info(data: str) -> dict:
@@ -62,7 +114,7 @@ def recalibrate(detector: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         m.reset_running_stats()
         m.momentum = None  # cumulative average
     detector.train()
-    for batch in track(list(batches), description="batch norm", transient=True):
+    for batch in batches:
         detector(batch.to(device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum

@@ -1,0 +1,42 @@
+"""What a criterion may look at beside the weights: images, labelled batches and their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from yolo_slim.errors import SlimError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Images and batches may be read more than once; a criterion that needs what is not there says so."""
+
+    images: Iterable[Tensor] = ()  # batches (B, 3, H, W) in [0, 1], without labels
+    batches: Iterable[Any] = ()  # labelled batches, as `loss` takes them
+    loss: Callable[[nn.Module, Any], Tensor] | None = None  # (detector, labelled batch) -> scalar to differentiate
+    bn_fold: bool = False  # judge filters as batch norm scales them in inference
+    seed: int = 0
+
+    def need_images(self, criterion: str) -> Iterable[Tensor]:
+        """The images.
+
+        Raises:
+            SlimError: there are none.
+        """
+        if not self.images:
+            raise SlimError(f"prune.criterion={criterion} looks at images: give data= (or calibration=)")
+        return self.images
+
+    def need_batches(self, criterion: str) -> tuple[Iterable[Any], Callable[[nn.Module, Any], Tensor]]:
+        """The labelled batches and their loss.
+
+        Raises:
+            SlimError: there are none.
+        """
+        if not self.batches or self.loss is None:
+            raise SlimError(f"prune.criterion={criterion} looks at the loss on labelled images: give data=")
+        return self.batches, self.loss
