@@ -104,7 +104,7 @@ class Target(Section):
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
-    criterion: str = Field("bn_scale", description="what a channel is worth: bn_scale, l1, l2 or random")
+    criterion: str = Field("bn_scale", description="what a channel is worth: bn_scale, l1, l2, obs or random")
     scope: Literal["global", "layer"] = Field(
         "global", description="global: compare over the whole detector; layer: the same share everywhere"
     )
@@ -130,7 +130,17 @@ class Prune(Section):
         description="what removed channels carried goes into their readers: measured on images, or act(beta) "
         "(default: measured where there is data, else beta)",
     )
-    recalibrate: int = Field(256, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
+    reconstruct: Literal["lstsq", "none"] | None = Field(
+        None,
+        description="lstsq: refit what reads removed channels to its outputs in the original, absorption included "
+        "(default: lstsq where there is data, else none)",
+    )
+    recalibrate: int | None = Field(
+        None,
+        ge=0,
+        description="training images to measure batch-norm statistics on anew; 0: off (default: off after "
+        "reconstruction, else calib_images)",
+    )
     calib_images: int = Field(256, ge=1, description="training images that criteria and recovery look at")
     seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
 

@@ -6,6 +6,7 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 from yolo_slim.channels.absorb import absorb, input_means, silenced
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
+from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.surgery import cut, masked, relative_difference
 from yolo_slim.channels.trace import trace
 
@@ -23,6 +24,7 @@ __all__ = [
     "input_means",
     "masked",
     "plan_from_kept",
+    "reconstruct",
     "relative_difference",
     "select",
     "silenced",

@@ -44,14 +44,18 @@ class Moments:
         self.xx = self.xx + (x.T @ x).double()
         self.xy = self.xy + (x.T @ y).double()
 
+    def covariance(self) -> Tensor:
+        """Of the inputs, (a, a)."""
+        mean = self.x / self.n
+        return self.xx / self.n - torch.outer(mean, mean)
+
     def fit(self, start: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
         """Weights (b, a) and intercept (b,) that minimise |Y - X W' - c|^2 + ridge * |W - start|^2.
 
         `ridge` is in units of the mean variance of an input; it makes the solution unique and ties what the samples
         do not determine to `start` (b, a).
         """
-        mean_x, mean_y = self.x / self.n, self.y / self.n
-        xx = self.xx / self.n - torch.outer(mean_x, mean_x)
+        mean_x, mean_y, xx = self.x / self.n, self.y / self.n, self.covariance()
         xy = self.xy / self.n - torch.outer(mean_x, mean_y)
         start = start.double()
         damped = xx + ridge * xx.diagonal().mean().clamp(min=1e-12) * torch.eye(
@@ -118,7 +122,7 @@ def reconstruct(
             inputs, outputs = _meet(memos, waiting, ready, number, batch)
             for (name, image), (_, out) in zip(inputs, outputs, strict=True):
                 conv = trace.convs[name]
-                at = _draw(out, points, [seed, number])
+                at = draw(out, points, [seed, number])
                 x = patches(image, healed.get_submodule(name), *at)
                 y = out[:, torch.as_tensor(_stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
                 moments.setdefault(name, Moments()).add(x, y.permute(0, 2, 1).flatten(0, 1))
@@ -167,7 +171,7 @@ def _collect(
     return visit
 
 
-def _draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+def draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Rows and columns of `points` positions of a map (B, C, H, W), without repetition."""
     h, w = out.shape[2:]
     at = torch.as_tensor(np.random.default_rng(seed).permutation(h * w)[:points], device=out.device)

@@ -9,8 +9,9 @@ from yolo_slim.importance.bn_scale import bn_scale
 from yolo_slim.importance.combine import CRITERIA, RAW_NORMS, REDUCE, Criterion, Rows, rows_of, score
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.magnitude import l1, l2
+from yolo_slim.importance.obs import obs
 from yolo_slim.importance.uniform import random
 
-CRITERIA.update({"bn_scale": bn_scale, "l1": l1, "l2": l2, "random": random})
+CRITERIA.update({"bn_scale": bn_scale, "l1": l1, "l2": l2, "obs": obs, "random": random})
 
 __all__ = ["CRITERIA", "RAW_NORMS", "REDUCE", "Criterion", "Evidence", "Rows", "rows_of", "score"]

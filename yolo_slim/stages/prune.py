@@ -16,13 +16,10 @@ from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
     Selection,
     Trace,
-    absorb,
     cut,
-    input_means,
     masked,
     relative_difference,
     select,
-    silenced,
     trace,
 )
 from yolo_slim.channels.groups import same_wiring
@@ -32,7 +29,8 @@ from yolo_slim.importance import Evidence, score
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.original import original
-from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
+from yolo_slim.stages.recover import recover
+from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
 TOLERANCE = 1e-5
 
@@ -77,21 +75,19 @@ def evidence_from(config: Config) -> Evidence:
     seed, n = config.prune.seed, config.prune.calib_images
     return Evidence(
         images=Batches(config.data, config.imgsz, n, seed=seed),
-        batches=Batches(config.data, config.imgsz, n, seed=seed, labelled=True),
+        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion),
         loss=detection_loss,
     )
 
 
 def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
-    """Score, select, cut, prove, absorb, recalibrate."""
+    """Score, select, cut, prove, recover."""
     wiring = trace(detector, imgsz)
     selection = choose(detector, wiring, chosen, evidence)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
-    if evidence.images and chosen.recalibrate:
-        recalibrate(slim, first(evidence.images, chosen.recalibrate))
+    slim = recover(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
@@ -155,28 +151,6 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
 
 def _double(detector: nn.Module) -> nn.Module:
     return copy.deepcopy(detector).double().cpu()
-
-
-def _absorb(
-    slim: nn.Module,
-    detector: nn.Module,
-    wiring: Trace,
-    kept: np.ndarray,
-    chosen: Prune,
-    imgsz: int,
-    images: Iterable[Tensor],
-) -> nn.Module:
-    how = chosen.absorb or ("measured" if images else "beta")
-    if how == "none" or kept.all():
-        return slim
-    if how == "measured":
-        if not images:
-            raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
-        means = input_means(detector, wiring, images)
-    else:  # with its scale at zero a removed channel is constant on any image
-        first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-        means = input_means(silenced(detector, wiring, kept), wiring, [torch.zeros(1, first.in_channels, imgsz, imgsz)])
-    return absorb(slim, detector, wiring, kept, means)
 
 
 def prune_stage(config: Config) -> Record:
