@@ -107,7 +107,14 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
         chosen.criterion,
         group_reduce=chosen.group_reduce,
         normalize=chosen.normalize,
-        evidence=replace(evidence, bn_fold=chosen.bn_fold, seed=chosen.seed),
+        per_cost=chosen.per_cost,
+        evidence=replace(
+            evidence,
+            bn_fold=chosen.bn_fold,
+            mix_norm=chosen.mix_norm,
+            points=chosen.points_per_image,
+            seed=chosen.seed,
+        ),
     )
     return select(
         wiring,
