@@ -32,14 +32,16 @@ def read(trace: Trace, group: Group) -> dict[str, Ints]:
 
 
 def touched(detector: nn.Module, trace: Trace, at: Place, touch: Touch) -> tuple[nn.Module, dict[str, Ints]]:
-    """A copy, in fp32 and eval mode, that hands each map (B, C, H, W) at these places to `touch(module, map)`.
+    """A copy, in eval mode and at least fp32, that hands each map (B, C, H, W) at these places to `touch(module, map)`.
 
     What `touch` returns takes the map's place; None leaves it.
 
     Returns:
         the copy, and its places: module -> the channel in each slot.
     """
-    twin = copy.deepcopy(detector).float().eval().requires_grad_(False)
+    twin = copy.deepcopy(detector).eval().requires_grad_(False)
+    if next(twin.parameters()).itemsize < 4:
+        twin.float()
     places = {name: s for g in trace.free for name, s in (made if at == "made" else read)(trace, g).items()}
     for name in places:
         module = twin.get_submodule(name)
@@ -60,7 +62,7 @@ def watch(detector: nn.Module, trace: Trace, evidence: Evidence, criterion: str,
     images = evidence.need_images(criterion)
     twin, _ = touched(detector, trace, at, look)
     for batch in images:
-        twin(batch.to(next(twin.parameters()).device).float())
+        twin(batch.to(next(twin.parameters())))  # its device and precision
 
 
 def gate_gradients(
@@ -72,7 +74,7 @@ def gate_gradients(
     shortcut, over consumers, over the slots of a concatenation. One pass forward and one back a batch.
 
     Yields:
-        (B, n_channels) fp32.
+        (B, n_channels), of the detector's precision, fp32 at least.
 
     Raises:
         SlimError: there are no labelled batches.
