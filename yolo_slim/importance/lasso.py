@@ -56,7 +56,11 @@ def _contributions(detector: nn.Module, trace: Trace, evidence: Evidence) -> dic
     def add(name: str, values: Tensor) -> None:
         patches = _patches(detector.get_submodule(name), values, evidence.points, generator)
         if name not in moments:
-            moments[name] = (0, patches.new_zeros(patches.shape[1]), patches.new_zeros(2 * patches.shape[1:]))
+            moments[name] = (
+                0,
+                patches.new_zeros(patches.shape[1]),
+                patches.new_zeros(patches.shape[1], patches.shape[1]),
+            )
         n, total, square = moments[name]
         moments[name] = (n + len(patches), total.add_(patches.sum(0)), square.addmm_(patches.T, patches))
 
@@ -73,6 +77,7 @@ def _contributions(detector: nn.Module, trace: Trace, evidence: Evidence) -> dic
 
 def _patches(conv: nn.Conv2d, values: Tensor, points: int, generator: torch.Generator) -> Tensor:
     """What the filters see at random output positions: [B*points, Ci*kh*kw]."""
+    # As the convolution itself pads where its operator cannot: right for numbers, for "same", for every mode.
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     values = nn.functional.pad(values, conv._reversed_padding_repeated_twice, mode)
     n = len(values) * points

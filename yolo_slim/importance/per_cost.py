@@ -6,8 +6,6 @@ import numpy as np
 
 from yolo_slim.channels import Costs, Trace
 
-PER_COST = ("none", "memory", "flops", "params")
-
 
 def savings(trace: Trace, per_cost: str) -> dict[str, float]:
     """What the first channel of each group saves, all other channels in place: group name -> amount.
@@ -15,11 +13,11 @@ def savings(trace: Trace, per_cost: str) -> dict[str, float]:
     memory: positions of the maps that its producers write (Liu et al. 2021, arXiv:2108.00708, 3.3); flops: FLOPs;
     params: parameters; none: 1.
     """
+    if per_cost == "none":
+        return {group.name: 1.0 for group in trace.groups}
     costs = Costs(trace)
     if per_cost == "memory":
         saved = costs.positions @ costs.outputs[:, :-1]
-    elif per_cost == "none":
-        saved = np.ones(len(trace.groups))
     else:
         whole = getattr(costs.of(costs.full), per_cost)
         one_less = costs.full - np.eye(len(costs.full), dtype=int)
