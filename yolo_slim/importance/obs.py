@@ -10,6 +10,8 @@ first, and A^-1 and w are updated after each: of two channels that say the same,
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.reconstruct import Moments, draw, patches
-from yolo_slim.channels.surgery import evaluating
 from yolo_slim.importance.combine import Rows
 from yolo_slim.importance.evidence import Evidence
 
@@ -53,41 +54,38 @@ class _Layer:
 
 def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[str, _Layer]:
     batches, loss = evidence.need_batches("obs")
+    twin = copy.deepcopy(detector).eval().float().requires_grad_(True)
     moments = {name: Moments() for name in names}
-    fisher: dict[str, Tensor] = {}
-    images = 0
+    fisher: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
+    images: dict[str, int] = dict.fromkeys(names, 0)
+    outputs: list[tuple[str, Tensor]] = []  # of the batch that is running
 
-    def watch(name: str) -> object:
+    def watch(name: str) -> Callable[..., None]:
         def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-            at = draw(out, POINTS, [evidence.seed, images])
+            at = draw(out, POINTS, [evidence.seed, images[name]])
             x = patches(args[0].detach(), layer, *at)
             moments[name].add(x, x[:, :0])
-
-            def see(gradient: Tensor) -> None:  # the loss is a mean over the batch: times B gives each image's own
-                seen = (gradient * len(gradient)).square().sum((0, 2, 3))
-                fisher[name] = fisher.get(name, 0) + seen
-
-            out.register_hook(see)
+            images[name] += len(out)
+            outputs.append((name, out))
 
         return hook
 
-    handles = [detector.get_submodule(n).register_forward_hook(watch(n)) for n in names]  # type: ignore[arg-type]
-    try:
-        with evaluating(detector), torch.enable_grad():
-            for batch in batches:
-                value = loss(detector, batch)
-                torch.autograd.grad(value, [p for p in detector.parameters() if p.requires_grad], allow_unused=True)
-                images += len(batch["img"])
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name in names:
+        twin.get_submodule(name).register_forward_hook(watch(name))
+    for batch in batches:
+        outputs.clear()
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss(twin, batch), [out for _, out in outputs], allow_unused=True)
+        for (name, out), gradient in zip(outputs, gradients, strict=True):
+            if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
+                fisher[name] = fisher[name] + (gradient * len(out)).square().sum((0, 2, 3))
     layers = {}
     for name in names:
         conv = detector.get_submodule(name)
         covariance = moments[name].covariance()
         damping = DAMPING * covariance.diagonal().mean().clamp(min=1e-12)
         inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance)).to(covariance))
-        root = (fisher[name] / images / 2).sqrt().double()
+        root = (torch.as_tensor(fisher[name]) / images[name] / 2).sqrt().double().expand(conv.out_channels)
         layers[name] = _Layer(
             conv.weight.detach().flatten(1).double() * root[:, None], inverse, conv.weight[0, 0].numel()
         )

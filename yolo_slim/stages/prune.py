@@ -75,7 +75,7 @@ def evidence_from(config: Config) -> Evidence:
     seed, n = config.prune.seed, config.prune.calib_images
     return Evidence(
         images=Batches(config.data, config.imgsz, n, seed=seed),
-        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion),
+        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
         loss=detection_loss,
     )
 
@@ -100,10 +100,17 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
     scores = score(
         detector,
         wiring,
-        chosen.criterion,
+        chosen.criterion or ("obs" if evidence.batches else "l1"),
         group_reduce=chosen.group_reduce,
         normalize=chosen.normalize,
-        evidence=replace(evidence, bn_fold=chosen.bn_fold, seed=chosen.seed),
+        per_cost=chosen.per_cost,
+        evidence=replace(
+            evidence,
+            bn_fold=chosen.bn_fold,
+            mix_norm=chosen.mix_norm,
+            points=chosen.points_per_image,
+            seed=chosen.seed,
+        ),
     )
     return select(
         wiring,
