@@ -52,7 +52,7 @@ REG = 5e-4
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row: what training starts from, and how long it trains before and after the cut, in shares of --epochs."""
+    """A row: what training starts from, and how long it trains before the cut, as a share of --epochs."""
 
     title: str
     start: str  # a name in STARTS
@@ -60,11 +60,11 @@ class Recipe:
     recovery: tuple[str, ...] = RECALIBRATED
     landing: tuple[str, ...] = ()
     before: float = 0.0
-    after: float = 1.0
+    trained: bool = True
 
 
 RECIPES = {
-    "original": Recipe("original", "whole", after=0),
+    "original": Recipe("original", "whole", trained=False),
     "ours": Recipe("ours", "slim", OURS, RECOVERY),
     "l1": Recipe("L1 norms, global", "slim", ("prune.criterion=l1", "prune.scope=global")),
     "tp_magnitude": Recipe("Torch-Pruning, MagnitudePruner, global", "tp", ("magnitude", "global")),
@@ -73,11 +73,11 @@ RECIPES = {
     "random": Recipe("random channels", "slim", ("prune.criterion=random", "prune.scope=layer")),
     "longer": Recipe("original, trained on", "whole"),
     "scratch_e": Recipe("ours from scratch, as many epochs (Scratch-E)", "scratch", OURS, RECOVERY),
-    "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5, after=0.5),
+    "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
     "tp_bnscale_reg": Recipe("Torch-Pruning, BNScalePruner, regularised first", "tp", ("bnscale", "global"),
-                             before=0.5, after=0.5),
+                             before=0.5),
     "tp_groupnorm_reg": Recipe("Torch-Pruning, GroupNormPruner, regularised first", "tp", ("groupnorm_max", "global"),
-                               before=0.5, after=0.5),
+                               before=0.5),
     "scratch_b": Recipe("ours from scratch, as much compute (Scratch-B)", "scratch", OURS, RECOVERY),
     "next_smaller": Recipe("the next smaller stock detector", "smaller"),
 }  # fmt: skip
@@ -343,7 +343,7 @@ def regularised(job: Job) -> nn.Module:
 
 
 def _before(job: Job) -> int:
-    return round(job.args.epochs * job.spec.before)
+    return int(job.args.epochs * job.spec.before)
 
 
 def scratch_epochs(epochs: int, whole: float, slim: float) -> int:
@@ -370,7 +370,7 @@ def make_cut(job: Job) -> dict[str, Any]:
 def make_trained(job: Job) -> dict[str, Any]:
     """Train from start.pt, and measure."""
     begun = part(job, "cut")
-    epochs = round(job.args.epochs * job.spec.after)
+    epochs = job.args.epochs - _before(job) if job.spec.trained else 0
     if job.recipe == "scratch_b":
         epochs = scratch_epochs(epochs, 1.0, begun["share"])
     config, start = job.config(), job.folder / "start.pt"
