@@ -10,7 +10,6 @@ training goes on from its last epoch: interrupted, the same command goes on, and
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import json
 import statistics
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch_pruned as peer
 from torch import nn
 from ultralytics.nn.modules import DFL
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, read_config
@@ -46,8 +45,6 @@ OURS, RECOVERY = ("prune.criterion=l1", "prune.scope=global"), ("prune.absorb=me
 """Our best importance, and our best recovery: settings of the `prune:` section."""
 LANDING = ("sparse_train.mode=targeted",)
 """Our soft landing, over the first half of the epochs."""
-REG = 5e-4
-"""Torch-Pruning's own default for training under its regularisers (its reproduce/main.py)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,9 @@ RECIPES = {
     "scratch_b": Recipe("ours from scratch, as much compute (Scratch-B)", "scratch", OURS, RECOVERY),
     "next_smaller": Recipe("the next smaller stock detector", "smaller"),
 }  # fmt: skip
+
+
+OURS_IN_THE_END, WHOLE = ("ours", "ours_landing"), ("original", "longer")
 
 
 @dataclass(frozen=True)
@@ -192,21 +192,27 @@ def torch_pruned(job: Job) -> dict[str, Any]:
     source, before = checkpoint.load(job.args.model), {}
     if job.spec.before:
         source = regularised(job)
-        landed = measured(job.config(), checkpoint.save(source, job.folder / "sparse.pt"))
+        landed = measured(job.config(), checkpoint.save(source, job.folder / "regularised.pt"))
         before = {"before": landed["map50_95"]}
-    whole_cost = cost(source, job.args.imgsz).macs
-
-    def cut(ratio: float) -> tuple[float, nn.Module]:
-        narrow = copy.deepcopy(source)
-        pruner(narrow, *job.spec.words, job.args.imgsz, ratio).step()
-        return cost(narrow, job.args.imgsz).macs / whole_cost, narrow.eval()
-
-    narrow = within(cut, job.flops)
-    checkpoint.mark_slim(narrow, {})
+    narrow = peer.cut(source, *job.spec.words, job.args.imgsz, job.flops)
     checkpoint.save(narrow, job.folder / "cut.pt")
     recalibrate(narrow, first(evidence(job).images, 256))
     checkpoint.save(narrow, job.folder / "start.pt")
     return before
+
+
+def regularised(job: Job) -> nn.Module:
+    """The original, trained under the pruner's own regulariser; its live weights, as our sparse training takes them."""
+    folder, start = job.folder / "regularised", Path(job.args.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = train_arguments(job.config(), _before(job), TRAIN)
+    trainer_class = peer.regularised(*job.spec.words)
+    settings = {"words": job.spec.words, "reg": peer.REG}
+    trained = train_in(folder, trainer_class, start, settings=settings, inputs=[start], extra={}, arguments=arguments)
+    ckpt = checkpoint.read(trained / "last.pt")
+    detector = checkpoint.detector_of(ckpt, trained / "last.pt")
+    detector.load_state_dict(ckpt["live"])
+    return detector
 
 
 STARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
@@ -226,116 +232,6 @@ def _evidence(data: str, imgsz: int, model: str) -> Evidence:
 def evidence(job: Job) -> Evidence:
     """The same training images for every row; read once."""
     return _evidence(job.args.data, job.args.imgsz, job.args.model)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Torch-Pruning
-
-
-def torch_pruning() -> Any:
-    """The package, which these rows alone need."""
-    try:
-        import torch_pruning as tp
-    except ImportError as e:
-        raise SlimError("Torch-Pruning is not installed: pip install torch-pruning, or leave the tp_ rows out") from e
-    return tp
-
-
-def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float = 0.5) -> Any:
-    """A pruner of Torch-Pruning on a detector, in place: told to leave Detect's outputs alone, as it must be."""
-    tp = torch_pruning()
-    made = {
-        "magnitude": (tp.pruner.MagnitudePruner, tp.importance.GroupMagnitudeImportance(p=2), {}),
-        "bnscale": (tp.pruner.BNScalePruner, tp.importance.BNScaleImportance(), {"reg": REG}),
-        "groupnorm": (tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2), {"reg": REG}),
-        "groupnorm_max": (
-            tp.pruner.GroupNormPruner,
-            tp.importance.GroupMagnitudeImportance(p=2, normalizer="max"),
-            {"reg": REG},
-        ),
-    }
-    cls, importance, more = made[kind]
-    head = detector.model[-1]
-    outputs = [branch[-1] for branches in (head.cv2, head.cv3) for branch in branches]
-    device = next(detector.parameters()).device
-    channels = next(m for m in detector.modules() if isinstance(m, nn.Conv2d)).in_channels
-    detector.eval().requires_grad_(True)  # traced by its gradients; in training mode it would move running statistics
-    return cls(
-        detector,
-        torch.zeros(1, channels, imgsz, imgsz, device=device),
-        importance=importance,
-        pruning_ratio=ratio,
-        global_pruning=scope == "global",
-        ignored_layers=[*outputs, head.dfl],
-        round_to=8,
-        in_channel_groups={},  # the defaults are shared between all pruners, and written to
-        out_channel_groups={},
-        num_heads={},
-        **more,
-    )
-
-
-def within(cut: Callable[[float], tuple[float, Any]], share: float, steps: int = 14) -> Any:
-    """The result of the ratio that leaves the largest share within the asked one.
-
-    Args:
-        cut: pruning ratio -> share that is left, and a result.
-        share: not to be exceeded.
-        steps: halvings of [0, 1].
-
-    Raises:
-        SlimError: no ratio tried stays within.
-    """
-    low, high, best = 0.0, 1.0, None
-    for _ in range(steps):
-        ratio = (low + high) / 2
-        try:
-            left, result = cut(ratio)
-        except SlimError:
-            raise
-        except Exception as e:  # a layer emptied: too much
-            console.print(f"ratio {ratio:.4f}: {type(e).__name__}: {e}")
-            high = ratio
-            continue
-        if left > share:
-            low = ratio
-            continue
-        high = ratio
-        if best is None or left > best[0]:
-            best = left, result
-    if best is None:
-        raise SlimError(f"no pruning ratio leaves x{share:g} or less")
-    return best[1]
-
-
-def regularised(job: Job) -> nn.Module:
-    """The original, trained under the pruner's own regulariser; its live weights, as our sparse training takes them."""
-    kind, scope = job.spec.words
-
-    class Regularised(SlimTrainer):
-        def _setup_train(self) -> None:
-            super()._setup_train()
-            frozen = [p for p in self.model.parameters() if not p.requires_grad]
-            self.pruner = pruner(unwrap_model(self.model), kind, scope, self.args.imgsz)
-            for p in frozen:
-                p.requires_grad_(False)
-
-        def optimizer_step(self) -> None:
-            self.pruner.reg = REG * self.scaler.get_scale()  # gradients are still scaled here
-            self.pruner.regularize(unwrap_model(self.model))
-            super().optimizer_step()
-
-    folder, start = job.folder / "regularised", Path(job.args.model)
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = train_arguments(job.config(), _before(job), TRAIN)
-    settings = {"kind": kind, "scope": scope, "reg": REG}
-    last = train_in(
-        folder, Regularised, start, settings=settings, inputs=[start], extra={}, arguments=arguments
-    ) / "last.pt"  # fmt: skip
-    ckpt = checkpoint.read(last)
-    detector = checkpoint.detector_of(ckpt, last)
-    detector.load_state_dict(ckpt["live"])
-    return detector
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -375,7 +271,7 @@ def make_trained(job: Job) -> dict[str, Any]:
         epochs = scratch_epochs(epochs, 1.0, begun["share"])
     config, start = job.config(), job.folder / "start.pt"
     if not epochs:
-        return {**begun, "epochs": 0}
+        return {**begun, "epochs": _before(job)}
     arguments = train_arguments(config, epochs, TRAIN)
     trained = train_in(job.folder, SlimTrainer, start, settings={}, inputs=[start], extra={}, arguments=arguments)
     weights = checkpoint.save(checkpoint.load(trained / "best.pt"), job.folder / "trained.pt")
@@ -462,15 +358,18 @@ def table(args: argparse.Namespace) -> str:
         head += ["epochs", "trained", "seeds"] if training else ["kept"]
         lines += ["", f"FLOPs ×{flops:g}, {Path(args.data).stem}, mAP50-95", ""]
         lines += [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-        original = None
+        original, results = None, {}
         for recipe in dict.fromkeys(j.recipe for j in wanted):
             mine = [j for j in wanted if (j.recipe, j.flops) == (recipe, flops)]
             cuts = [c for j in mine if (c := found(rows, j, "cut"))]
             ends = [t for j in mine if (t := found(rows, j, "trained"))]
             if recipe == "original" and cuts:
                 original = cuts[0]["map50_95"]
+            results[recipe] = [e["map50_95"] for e in ends]
             lines.append(_line(recipe, cuts, ends, len(mine), original, training))
             missing += [j.key for j in mine if not found(rows, j, "trained" if training else "cut")]
+        if training:
+            lines += [f"\n{verdict(ours, results)}" for ours in OURS_IN_THE_END if results.get(ours)]
     notes = []
     if "next_smaller" in args.recipes and not args.smaller and training:
         notes.append("The next smaller stock detector: none given (--smaller); none: yolov5n is the smallest.")
@@ -492,6 +391,27 @@ def _line(recipe: str, cuts: list, ends: list, of: int, original: float | None, 
     else:
         cells += [f"{statistics.fmean(recovered) / original:.0%}" if recovered and original else "–"]
     return f"| {' | '.join(cells)} |"
+
+
+def verdict(ours: str, results: dict[str, list[float]]) -> str:
+    """In words: whom our row is ahead of by more than either spread over seeds, and how far it is from the original.
+
+    Args:
+        ours: a recipe.
+        results: recipe -> mAP50-95 after training, one a seed.
+    """
+    mine = results[ours]
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    for rival, theirs in results.items():
+        if rival not in (*OURS_IN_THE_END, *WHOLE) and theirs:
+            gain = statistics.fmean(mine) - statistics.fmean(theirs)
+            noise = max((statistics.stdev(v) for v in (mine, theirs) if len(v) > 1), default=0.0)
+            sides[gain > noise].append(f"`{rival}` ({gain:+.3f})")
+    said = [f"ahead, by more than the spread of seeds, of {', '.join(sides[True]) or 'none'}"]
+    said += [f"NOT ahead of {', '.join(sides[False])}"] if sides[False] else []
+    gaps = [f"`{r}` {statistics.fmean(mine) - statistics.fmean(results[r]):+.3f}" for r in WHOLE if results.get(r)]
+    said += [f"against {', '.join(gaps)}"] if gaps else []
+    return f"`{ours}` is {'; '.join(said)}."
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -517,6 +437,9 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
     args = parser.parse_args(words)
     args.recipes = args.recipes.split(",")
+    for file in filter(None, (args.model, args.smaller)):
+        if file.endswith(".pt") and not Path(file).is_file():
+            parser.error(f"no checkpoint at {file}")
     if unknown := set(args.recipes) - set(RECIPES):
         parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
     args.flops = args.flops or ([0.75, 0.5] if args.table == "cut" else [0.5])
