@@ -94,14 +94,17 @@ class Job:
 
     @property
     def spec(self) -> Recipe:
+        """Its recipe."""
         return RECIPES[self.recipe]
 
     @property
     def key(self) -> str:
+        """What its row is kept under."""
         return f"{Path(self.args.data).stem} x{self.flops:g} seed {self.seed} {self.recipe}"
 
     @property
     def folder(self) -> Path:
+        """Where its files lie."""
         return self.config().folder
 
     def config(self, *words: str) -> Config:
@@ -367,14 +370,17 @@ def table(args: argparse.Namespace) -> str:
                 original = cuts[0]["map50_95"]
             results[recipe] = [e["map50_95"] for e in ends]
             lines.append(_line(recipe, cuts, ends, len(mine), original, training))
-            missing += [j.key for j in mine if not found(rows, j, "trained" if training else "cut")]
+            seeds = [str(j.seed) for j in mine if not found(rows, j, "trained" if training else "cut")]
+            missing += [f"{recipe} x{flops:g} (seed {', '.join(seeds)})"] if seeds else []
         if training:
             lines += [f"\n{verdict(ours, results)}" for ours in OURS_IN_THE_END if results.get(ours)]
     notes = []
     if "next_smaller" in args.recipes and not args.smaller and training:
-        notes.append("The next smaller stock detector: none given (--smaller); none: yolov5n is the smallest.")
+        notes.append(
+            "The next smaller stock detector: none given (--smaller). For yolov5n there is none: it is the smallest."
+        )
     if missing:
-        notes.append(f"Still missing ({len(missing)}): {'; '.join(missing)}")
+        notes.append(f"Still missing: {'; '.join(missing)}")
     return "\n".join([*lines, *(f"\n{note}" for note in notes)]).lstrip()
 
 
