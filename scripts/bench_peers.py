@@ -39,9 +39,9 @@ from yolo_slim.training.trainer import SlimTrainer
 TRAIN = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.00143, "warmup_epochs": 1, "close_mosaic": 5}
 """Of every training of every row."""
 
-RECALIBRATED = ("prune.absorb=none", "prune.recalibrate=256")
-BARE = ("prune.absorb=none", "prune.recalibrate=0")
-OURS, RECOVERY = ("prune.criterion=l1", "prune.scope=global"), ("prune.absorb=measured", "prune.recalibrate=256")
+RECALIBRATED = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=256")
+BARE = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=0")
+OURS, RECOVERY = ("prune.criterion=obs", "prune.scope=global"), ("prune.reconstruct=lstsq",)
 """Our best importance, and our best recovery: settings of the `prune:` section."""
 LANDING = ("sparse_train.mode=targeted",)
 """Our soft landing, over the first half of the epochs."""
@@ -67,7 +67,7 @@ RECIPES = {
     "tp_magnitude": Recipe("Torch-Pruning, MagnitudePruner, global", "tp", ("magnitude", "global")),
     "tp_bnscale": Recipe("Torch-Pruning, BNScalePruner, global", "tp", ("bnscale", "global")),
     "tp_groupnorm": Recipe("Torch-Pruning, GroupNormPruner, global", "tp", ("groupnorm_max", "global")),
-    "random": Recipe("random channels", "slim", ("prune.criterion=random", "prune.scope=layer")),
+    "random": Recipe("random channels, our recovery", "slim", ("prune.criterion=random", "prune.scope=layer"), RECOVERY),
     "longer": Recipe("original, trained on", "whole"),
     "scratch_e": Recipe("ours from scratch, as many epochs (Scratch-E)", "scratch", OURS, RECOVERY),
     "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
