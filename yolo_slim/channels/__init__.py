@@ -6,10 +6,12 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 from yolo_slim.channels.absorb import absorb, input_means, silenced
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
+from yolo_slim.channels.rounds import SCHEDULES, Start, composed
 from yolo_slim.channels.surgery import cut, masked, relative_difference
 from yolo_slim.channels.trace import trace
 
 __all__ = [
+    "SCHEDULES",
     "Budget",
     "Conv",
     "Costs",
@@ -17,8 +19,10 @@ __all__ = [
     "Norm",
     "Plan",
     "Selection",
+    "Start",
     "Trace",
     "absorb",
+    "composed",
     "cut",
     "input_means",
     "masked",
