@@ -25,10 +25,10 @@ PATIENCE = 120.0  # seconds until a moment that does not come is given up
 
 
 class Command:
-    """`yolo-slim run` on one configuration, in a process of its own, again and again."""
+    """`yolo-slim run` (or another stage) on one configuration, in a process of its own, again and again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.runs, self.starts = folder, folder / "runs" / "kill", 0
+    def __init__(self, folder: Path, stage: str = "run", **changed: object) -> None:
+        self.folder, self.runs, self.starts, self.stage = folder, folder / "runs" / "kill", 0, stage
         torch.manual_seed(0)
         settings = {
             "name": "kill",
@@ -41,6 +41,7 @@ class Command:
             "finetune": {"epochs": EPOCHS, "distill": {"teacher": "original"}, "train": {"batch": 4, "nbs": 4}},
             "report": {"latency_runs": 2},
             "export": {"formats": [], "images": 1},
+            **changed,
         }
         self.config = folder / "kill.yaml"
         self.config.write_text(yaml.safe_dump(settings))
@@ -50,7 +51,7 @@ class Command:
         self.starts += 1
         log = self.folder / f"log{self.starts}.txt"
         environment = {**os.environ, "YOLO_OFFLINE": "true", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "yolo_slim.cli", "run", str(self.config)]
+        words = [sys.executable, "-m", "yolo_slim.cli", self.stage, str(self.config)]
         with log.open("w") as out:
             return subprocess.Popen(words, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, env=environment), log
 

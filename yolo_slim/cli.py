@@ -22,7 +22,7 @@ STAGES = {
 USES = {  # the sections of settings a stage reads, beside the general ones
     "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
     "sparse-train": ["original", "sparse_train"],
-    "prune": ["original", "sparse_train", "prune"],
+    "prune": ["original", "sparse_train", "prune", "finetune"],
     "finetune": ["finetune"],
     "report": ["report"],
     "export": ["export"],

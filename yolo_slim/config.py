@@ -101,6 +101,23 @@ class Target(Section):
     params: Share | None = Field(None, description="share of the parameters to keep")
 
 
+class Iterations(Section):
+    """Cutting in rounds, each but the last fine-tuned before the next; every share refers to the uncut detector."""
+
+    rounds: int = Field(1, ge=1, description="cuts; between them the detector is fine-tuned as under `finetune:`")
+    schedule: Literal["exponential", "linear", "cubic"] = Field(
+        "exponential",
+        description="exponential: the same share of what is left each round; linear: as much; cubic: most of it early",
+    )
+    epochs: int = Field(5, ge=1, description="epochs of fine-tuning after each round but the last")
+    stop_if_map_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="stop when a fine-tuned round is more than this mAP50-95 (val) below the original; 0.02: 2 points",
+    )
+
+
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
@@ -159,6 +176,7 @@ class Prune(Section):
     )
     calib_images: int = Field(256, ge=1, description="training images that criteria and recovery look at")
     seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
+    iterations: Iterations = Iterations()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Prune:

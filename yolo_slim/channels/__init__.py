@@ -7,10 +7,12 @@ from yolo_slim.channels.absorb import absorb, input_means, silenced
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
 from yolo_slim.channels.reconstruct import reconstruct
+from yolo_slim.channels.rounds import SCHEDULES, Start, composed
 from yolo_slim.channels.surgery import cut, masked, relative_difference
 from yolo_slim.channels.trace import trace
 
 __all__ = [
+    "SCHEDULES",
     "Budget",
     "Conv",
     "Costs",
@@ -18,8 +20,10 @@ __all__ = [
     "Norm",
     "Plan",
     "Selection",
+    "Start",
     "Trace",
     "absorb",
+    "composed",
     "cut",
     "input_means",
     "masked",

@@ -42,7 +42,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     Returns:
         the PNG files, in the order they are best read.
     """
-    plots = {"map_flops.png": map_flops, "widths.png": widths, "scales.png": scales}
+    plots = {"map_flops.png": map_flops, "rounds.png": rounds, "widths.png": widths, "scales.png": scales}
     parts: dict[Path, Path] = {}
     try:
         # Other libraries of the process set matplotlib's defaults too: ours hold here and nowhere else.
@@ -111,6 +111,31 @@ def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: f
             text = f"{rows[i]['stage']} {xy[i, 1]:.3f}"
             away, align = (9, "left") if side else (-9, "right")
             axes.annotate(text, (xy[i, 0], floor), (away, 0), textcoords="offset points", ha=align, va="center")
+
+
+def rounds(report: dict[str, Any]) -> Figure | None:
+    """mAP50-95 against GFLOPs over the rounds: down at each cut, up again at each fine-tuning."""
+    found, base = report.get("iterations"), report["rows"][0] if report["rows"] else {}
+    if not (found and base.get("flops")):
+        return None
+    whole, last = found["map50_95_original"], found["rounds"][-1]
+    way = [(base["flops"], whole)]
+    way += [(r["flops"], m) for r in found["rounds"] for m in (r["map50_95_cut"], r["map50_95_finetuned"])]
+    xy = np.array([(flops / 1e9, m) for flops, m in way if m is not None])  # [N, 2]
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    low, high = _limits(xy[:, 1])
+    axes.set(xlim=(1.05 * xy[:, 0].max(), 0), ylim=(low, high), xlabel="GFLOPs per image, falling")
+    axes.set_ylabel(f"mAP50-95 on {found['split']}")
+    axes.axhline(whole, color=BEFORE, linestyle="--", label="original")
+    axes.plot(*xy.T, color=BEFORE, linewidth=1)
+    for key, colour, name in (("cut", WHOLE, "after the cut"), ("finetuned", AFTER, "fine-tuned")):
+        each = np.array([(r["flops"] / 1e9, r[f"map50_95_{key}"]) for r in found["rounds"]], float)  # nan: not measured
+        axes.scatter(*each.T, s=45, color=colour, zorder=3, label=name)
+    axes.legend()
+    ended = "stopped after round {}" if found["stopped"] else "{} rounds"
+    axes.set_title(f"{ended.format(last['round'])}: FLOPs {ratio(last['flops'], base['flops'])}")
+    return figure
 
 
 def widths(report: dict[str, Any]) -> Figure | None:

@@ -23,6 +23,7 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         summary(report),
         _results(report["rows"]),
         _notes(report["rows"]),
+        "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
         _conditions(report),
         _widths(report.get("widths") or []),
@@ -87,6 +88,26 @@ def _notes(rows: list[dict[str, Any]]) -> str:
         facts += [row["note"]] if row.get("note") else []
         lines += [f"- {row['stage']}: {', '.join(facts)}"] if facts else []
     return "\n".join(lines)
+
+
+def rounds(iterations: dict[str, Any]) -> str:
+    """What pruning in rounds came to: a row a round, and why it stopped early if it did.
+
+    Args:
+        iterations: the entry of that name in report.json.
+    """
+    base, split = iterations["map50_95_original"], iterations["split"]
+    head = ("round", "asked", "achieved", f"mAP50-95 ({split}) after the cut", "fine-tuned")
+    lines = [("original", DASH, DASH, f"{base:.3f}", DASH)]
+    for r in iterations["rounds"]:
+        keys = list(r["asked"]) or ["flops"]  # shares by layer are no budget: what they cost is shown
+        shares = (", ".join(f"{key} ×{of[key]:.3f}" for key in keys if key in of) for of in (r["asked"], r["achieved"]))
+        maps = (r["map50_95_cut"], r["map50_95_finetuned"])
+        cells = (_cell(None if m is None else f"{m:.3f}", points(m, base)) for m in maps)
+        lines.append((r["round"], *(share or DASH for share in shares), *cells))
+    legend = "Shares of the detector before the first round. In brackets: points of mAP against the original."
+    stopped = iterations["stopped"]
+    return "\n\n".join([_table(head, lines), legend, *([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else [])])
 
 
 def _conditions(report: dict[str, Any]) -> str:

@@ -171,8 +171,8 @@ def split_of(config: Config) -> str:
     return "test" if config.data and dataset_info(config.data).get("test") else "val"
 
 
-def measured(config: Config, weights: Path) -> dict[str, Any]:
-    """The row of a table that can be measured alone: size, cost and, with data, mAP."""
+def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:
+    """The row of a table that can be measured alone: size, cost and, with data, mAP (on the report's split)."""
     spent = cost(checkpoint.load(weights), config.imgsz)
     row: dict[str, Any] = {
         "params": spent.params,
@@ -183,7 +183,7 @@ def measured(config: Config, weights: Path) -> dict[str, Any]:
         "map50_95": None,
     }
     if config.data:
-        split = split_of(config)
+        split = split or split_of(config)
         row |= {"split": split, **accuracy(weights, config.data, config.imgsz, split, config.device)}
     return row
 

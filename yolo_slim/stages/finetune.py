@@ -20,27 +20,38 @@ def finetune(config: Config) -> Record:
         raise SlimError(
             f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first"
         )
+    return tune(config, "finetuned", start, config.finetune.epochs)
+
+
+def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
+    """runs/<name>/<stage>/slim.pt: `start` trained as `finetune:` says, measured on `split` (default: the report's)."""
     chosen = config.finetune
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
+    settings = {**chosen.model_dump(), "epochs": epochs, "imgsz": config.imgsz, "seed": config.seed}
     inputs, extra, trainer = [start], {}, SlimTrainer
     if chosen.distill:
-        teacher = _teacher(config, chosen.distill.teacher)
+        teacher = teacher_of(config)
         inputs.append(teacher)
         extra, trainer = {SETTINGS: {"teacher": str(teacher), "weight": chosen.distill.weight}}, DistillTrainer
 
     def work(folder: Path) -> tuple:
-        arguments = train_arguments(config, chosen.epochs, chosen.train)
+        arguments = train_arguments(config, epochs, chosen.train)
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
         best = trained / "best.pt"
         weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
-        row = measured(config, weights)
-        say("finetuned", row, weights)
+        row = measured(config, weights, split)
+        say(stage, row, weights)
         return {"weights": weights}, row, {"teacher": str(inputs[1]) if chosen.distill else None}
 
-    return run_stage(config, "finetuned", settings, inputs, work)
+    return run_stage(config, stage, settings, inputs, work)
 
 
-def _teacher(config: Config, teacher: str) -> Path:
+def teacher_of(config: Config) -> Path:
+    """The checkpoint that `finetune.distill` names.
+
+    Raises:
+        SlimError: it is not there, or no detector.
+    """
+    teacher = config.finetune.distill.teacher
     if teacher != "original":
         checkpoint.load(teacher)  # says what is wrong with it before anything runs
         return Path(teacher)

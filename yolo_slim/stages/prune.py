@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
     Selection,
+    Start,
     Trace,
     cut,
     masked,
@@ -59,12 +60,18 @@ def prune(
         settings: names of the `prune:` section, e.g. `target={"flops": 0.5}, criterion="l1", round_to=8`.
 
     Raises:
-        SlimError: settings that are wrong, a target that cannot be met, or a cut that fails its proof.
+        SlimError: settings that are wrong or need training (rounds), a target that cannot be met, or a cut that fails
+            its proof.
     """
     try:
         chosen = Prune.model_validate(settings)
     except ValueError as e:
         raise SlimError(f"prune: {e}") from e
+    if (rounds := chosen.iterations.rounds) > 1:
+        raise SlimError(
+            f"yolo_slim.prune() cuts once and trains nothing, but iterations.rounds is {rounds}, with fine-tuning in "
+            "between: leave it at 1, or run `yolo-slim prune` with a data set"
+        )
     return cut_to_plan(detector, chosen, imgsz, Evidence(images=list(calibration or [])))
 
 
@@ -80,10 +87,12 @@ def evidence_from(config: Config) -> Evidence:
     )
 
 
-def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
-    """Score, select, cut, prove, recover."""
+def cut_to_plan(
+    detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence, start: Start | None = None
+) -> Pruned:
+    """Score, select, cut, prove, recover; with a `start`, shares and costs are those of that detector."""
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence)
+    selection = choose(detector, wiring, chosen, evidence, start)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
@@ -95,8 +104,11 @@ def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Eviden
     return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
 
 
-def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> Selection:
+def choose(
+    detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence, start: Start | None = None
+) -> Selection:
     """Score and select."""
+    start = start or Start(wiring, {})
     scores = score(
         detector,
         wiring,
@@ -112,9 +124,9 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
             seed=chosen.seed,
         ),
     )
-    return select(
-        wiring,
-        scores,
+    selection = select(
+        start.trace,
+        start.scores(wiring, scores),
         scope=chosen.scope,
         ratio=chosen.ratio,
         target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
@@ -124,6 +136,7 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
         round_to=chosen.round_to,
         exclude=chosen.exclude,
     )
+    return replace(selection, plan=start.plan(wiring, selection.plan))
 
 
 def rehearse(config: Config) -> None:
@@ -176,22 +189,32 @@ def prune_stage(config: Config) -> Record:
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
-    chosen = config.prune
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "data": config.data}
+    if config.prune.iterations.rounds > 1:
+        from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
+
+        return prune_in_rounds(config, start)
+    return cut_stage(config, "pruned", start, config.prune)
+
+
+def cut_stage(
+    config: Config, stage: str, weights: Path, chosen: Prune, start: Start | None = None, split: str | None = None
+) -> Record:
+    """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
+    settings = {**chosen.model_dump(exclude={"iterations"}), "imgsz": config.imgsz, "data": config.data}
 
     def work(folder: Path) -> tuple:
-        detector = checkpoint.load(start)
+        detector = checkpoint.load(weights)
         if not config.data:
             console.print("no data: nothing is measured, and batch norm is not recalibrated")
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config))
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), start)
         _tell(result)
-        weights = checkpoint.save(result.model, folder / "pruned.pt")
+        pruned = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
-        row = measured(config, weights)
-        say("pruned", row, weights)
-        return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
+        row = measured(config, pruned, split)
+        say(stage, row, pruned)
+        return {"weights": pruned, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, "pruned", settings, [start], work)
+    return run_stage(config, stage, settings, [weights], work)
 
 
 def _of_this_model(config: Config) -> bool:

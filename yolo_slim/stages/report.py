@@ -56,8 +56,9 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
         for stage, path in weights.items()
     ]
     for row in rows:
-        if "epochs" in (asked := done[row["stage"]].settings):
-            row["train_epochs"] = asked["epochs"]
+        of = done[row["stage"]]
+        if epochs := of.settings.get("epochs") or of.details.get("epochs"):  # details: trained between rounds
+            row["train_epochs"] = epochs
     before = detectors["original"]
     return {
         "name": config.name,
@@ -67,6 +68,7 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
         "measured_on": conditions,
         "rows": rows,
         "widths": done["pruned"].details["widths"] if "pruned" in done else [],
+        "iterations": done["pruned"].details.get("iterations") if "pruned" in done else None,
         "scales": {"before": _scales(before), "after": _scales(detectors["sparse"])} if "sparse" in done else None,
         "sparsity": done["sparse"].details["sparsity"] if "sparse" in done else [],
         "versions": record.versions(),

@@ -1,0 +1,158 @@
+"""Prune in rounds: cut a little, fine-tune, cut on; each round is two stages with records of their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markdown import Markdown
+
+from yolo_slim import checkpoint, record, report
+from yolo_slim.channels import SCHEDULES, Start, composed, trace
+from yolo_slim.config import Config, Prune
+from yolo_slim.errors import SlimError
+from yolo_slim.record import Record
+from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.stages.finetune import teacher_of, tune
+from yolo_slim.stages.prune import cut_stage
+
+SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
+
+
+@dataclass(frozen=True)
+class Round:
+    """A cut and, but for the last round, what fine-tuning made of it."""
+
+    asked: dict[str, float]  # shares of the detector before the first round
+    cut: Record
+    tuned: Record | None
+
+    @property
+    def map50_95(self) -> float | None:
+        """After fine-tuning."""
+        return self.tuned.metrics["map50_95"] if self.tuned else None
+
+
+def prune_in_rounds(config: Config, start: Path) -> Record:
+    """runs/<name>/pruned/{pruned.pt, kept.json} as after one cut of `start`, and rounds/<k>/{cut, finetuned}/.
+
+    Raises:
+        SlimError: no data set, a target that cannot be met, or no round within the limit.
+    """
+    if not config.data:
+        raise SlimError(
+            f"prune.iterations.rounds={config.prune.iterations.rounds} fine-tunes between the rounds and needs a data "
+            "set for it: give data=path/to/data.yaml, or cut at once: prune.iterations.rounds=1"
+        )
+    tuning = config.finetune.model_dump(exclude={"epochs"})
+    settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, "seed": config.seed}
+    taught = config.finetune.distill and config.finetune.distill.teacher != "original"
+
+    def work(folder: Path) -> tuple:
+        whole = measured(config, finished(config, "original"), SPLIT)["map50_95"]
+        rounds, stopped = _until_stopped(config, start, whole)
+        used = rounds[:-1] if stopped else rounds
+        weights = checkpoint.save(checkpoint.load(_weights(config, used[-1])), folder / "pruned.pt")
+        record.write_json(folder / "kept.json", composed(_kept(config, r) for r in used))
+        details = _details(config, rounds, len(used)) | {"iterations": _table(rounds, whole, stopped)}
+        console.print(Markdown(report.rounds(details["iterations"])))
+        row = measured(config, weights)
+        say("pruned", row, weights)
+        return {"weights": weights, "kept": folder / "kept.json"}, row, details
+
+    inputs = [start, *([teacher_of(config)] if taught else [])]
+    return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
+
+
+def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Round], str | None]:
+    """The rounds, and why they ended early; the last one is then the one that fell too far."""
+    chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
+    before = trace(checkpoint.load(start), config.imgsz)
+    rounds: list[Round] = []
+    for k in range(1, chosen.rounds + 1):
+        weights = _weights(config, rounds[-1]) if rounds else start
+        rounds.append(_round(config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds))
+        drop = whole - rounds[-1].map50_95 if rounds[-1].tuned else 0.0
+        if limit is not None and drop > limit:
+            said = (
+                f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) below the "
+                f"original, and {100 * limit:.1f} were allowed"
+            )
+            if k == 1:
+                raise SlimError(
+                    f"{said}: no round is left to keep. Ask for more rounds (smaller steps), more "
+                    "prune.iterations.epochs or a larger prune.iterations.stop_if_map_drop"
+                )
+            return rounds, f"stopped: {said}; the result is round {k - 1}, fine-tuned"
+    return rounds, None
+
+
+def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Round]) -> Round:
+    chosen, iterations = config.prune, config.prune.iterations
+    asked, settings = _asked(chosen, k / iterations.rounds, earlier[-1].cut.details["achieved"] if earlier else {})
+    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start, SPLIT)
+    tuned = None
+    if k < iterations.rounds:
+        narrower = cut.output(config.folder / cut.stage)
+        tuned = tune(config, f"pruned/rounds/{k}/finetuned", narrower, iterations.epochs, SPLIT)
+    return Round(asked, cut, tuned)
+
+
+def _asked(chosen: Prune, done: float, achieved: dict[str, float]) -> tuple[dict[str, float], Prune]:
+    """What is to be left when this share of the rounds is done, and the settings that ask for it."""
+
+    def keep(share: float) -> float:
+        return SCHEDULES[chosen.iterations.schedule](share, done)
+
+    asked = {key: keep(v) for key, v in (chosen.target.model_dump(exclude_none=True) if chosen.target else {}).items()}
+    if chosen.ratio is not None:
+        asked["channels"] = keep(1 - chosen.ratio)
+    # A round that overshot may have done the next one's work: then that one cuts nothing, and nothing comes back.
+    least = {key: min(share, achieved.get(key, 1.0)) for key, share in asked.items()}
+    update: dict[str, Any] = {"layers": {pattern: 1 - keep(1 - share) for pattern, share in chosen.layers.items()}}
+    if chosen.target:
+        update["target"] = chosen.target.model_copy(update=least)
+    if chosen.ratio is not None:
+        update["ratio"] = 1 - least["channels"]
+    return asked, chosen.model_copy(update=update)
+
+
+def _weights(config: Config, r: Round) -> Path:
+    last = r.tuned or r.cut
+    return last.output(config.folder / last.stage)
+
+
+def _kept(config: Config, r: Round) -> dict[str, list[int]]:
+    return json.loads(r.cut.output(config.folder / r.cut.stage, "kept").read_text(encoding="utf-8"))
+
+
+def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
+    """As of one cut, from the first round's detector to the last one's that is used."""
+    first, last = rounds[0].cut.details, rounds[used - 1].cut.details
+    after = {w["layer"]: w["after"] for w in last["widths"]}
+    return {
+        **{key: last[key] for key in ("achieved", "looser")},
+        "asked": rounds[used - 1].asked,
+        "masked_vs_cut": max(r.cut.details["masked_vs_cut"] for r in rounds[:used]),
+        "widths": [{**w, "after": after[w["layer"]]} for w in first["widths"]],
+        "epochs": config.prune.iterations.epochs * sum(r.tuned is not None for r in rounds[:used]),
+    }
+
+
+def _table(rounds: list[Round], whole: float, stopped: str | None) -> dict[str, Any]:
+    """Every round for the report, the one that fell too far among them."""
+    rows = [
+        {
+            "round": k,
+            "asked": r.asked,
+            "achieved": r.cut.details["achieved"],
+            "flops": r.cut.metrics["flops"],
+            "map50_95_cut": r.cut.metrics["map50_95"],
+            "map50_95_finetuned": r.map50_95,
+            "masked_vs_cut": r.cut.details["masked_vs_cut"],
+        }
+        for k, r in enumerate(rounds, 1)
+    ]
+    return {"split": SPLIT, "map50_95_original": whole, "rounds": rows, "stopped": stopped}
