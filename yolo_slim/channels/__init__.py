@@ -6,7 +6,7 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 from yolo_slim.channels.absorb import absorb, input_means, silenced
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
-from yolo_slim.channels.surgery import cut, masked, relative_difference
+from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices
 from yolo_slim.channels.trace import trace
 
 __all__ = [
@@ -26,5 +26,7 @@ __all__ = [
     "relative_difference",
     "select",
     "silenced",
+    "silent",
     "trace",
+    "voices",
 ]

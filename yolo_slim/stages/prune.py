@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
+    Costs,
     Selection,
     Trace,
     absorb,
     cut,
     input_means,
     masked,
+    plan_from_kept,
     relative_difference,
     select,
     silenced,
+    silent,
     trace,
 )
 from yolo_slim.channels.groups import same_wiring
@@ -35,6 +39,12 @@ from yolo_slim.stages.original import original
 from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
 
 TOLERANCE = 1e-5
+LEAST = -1e9
+"""A score below all: finite, so that sums of scores stay numbers."""
+PLANNED = {"targeted", "soft"}
+"""Modes of sparse training that choose the channels themselves, by the `prune:` section."""
+RECOVERY = {"absorb", "recalibrate"}
+"""Settings of `prune:` that have no say in which channels go."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Pruned:
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
+    lossless: bool = False  # every channel removed was exactly zero: neither absorbed nor recalibrated
 
 
 def prune(
@@ -82,25 +93,37 @@ def evidence_from(config: Config) -> Evidence:
     )
 
 
-def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
-    """Score, select, cut, prove, absorb, recalibrate."""
+def cut_to_plan(
+    detector: nn.Module,
+    chosen: Prune,
+    imgsz: int,
+    evidence: Evidence,
+    outputs: dict[str, list[int]] | None = None,
+) -> Pruned:
+    """Score and select, or follow a plan that was made before (`outputs`, as kept.json); cut, prove, recover."""
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence)
+    selection = choose(detector, wiring, chosen, evidence) if outputs is None else _follow(wiring, outputs, chosen)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
-    if evidence.images and chosen.recalibrate:
+    # Nothing that spoke is gone: there is nothing to recover, and statistics of augmented images, which the weights
+    # were trained with to the end, are not to be exchanged for others.
+    lossless = not kept.all() and silent(detector, wiring, kept)
+    if not lossless:
+        slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
+    if evidence.images and chosen.recalibrate and not lossless:
         recalibrate(slim, first(evidence.images, chosen.recalibrate))
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
     whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
-    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
+    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference, lossless)
 
 
-def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> Selection:
-    """Score and select."""
+def choose(
+    detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence, gone: np.ndarray | None = None
+) -> Selection:
+    """Score and select; `gone` (bool per channel) go first, whatever they are worth."""
     scores = score(
         detector,
         wiring,
@@ -109,7 +132,9 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
         normalize=chosen.normalize,
         evidence=replace(evidence, bn_fold=chosen.bn_fold, seed=chosen.seed),
     )
-    return select(
+    if gone is not None:
+        scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
+    selection = select(
         wiring,
         scores,
         scope=chosen.scope,
@@ -121,6 +146,23 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
         round_to=chosen.round_to,
         exclude=chosen.exclude,
     )
+    return replace(selection, scores=scores)
+
+
+def _follow(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
+    """The plan as it stands, with what it comes to."""
+    plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
+    before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
+    free = np.concatenate([g.channels for g in wiring.free])
+    achieved = {
+        "flops": after.macs / before.macs,
+        "params": after.params / before.params,
+        "channels": float(plan.kept[free].mean()),
+    }
+    asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
+    if chosen.ratio is not None:
+        asked["channels"] = 1 - chosen.ratio
+    return Selection(plan, before, after, asked, achieved)
 
 
 def rehearse(config: Config) -> None:
@@ -196,21 +238,60 @@ def prune_stage(config: Config) -> Record:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
     chosen = config.prune
+    plan = landed_plan(config)
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "data": config.data}
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(start)
         if not config.data:
             console.print("no data: nothing is measured, and batch norm is not recalibrated")
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config))
+        if plan:
+            console.print(f"following the plan that sparse training has landed: {plan}")
+        outputs = json.loads(plan.read_text(encoding="utf-8")) if plan else None
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), outputs)
         _tell(result)
         weights = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
         row = measured(config, weights)
         say("pruned", row, weights)
+        if plan and row["map50_95"] is not None:
+            before = record.read(config.folder / "sparse").metrics["map50_95"]
+            console.print(f"mAP50-95 before the cut {before:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, "pruned", settings, [start], work)
+    return run_stage(config, "pruned", settings, [start, plan] if plan else [start], work)
+
+
+def decisive(config: Config) -> dict[str, Any]:
+    """What decides which channels go: a plan made before holds as long as this is the same."""
+    chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
+    return {**chosen, "imgsz": config.imgsz}
+
+
+def landed_plan(config: Config) -> Path | None:
+    """The plan that sparse training has worked towards, in the modes that have one.
+
+    Raises:
+        SlimError: there is none yet, or it was made for another budget.
+    """
+    mode, folder = config.sparse_train.mode, config.folder / "sparse"
+    if mode not in PLANNED or not config.sparse_train.epochs:
+        return None
+    done = record.read(folder)
+    if done is None or "plan" not in done.outputs or done.settings["mode"] != mode:
+        raise SlimError(
+            f"sparse_train.mode={mode} chooses channels before pruning, and {folder} has no such plan: run `yolo-slim "
+            "sparse-train` with this configuration first, or prune without it: sparse_train.epochs=0"
+        )
+    then, now = done.settings["prune"], decisive(config)
+    changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
+    if changed:
+        raise SlimError(
+            f"the channels that {folder} has brought to zero are not those that the prune: section asks for now: "
+            f"{', '.join(changed)}. Run `yolo-slim sparse-train` again, it lands the new plan; or set that back; "
+            "or choose anew from the weights as they are: sparse_train.mode=uniform"
+        )
+    return done.output(folder, "plan")
 
 
 def _of_this_model(config: Config) -> bool:
@@ -244,6 +325,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         "achieved": cost.achieved,
         "looser": cost.looser,
         "masked_vs_cut": result.difference,
+        "lossless": result.lossless,
         "widths": widths,
     }
 
@@ -264,3 +346,5 @@ def _tell(result: Pruned) -> None:
         f"{len(whole)} widths must stay; "
         f"masked and cut detector differ by {result.difference:.1e}"
     )
+    if result.lossless:
+        console.print("all that was removed was exactly zero: nothing is lost, absorbed or recalibrated")
