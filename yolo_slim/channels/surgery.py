@@ -100,7 +100,8 @@ def voices(detector: nn.Module, trace: Trace) -> dict[str, Ints]:
     """Tensors that are enough to silence a channel: name -> the channel (or FIXED) of each entry of its first axis.
 
     Scale and shift of the batch norms it passes; weight and bias of a convolution that no such norm reads. A channel
-    that is zero in all of them carries zeros, for the reason given at `masked`.
+    that is zero in all of them carries zeros, for the reason given at `masked`; only where something else reads what a
+    convolution hands its batch norm (nothing in YOLO does) is it heard there.
     """
     found: dict[str, Ints] = {}
     scaled = set()
@@ -120,7 +121,7 @@ def voices(detector: nn.Module, trace: Trace) -> dict[str, Ints]:
 
 
 def silent(detector: nn.Module, trace: Trace, kept: np.ndarray) -> bool:
-    """Whether every channel that `kept` leaves out carries exactly zero, so that the cut changes nothing."""
+    """Whether every channel that `kept` leaves out is zero in all of its `voices`: the cut then changes nothing."""
     state = detector.state_dict()
     return not any(bool(state[name][_gone(c, kept)].any()) for name, c in voices(detector, trace).items())
 

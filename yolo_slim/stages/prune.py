@@ -106,9 +106,9 @@ def cut_to_plan(
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    # Nothing that spoke is gone: there is nothing to recover, and statistics of augmented images, which the weights
-    # were trained with to the end, are not to be exchanged for others.
-    lossless = not kept.all() and silent(detector, wiring, kept)
+    # Where all that goes was silent there is nothing to recover, and recalibration would only exchange the statistics
+    # that the weights were trained to the end with for those of unaugmented images.
+    lossless = not kept.all() and silent(detector, wiring, kept) and _agree(detector, slim, imgsz)
     if not lossless:
         slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
     if evidence.images and chosen.recalibrate and not lossless:
@@ -180,11 +180,8 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     Raises:
         SlimError: they do not; nothing may be written then.
     """
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
-    silent = masked(detector, wiring, kept).double().cpu()
-    difference = relative_difference(silent, _double(slim), image)
+    mute = masked(detector, wiring, kept).double().cpu()
+    difference = relative_difference(mute, _double(slim), _noise(detector, imgsz))
     if not difference < TOLERANCE:
         raise SlimError(
             f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
@@ -193,6 +190,16 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     if not same_wiring(wiring, kept, trace(slim, imgsz)):
         raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
     return difference
+
+
+def _agree(detector: nn.Module, slim: nn.Module, imgsz: int) -> bool:
+    return relative_difference(_double(detector), _double(slim), _noise(detector, imgsz)) < TOLERANCE
+
+
+def _noise(detector: nn.Module, imgsz: int) -> Tensor:
+    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
 
 
 def _double(detector: nn.Module) -> nn.Module:
@@ -234,11 +241,11 @@ def prune_stage(config: Config) -> Record:
             f"{config.folder / 'sparse'} was trained from another detector than {config.model}: run `yolo-slim "
             "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
         )
+    plan = landed_plan(config)
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
     chosen = config.prune
-    plan = landed_plan(config)
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "data": config.data}
 
     def work(folder: Path) -> tuple:

@@ -44,6 +44,11 @@ class Landing:
         return self.factor < 1
 
     @property
+    def decided(self) -> bool:
+        """Whether all that leave have begun to."""
+        return bool((self.begun | self.kept).all())
+
+    @property
     def landed(self) -> float:
         """Share of the channels that leave which are gone."""
         return float((self.factor[~self.kept] == 0).mean()) if not self.kept.all() else 1.0
@@ -60,7 +65,7 @@ class Landing:
             gone = ~kept[group.channels]
             leaving, n = group.channels[gone], int(gone.sum())
             order = np.lexsort((scores[group.name][gone], self.factor[leaving]))
-            place = np.arange(n) / max(n, 1)
+            place = np.arange(n) / max(n - 1, 1)
             self.start[leaving[order]] = (1 - WINDOW) * (1 - np.cbrt(1 - place))
 
     def advance(self, progress: float) -> np.ndarray:

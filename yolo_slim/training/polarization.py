@@ -7,12 +7,14 @@ is pulled to zero with t + 1, one above it with t - 1, more or less by where the
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels import Trace
+from yolo_slim.channels import Trace, relative_difference
+from yolo_slim.errors import SlimError
 from yolo_slim.training.penalty import Penalty
 from yolo_slim.training.sparse import SparseTrainer
 
@@ -26,8 +28,8 @@ def regulariser(scales: Tensor, t: float) -> Tensor:
 def flip_signs(detector: nn.Module, trace: Trace) -> None:
     """Make scales positive without changing the detector, in place: gamma (x - mu) = -gamma (-x + mu).
 
-    Where a scale is negative, its filter, that filter's bias, and the running mean change sign with it. Exact. A batch
-    norm that reads more than one convolution, or none, stays as it is.
+    Where a scale is negative, its filter, that filter's bias, and the running mean change sign with it. Exact where the
+    batch norm alone reads the convolution. One that reads more than one convolution, or none, stays as it is.
     """
     convs = [c for c in trace.convs.values() if c.norm is not None]
     readers = [c.norm for c in convs]
@@ -80,8 +82,16 @@ class PolarizedTrainer(SparseTrainer):
 
     def make_penalty(self, detector: nn.Module) -> Penalty:
         """Positive scales first, in the average too: zero would stop a negative one on its way."""
+        before = copy.deepcopy(detector)
         for each in (detector, self.ema.ema):
             flip_signs(each, self.wiring)
+        first = next(detector.parameters())
+        image = torch.rand(1, first.shape[1], *self.wiring.imgsz, device=first.device)
+        if not relative_difference(before, detector, image) < 1e-3:
+            raise SlimError(
+                "sparse_train.mode=polarization needs positive scales, and here something beside a batch norm reads "
+                "its convolution, so that the two cannot exchange signs. Use another mode"
+            )
         penalty = Polarization(detector, self.wiring, self.settings["t"])
         penalty.cap = self.cap or penalty.cap
         return penalty

@@ -66,7 +66,7 @@ class TargetedTrainer(ForcedTrainer):
     def _rechoose(self) -> None:
         """Ask again who leaves, of those who have not begun to: each is judged as late as can be."""
         every = self.settings["rechoose"]
-        if every and self.epoch and self.epoch % every == 0 and self.landing.landed < 1:
+        if every and self.epoch and self.epoch % every == 0 and not self.landing.decided:
             self._decide(self.chosen_now(self.landing.begun))
 
     def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
