@@ -165,6 +165,19 @@ def test_what_is_needed_is_said() -> None:
     assert "model: needed" in message(None, "imgsz=64")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["mode=soft", "weights=average"], "live weights", id="soft: the average is never zeroed"),
+        pytest.param(["mode=polarization", "update=subgradient"], "mode=uniform", id="subgradient: uniform alone"),
+        pytest.param(["landing=0"], "sparse_train.landing", id="no time to land"),
+        pytest.param(["polarization_t=2.5"], "sparse_train.polarization_t", id="t beyond its range"),
+    ],
+)
+def test_settings_that_a_mode_cannot_follow(words: list[str], expected: str) -> None:
+    assert expected in told(*(f"sparse_train.{word}" for word in words))
+
+
 def test_ratio_and_target_exclude_each_other(tmp_path: Path) -> None:
     for text in (
         told("prune.ratio=0.3", "prune.target.flops=0.5"),

@@ -100,7 +100,7 @@ def in_rounds(detector: nn.Module, chosen: Prune) -> tuple[nn.Module, list[dict]
     start, cuts, asked, achieved = wiring_of(detector), [], [], []
     for k in range(1, chosen.iterations.rounds + 1):
         wanted, settings = _asked(chosen, k / chosen.iterations.rounds, achieved[-1] if achieved else {})
-        pruned = cut_to_plan(detector, settings, PX, Evidence(), Start(start, composed(cuts)))
+        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, composed(cuts)))
         detector = pruned.model
         now = {name: len(kept) for name, kept in pruned.kept.items()}
         cuts.append({n: pruned.kept[n] for n, c in pruned.trace.convs.items() if now[n] < len(c.outputs)})
@@ -144,7 +144,7 @@ def test_shares_are_those_of_the_uncut_detector(tmp_path):
     start, cuts = wiring_of(detector), []
     for k in range(1, 4):
         _, settings = _asked(chosen, k / 3, {})
-        pruned = cut_to_plan(detector, settings, PX, Evidence(), Start(start, composed(cuts)))
+        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, composed(cuts)))
         detector, cuts = pruned.model, detector_cuts(pruned.model)
         assert pruned.cost.before.macs == before.macs and pruned.cost.after.macs == cost(detector, PX).macs
         assert pruned.cost.achieved["flops"] == pytest.approx(cost(detector, PX).macs / before.macs)
@@ -174,12 +174,12 @@ def test_scores_are_read_from_the_detector_as_it_is_by_now(tmp_path):
     detector = varied(tmp_path)
     chosen = Prune(ratio=0.5, round_to=1, min_channels=1, min_keep=0)
     start = wiring_of(detector)
-    first = cut_to_plan(detector, chosen.model_copy(update={"ratio": 0.25}), PX, Evidence(), Start(start, {}))
+    first = cut_to_plan(detector, chosen.model_copy(update={"ratio": 0.25}), PX, Evidence(), start=Start(start, {}))
     with torch.no_grad():  # the order of those that are left turns round
         for norm in (m for m in first.model.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.weight.copy_(2 - norm.weight)
     left = composed(detector_cuts(first.model))
-    second = cut_to_plan(first.model, chosen, PX, Evidence(), Start(start, left))
+    second = cut_to_plan(first.model, chosen, PX, Evidence(), start=Start(start, left))
     scale = first.model.get_submodule("model.0.bn").weight.detach()
     gone = sorted(set(range(len(scale))) - set(second.kept["model.0.conv"]))
     assert gone and scale[second.kept["model.0.conv"]].min() > scale[gone].max()

@@ -11,8 +11,8 @@ from torch import nn
 from ultralytics.nn.modules import C2f, Conv
 from ultralytics.nn.modules.block import ELAN1, RepNCSPELAN4
 
-from yolo_slim.channels import Plan, cut, masked, plan_from_kept, relative_difference, trace
-from yolo_slim.channels.groups import same_wiring
+from yolo_slim.channels import Plan, cut, masked, plan_from_kept, relative_difference, silent, trace, voices
+from yolo_slim.channels.groups import FIXED, same_wiring
 from yolo_slim.errors import SlimError
 
 TIGHT = 1e-5  # fp32, relative to the largest value of each output
@@ -424,3 +424,48 @@ def test_a_fixed_output_says_nothing_about_other_channels():
     assert Plan(kept).outputs(found) == {"aside.conv": [0, 1, 2]}
     with pytest.raises(SlimError, match="rgb"):
         plan_from_kept(found, {"rgb": [0, 1]})
+
+
+# ---- silent channels ----
+
+
+def hush(net, found, kept):
+    """Zero in all of their voices, in place."""
+    with torch.no_grad():
+        for name, slots in voices(net, found).items():
+            net.state_dict()[name][torch.as_tensor((slots != FIXED) & ~kept[slots])] = 0
+
+
+@pytest.mark.parametrize(
+    ("net", "px"),
+    [
+        pytest.param(lambda: detector("yolov5n"), 64, id="yolov5n"),
+        pytest.param(lambda: detector("yolov3-tiny"), 64, id="yolov3-tiny"),
+        pytest.param(lambda: detector("yolov8n"), 64, id="yolov8n: chunks"),
+        pytest.param(lambda: Probe(Act(8, 8, 3, affine=False)), 16, id="a batch norm without scale and shift"),
+        pytest.param(lambda: Probe(Act(8, 8, 3, norm=False, bias=True)), 16, id="no batch norm"),
+        *(pytest.param(lambda seed=seed: Network(seed), PX, id=f"random network {seed}") for seed in range(5)),
+    ],
+)
+def test_cutting_what_is_silent_changes_nothing(net, px):
+    net = net().eval()
+    found = trace(net, px)
+    kept = random_plan(found, np.random.default_rng(0))
+    assert silent(net, found, np.ones_like(kept))
+    if not kept.all():
+        assert not silent(net, found, kept)
+    hush(net, found, kept)
+    assert silent(net, found, kept)
+    assert relative_difference(net, cut(net, found, kept), image(px, 2)) < TIGHT
+
+
+def test_a_whisper_is_not_silence():
+    net = detector("yolov5n")
+    found = trace(net, 64)
+    kept = random_plan(found, np.random.default_rng(0))
+    hush(net, found, kept)
+    group = next(g for g in found.free if not kept[g.channels].all())
+    slot = int(np.flatnonzero(~kept[found.norms[group.norms[0]].channels])[0])
+    with torch.no_grad():
+        net.get_submodule(group.norms[0]).bias[slot] = 1e-7
+    assert not silent(net, found, kept)

@@ -74,9 +74,14 @@ class Original(TrainSection):
 
 
 class SparseTrain(TrainSection):
-    """Training under a pull on batch-norm scales."""
+    """Training that makes channels go, or show that they may."""
 
-    epochs: int = Field(30, ge=0, description="epochs under the pull; 0: no sparse training, `run` goes on to prune")
+    epochs: int = Field(30, ge=0, description="epochs of it; 0: no sparse training, `run` goes on to prune")
+    mode: Literal["uniform", "targeted", "soft", "polarization"] = Field(
+        "uniform",
+        description="uniform: pull on all scales; targeted: fade the channels that the prune: section removes to zero; "
+        "soft: zero their filters again and again; polarization: part the scales in two",
+    )
     strength: float = Field(
         0.3,
         ge=0,
@@ -89,9 +94,21 @@ class SparseTrain(TrainSection):
         "proximal",
         description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only",
     )
+    landing: float = Field(0.5, gt=0, le=1, description="targeted: share of the training after which they are zero")
+    rechoose: int = Field(0, ge=0, description="targeted: epochs between choosing anew who goes next; 0: never")
+    every: int = Field(1, ge=1, description="soft: epochs between two zeroings")
+    polarization_t: float = Field(1.2, ge=0, le=2, description="polarization: t; a share of 1/2 - t/4 is let stay")
     weights: Literal["live", "average"] = Field(
         "live", description="what goes to the pruner: the weights themselves or Ultralytics' moving average of them"
     )
+
+    @model_validator(mode="after")
+    def _fits_the_mode(self) -> SparseTrain:
+        if self.mode != "uniform" and self.update == "subgradient":
+            raise ValueError(f"update=subgradient is a form of mode=uniform: mode={self.mode} has none")
+        if self.mode == "soft" and self.weights == "average":
+            raise ValueError("mode=soft zeroes filters of the live weights: weights=average would not see it")
+        return self
 
 
 class Target(Section):

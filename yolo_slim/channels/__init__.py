@@ -8,7 +8,7 @@ from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
 from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.rounds import SCHEDULES, Start, composed
-from yolo_slim.channels.surgery import cut, masked, relative_difference
+from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices
 from yolo_slim.channels.trace import trace
 
 __all__ = [
@@ -32,5 +32,7 @@ __all__ = [
     "relative_difference",
     "select",
     "silenced",
+    "silent",
     "trace",
+    "voices",
 ]

@@ -101,6 +101,7 @@ class Selection:
     asked: dict[str, float]
     achieved: dict[str, float]
     looser: dict[str, float] = field(default_factory=dict)  # the same, one channel earlier: misses the target
+    scores: dict[str, np.ndarray] = field(default_factory=dict)  # what it was chosen by: group name -> (n,)
 
 
 def plan_from_kept(trace: Trace, outputs: Mapping[str, Sequence[int]]) -> Plan:

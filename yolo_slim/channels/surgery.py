@@ -96,6 +96,36 @@ def _gone(slots: Ints, kept: np.ndarray) -> Tensor:
     return torch.as_tensor(np.flatnonzero((slots != FIXED) & ~kept[slots]))
 
 
+def voices(detector: nn.Module, trace: Trace) -> dict[str, Ints]:
+    """Tensors that are enough to silence a channel: name -> the channel (or FIXED) of each entry of its first axis.
+
+    Scale and shift of the batch norms it passes; weight and bias of a convolution that no such norm reads. A channel
+    that is zero in all of them carries zeros, for the reason given at `masked`; only where something else reads what a
+    convolution hands its batch norm (nothing in YOLO does) is it heard there.
+    """
+    found: dict[str, Ints] = {}
+    scaled = set()
+    for norm in trace.norms.values():
+        if norm.affine:
+            found |= {f"{norm.name}.weight": norm.channels, f"{norm.name}.bias": norm.channels}
+            scaled.add(norm.name)
+        else:  # with its convolution silent, the running mean is all it adds
+            found[f"{norm.name}.running_mean"] = norm.channels
+    for conv in trace.convs.values():
+        if conv.norm not in scaled:
+            found[f"{conv.name}.weight"] = conv.outputs
+            if conv.bias:
+                found[f"{conv.name}.bias"] = conv.outputs
+    state = detector.state_dict()
+    return {name: channels for name, channels in found.items() if name in state}
+
+
+def silent(detector: nn.Module, trace: Trace, kept: np.ndarray) -> bool:
+    """Whether every channel that `kept` leaves out is zero in all of its `voices`: the cut then changes nothing."""
+    state = detector.state_dict()
+    return not any(bool(state[name][_gone(c, kept)].any()) for name, c in voices(detector, trace).items())
+
+
 @torch.no_grad()
 def relative_difference(a: nn.Module, b: nn.Module, image: Tensor) -> float:
     """Largest difference between the outputs of two detectors, each output relative to its own largest value.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
+    Costs,
     Selection,
     Start,
     Trace,
     cut,
     masked,
+    plan_from_kept,
     relative_difference,
     select,
+    silent,
     trace,
 )
 from yolo_slim.channels.groups import same_wiring
@@ -34,6 +38,12 @@ from yolo_slim.stages.recover import recover
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
 TOLERANCE = 1e-5
+LEAST = -1e9
+"""A score below all: finite, so that sums of scores stay numbers."""
+PLANNED = {"targeted", "soft"}
+"""Modes of sparse training that choose the channels themselves, by the `prune:` section."""
+RECOVERY = {"absorb", "reconstruct", "recalibrate"}
+"""Settings of `prune:` that have no say in which channels go."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Pruned:
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
+    lossless: bool = False  # every channel removed was exactly zero: neither absorbed nor recalibrated
 
 
 def prune(
@@ -88,26 +99,48 @@ def evidence_from(config: Config) -> Evidence:
 
 
 def cut_to_plan(
-    detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence, start: Start | None = None
+    detector: nn.Module,
+    chosen: Prune,
+    imgsz: int,
+    evidence: Evidence,
+    *,
+    start: Start | None = None,
+    follow: dict[str, list[int]] | None = None,
 ) -> Pruned:
-    """Score, select, cut, prove, recover; with a `start`, shares and costs are those of that detector."""
+    """Score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
+
+    With a `start`, shares and costs are those of that detector.
+    """
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence, start)
+    if follow is None:
+        selection = choose(detector, wiring, chosen, evidence, start=start)
+    else:
+        selection = _follow(wiring, follow, chosen)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = recover(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
+    # Where all that goes was silent there is nothing to recover, and recalibration would only exchange the statistics
+    # that the weights were trained to the end with for those of unaugmented images.
+    lossless = not kept.all() and silent(detector, wiring, kept) and _agree(detector, slim, imgsz)
+    if not lossless:
+        slim = recover(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
     whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
-    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
+    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference, lossless)
 
 
 def choose(
-    detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence, start: Start | None = None
+    detector: nn.Module,
+    wiring: Trace,
+    chosen: Prune,
+    evidence: Evidence,
+    *,
+    start: Start | None = None,
+    gone: np.ndarray | None = None,
 ) -> Selection:
-    """Score and select."""
+    """Score and select; `gone` (bool per channel) go first, whatever they are worth."""
     start = start or Start(wiring, {})
     scores = score(
         detector,
@@ -124,6 +157,8 @@ def choose(
             seed=chosen.seed,
         ),
     )
+    if gone is not None:
+        scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
     selection = select(
         start.trace,
         start.scores(wiring, scores),
@@ -136,7 +171,23 @@ def choose(
         round_to=chosen.round_to,
         exclude=chosen.exclude,
     )
-    return replace(selection, plan=start.plan(wiring, selection.plan))
+    return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
+
+
+def _follow(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
+    """The plan as it stands, with what it comes to."""
+    plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
+    before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
+    free = np.concatenate([g.channels for g in wiring.free])
+    achieved = {
+        "flops": after.macs / before.macs,
+        "params": after.params / before.params,
+        "channels": float(plan.kept[free].mean()),
+    }
+    asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
+    if chosen.ratio is not None:
+        asked["channels"] = 1 - chosen.ratio
+    return Selection(plan, before, after, asked, achieved)
 
 
 def rehearse(config: Config) -> None:
@@ -154,11 +205,8 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     Raises:
         SlimError: they do not; nothing may be written then.
     """
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
-    silent = masked(detector, wiring, kept).double().cpu()
-    difference = relative_difference(silent, _double(slim), image)
+    mute = masked(detector, wiring, kept).double().cpu()
+    difference = relative_difference(mute, _double(slim), _noise(detector, imgsz))
     if not difference < TOLERANCE:
         raise SlimError(
             f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
@@ -167,6 +215,16 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray,
     if not same_wiring(wiring, kept, trace(slim, imgsz)):
         raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
     return difference
+
+
+def _agree(detector: nn.Module, slim: nn.Module, imgsz: int) -> bool:
+    return relative_difference(_double(detector), _double(slim), _noise(detector, imgsz)) < TOLERANCE
+
+
+def _noise(detector: nn.Module, imgsz: int) -> Tensor:
+    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
 
 
 def _double(detector: nn.Module) -> nn.Module:
@@ -186,18 +244,31 @@ def prune_stage(config: Config) -> Record:
             f"{config.folder / 'sparse'} was trained from another detector than {config.model}: run `yolo-slim "
             "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
         )
+    plan = landed_plan(config)
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
     if config.prune.iterations.rounds > 1:
         from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
 
+        if plan:
+            raise SlimError(
+                f"sparse_train.mode={config.sparse_train.mode} has chosen all that goes at once, and "
+                "prune.iterations.rounds cuts little by little: choose one (prune.iterations.rounds=1)"
+            )
         return prune_in_rounds(config, start)
-    return cut_stage(config, "pruned", start, config.prune)
+    return cut_stage(config, "pruned", start, config.prune, plan=plan)
 
 
 def cut_stage(
-    config: Config, stage: str, weights: Path, chosen: Prune, start: Start | None = None, split: str | None = None
+    config: Config,
+    stage: str,
+    weights: Path,
+    chosen: Prune,
+    *,
+    start: Start | None = None,
+    split: str | None = None,
+    plan: Path | None = None,
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
     settings = {**chosen.model_dump(exclude={"iterations"}), "imgsz": config.imgsz, "data": config.data}
@@ -206,15 +277,53 @@ def cut_stage(
         detector = checkpoint.load(weights)
         if not config.data:
             console.print("no data: nothing is measured, and batch norm is not recalibrated")
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), start)
+        if plan:
+            console.print(f"following the plan that sparse training has landed: {plan}")
+        follow = json.loads(plan.read_text(encoding="utf-8")) if plan else None
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), start=start, follow=follow)
         _tell(result)
         pruned = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
         row = measured(config, pruned, split)
         say(stage, row, pruned)
+        if plan and row["map50_95"] is not None:
+            before = record.read(config.folder / "sparse").metrics["map50_95"]
+            console.print(f"mAP50-95 before the cut {before:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": pruned, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, stage, settings, [weights], work)
+    return run_stage(config, stage, settings, [weights, plan] if plan else [weights], work)
+
+
+def decisive(config: Config) -> dict[str, Any]:
+    """What decides which channels go: a plan made before holds as long as this is the same."""
+    chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
+    return {**chosen, "imgsz": config.imgsz}
+
+
+def landed_plan(config: Config) -> Path | None:
+    """The plan that sparse training has worked towards, in the modes that have one.
+
+    Raises:
+        SlimError: there is none yet, or it was made for another budget.
+    """
+    mode, folder = config.sparse_train.mode, config.folder / "sparse"
+    if mode not in PLANNED or not config.sparse_train.epochs:
+        return None
+    done = record.read(folder)
+    if done is None or "plan" not in done.outputs or done.settings["mode"] != mode:
+        raise SlimError(
+            f"sparse_train.mode={mode} chooses channels before pruning, and {folder} has no such plan: run `yolo-slim "
+            "sparse-train` with this configuration first, or prune without it: sparse_train.epochs=0"
+        )
+    then, now = done.settings["prune"], decisive(config)
+    changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
+    if changed:
+        raise SlimError(
+            f"the channels that {folder} has brought to zero are not those that the prune: section asks for now: "
+            f"{', '.join(changed)}. Run `yolo-slim sparse-train` again, it lands the new plan; or set that back; "
+            "or choose anew from the weights as they are: sparse_train.mode=uniform"
+        )
+    return done.output(folder, "plan")
 
 
 def _of_this_model(config: Config) -> bool:
@@ -248,6 +357,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         "achieved": cost.achieved,
         "looser": cost.looser,
         "masked_vs_cut": result.difference,
+        "lossless": result.lossless,
         "widths": widths,
     }
 
@@ -268,3 +378,5 @@ def _tell(result: Pruned) -> None:
         f"{len(whole)} widths must stay; "
         f"masked and cut detector differ by {result.difference:.1e}"
     )
+    if result.lossless:
+        console.print("all that was removed was exactly zero: nothing is lost, absorbed or recalibrated")

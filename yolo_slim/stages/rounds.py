@@ -92,7 +92,7 @@ def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Roun
 def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Round]) -> Round:
     chosen, iterations = config.prune, config.prune.iterations
     asked, settings = _asked(chosen, k / iterations.rounds, earlier[-1].cut.details["achieved"] if earlier else {})
-    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start, SPLIT)
+    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start=start, split=SPLIT)
     tuned = None
     if k < iterations.rounds:
         narrower = cut.output(config.folder / cut.stage)

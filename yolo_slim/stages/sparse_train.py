@@ -1,29 +1,42 @@
-"""Sparse training: pull batch-norm scales towards zero, so that the channels that do not matter show."""
+"""Sparse training: make channels go while training goes on, or show that they may."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
-from yolo_slim import checkpoint
+from torch import nn
+
+from yolo_slim import checkpoint, record
+from yolo_slim.channels import Plan, silent, trace
 from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
-from yolo_slim.training.sparse import SETTINGS, SparseTrainer
+from yolo_slim.stages.prune import PLANNED, decisive
 
 
 def sparse_train(config: Config) -> Record:
-    """runs/<name>/sparse/sparse.pt, and sparsity.csv: what happened to the scales, epoch by epoch."""
+    """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales, epoch by epoch), and plan.json in modes that choose."""
     start = original(config).output(config.folder / "original")
     chosen = config.sparse_train
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
+    if chosen.mode in PLANNED:
+        settings["prune"] = decisive(config)
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
-        extra = {SETTINGS: {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update}}
         trained = train_in(
-            folder, SparseTrainer, start, settings=settings, inputs=[start], extra=extra, arguments=arguments
+            folder,
+            TRAINERS[chosen.mode],
+            start,
+            settings=settings,
+            inputs=[start],
+            extra=files_of(config),
+            arguments=arguments,
         )
         last = trained / "last.pt"
         # The last epoch, not the best one: the scales are what this stage is for.
@@ -31,11 +44,28 @@ def sparse_train(config: Config) -> Record:
         detector = checkpoint.detector_of(ckpt, last)
         if chosen.weights == "live":
             detector.load_state_dict(ckpt["live"])
-        weights = checkpoint.save(detector, folder / "sparse.pt")
-        row = measured(config, weights)
-        say("sparse", row, weights)
+        outputs = {"weights": checkpoint.save(detector, folder / "sparse.pt")}
+        if chosen.mode in PLANNED:
+            outputs["plan"] = folder / "plan.json"
+            record.write_json(outputs["plan"], _plan(ckpt, detector, config))
+        row = measured(config, outputs["weights"])
+        say("sparse", row, outputs["weights"])
         with (folder / "train" / "sparsity.csv").open(newline="") as file:
             log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
-        return {"weights": weights}, row, {"sparsity": log}
+        return outputs, row, {"sparsity": log}
 
     return run_stage(config, "sparse", settings, [start], work)
+
+
+def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Config) -> dict[str, list[int]]:
+    """The plan that training has ended with: convolution -> outputs that stay, where any go."""
+    wiring = trace(detector, config.imgsz)
+    if ckpt["kept"] is None:
+        raise SlimError("sparse training stopped before it chose any channels: train for more epochs, or lower `every`")
+    kept = ckpt["kept"].numpy()
+    if config.sparse_train.mode == "targeted" and not silent(detector, wiring, kept):
+        raise SlimError(
+            f"training stopped after epoch {ckpt['epoch'] + 1}, before its landing was over (sparse_train.landing="
+            f"{config.sparse_train.landing:g} of {config.sparse_train.epochs} epochs): raise patience, or land earlier"
+        )
+    return Plan(kept).outputs(wiring)

@@ -1,0 +1,163 @@
+"""Modes of sparse training as a user meets them: a plan travels from stage to stage, or a message says what to do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_pipeline import PRUNE, run
+from training_helpers import PX, draw_shapes, saved, tiny
+
+from yolo_slim import checkpoint, record
+from yolo_slim.channels import cut, plan_from_kept, relative_difference, silent, trace
+from yolo_slim.config import read_config
+from yolo_slim.errors import SlimError
+from yolo_slim.stages.prune import choose, evidence_from
+from yolo_slim.stages.sparse_train import _plan
+
+
+class Sparse:
+    """Sparse training and pruning in one mode, on an untrained tiny detector."""
+
+    def __init__(self, folder, mode, *more):
+        net = tiny(folder)
+        with torch.no_grad():
+            for m in net.modules():
+                if isinstance(m, torch.nn.BatchNorm2d):
+                    m.weight.uniform_(0.5, 1.5)
+                    m.bias.uniform_(-0.5, 0.5)
+        saved(net, folder / "model.pt")
+        self.folder = folder / "runs" / mode
+        training = "{batch: 4, nbs: 4, optimizer: SGD, warmup_epochs: 0, workers: 0}"
+        self.words = [
+            *(f"model={folder / 'model.pt'}", f"data={draw_shapes(folder)}", f"imgsz={PX}", f"name={mode}"),
+            *(f"runs={folder / 'runs'}", "sparse_train.epochs=2", f"sparse_train.mode={mode}"),
+            *(f"sparse_train.train={training}", "prune.target.flops=0.6", "prune.criterion=l1"),
+            *(f"prune.{k}={v}" for k, v in PRUNE.items()),
+            *more,
+        ]
+        self.before = run("prune", *self.words) if mode in ("targeted", "soft") else None
+        self.output = "".join(self.did(stage) for stage in ("sparse-train", "prune"))
+
+    def did(self, stage, *more):
+        """A stage that comes to its end; what it says."""
+        code, output = run(stage, *self.words, *more)
+        assert code == 0, output
+        return output
+
+    def record(self, stage):
+        return record.read(self.folder / stage)
+
+    def detector(self, stage):
+        return checkpoint.load(self.record(stage).output(self.folder / stage))
+
+    def json(self, stage, name):
+        return json.loads(self.record(stage).output(self.folder / stage, name).read_text())
+
+
+@pytest.fixture(scope="module")
+def targeted(tmp_path_factory):
+    return Sparse(tmp_path_factory.mktemp("targeted"), "targeted")
+
+
+@pytest.fixture(scope="module")
+def soft(tmp_path_factory):
+    return Sparse(tmp_path_factory.mktemp("soft"), "soft", "prune.criterion=l2")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Targeted
+
+
+def test_it_lands_what_the_prune_section_would_remove_from_the_original(targeted):
+    config, original = read_config(None, targeted.words), targeted.detector("original")
+    found = choose(original, trace(original, PX), config.prune, evidence_from(config))
+    assert targeted.json("sparse", "plan") == found.plan.outputs(trace(original, PX)) != {}
+    assert targeted.record("pruned").details["achieved"]["flops"] == pytest.approx(found.achieved["flops"])
+    assert targeted.record("pruned").details["asked"] == {"flops": 0.6}
+
+
+def test_pruning_follows_the_plan_and_loses_nothing(targeted):
+    assert targeted.json("pruned", "kept") == targeted.json("sparse", "plan")
+    before, after = targeted.detector("sparse"), targeted.detector("pruned")
+    assert relative_difference(before, after, torch.rand(2, 3, PX, PX)) < 1e-5
+    done = targeted.record("pruned")
+    assert done.details["lossless"] and "following the plan" in targeted.output and "nothing is lost" in targeted.output
+    assert "mAP50-95 before the cut" in targeted.output
+    assert done.metrics["map50_95"] == pytest.approx(targeted.record("sparse").metrics["map50_95"], abs=1e-4)
+    assert done.metrics["flops"] / targeted.record("original").metrics["flops"] <= 0.6
+
+
+def test_what_has_landed_is_neither_absorbed_nor_recalibrated(targeted):
+    before, after = targeted.detector("sparse"), targeted.detector("pruned")
+    wiring = trace(before, PX)
+    kept = plan_from_kept(wiring, targeted.json("sparse", "plan")).kept
+    assert silent(before, wiring, kept)
+    plain = cut(before, wiring, kept).state_dict()
+    assert all(torch.equal(v, plain[k]) for k, v in after.state_dict().items())
+
+
+def test_the_plan_is_an_input_of_pruning(targeted):
+    assert any(path.endswith("plan.json") for path in targeted.record("pruned").inputs)
+    assert "done before" in targeted.did("prune") and "done before" in targeted.did("sparse-train")
+
+
+def test_without_a_plan_pruning_says_what_to_do(targeted):
+    code, output = targeted.before
+    assert code == 2 and "sparse-train" in output and "sparse_train.mode=targeted" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["prune.target.flops=0.5"], "target", id="another budget"),
+        pytest.param(["prune.criterion=l2"], "criterion", id="another criterion"),
+        pytest.param(["prune.exclude=[model.0]"], "exclude", id="other layers"),
+    ],
+)
+def test_a_plan_for_another_budget_is_refused(targeted, words, said):
+    code, output = run("prune", *targeted.words, *words)
+    text = " ".join(output.split())
+    assert code == 2 and f"{said}:" in text
+    assert "Run `yolo-slim sparse-train` again" in text and "sparse_train.mode=uniform" in text
+    assert "Traceback" not in output
+
+
+def test_another_budget_lands_anew(targeted, tmp_path):
+    """The training begins again: its plan is part of its settings."""
+    config = read_config(None, [*targeted.words, "prune.target.flops=0.5"])
+    old = targeted.record("sparse").settings["prune"]["target"]
+    assert old == {"flops": 0.6, "params": None} != config.prune.model_dump()["target"]
+    assert "recalibrate" not in targeted.record("sparse").settings["prune"], "recovery has no say"
+
+
+def test_a_training_that_stops_before_it_has_landed_is_refused(targeted):
+    config, detector = read_config(None, targeted.words), targeted.detector("original")
+    kept = torch.tensor(plan_from_kept(trace(detector, PX), targeted.json("sparse", "plan")).kept)
+    with pytest.raises(SlimError, match=r"stopped after epoch 1, before its landing was over.*patience"):
+        _plan({"kept": kept, "epoch": 0}, detector, config)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The others
+
+
+def test_soft_pruning_cuts_the_last_selection_and_recovers(soft):
+    assert soft.json("pruned", "kept") == soft.json("sparse", "plan") != {}
+    detector = soft.detector("sparse")
+    wiring = trace(detector, PX)
+    kept = plan_from_kept(wiring, soft.json("sparse", "plan")).kept
+    conv = next(c for c in wiring.convs.values() if not kept[c.outputs].all())
+    assert (detector.get_submodule(conv.name).weight[~kept[conv.outputs]] == 0).all()
+    assert not soft.record("pruned").details["lossless"], "its batch norms still give constants: absorbed, recalibrated"
+    assert soft.before[0] == 2
+
+
+def test_polarization_is_pruned_like_any_other(tmp_path):
+    done = Sparse(tmp_path, "polarization", "prune.criterion=bn_scale", "sparse_train.strength=0.8")
+    assert "plan" not in done.record("sparse").outputs
+    scales = np.concatenate([m.weight.detach() for m in done.detector("sparse").modules() if hasattr(m, "running_var")])
+    assert (scales >= 0).all() and (scales == 0).any()
+    assert done.record("pruned").details["achieved"]["flops"] <= 0.6

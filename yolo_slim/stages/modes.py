@@ -1,0 +1,66 @@
+"""The trainer of each mode of sparse training, and the prune stage's choice of channels for those that choose."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from torch import nn
+
+from yolo_slim.channels import Selection
+from yolo_slim.config import Config, check
+from yolo_slim.importance import Evidence
+from yolo_slim.stages.prune import choose, evidence_from
+from yolo_slim.training.forced import SETTINGS, ForcedTrainer
+from yolo_slim.training.polarization import PolarizedTrainer
+from yolo_slim.training.soft import SoftTrainer
+from yolo_slim.training.sparse import SparseTrainer
+from yolo_slim.training.targeted import TargetedTrainer
+
+CHOICE = "choice.yaml"
+"""In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
+
+
+class Choosing(ForcedTrainer):
+    """Chooses channels with the function that the prune stage chooses with."""
+
+    @cached_property
+    def config(self) -> Config:
+        """Of the run."""
+        return check(yaml.safe_load((Path(self.save_dir) / CHOICE).read_text()), CHOICE)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Read once, however often channels are chosen."""
+        return evidence_from(self.config)
+
+    def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
+        """By the `prune:` section."""
+        return choose(detector, self.wiring, self.config.prune, self.evidence, gone=gone)
+
+
+class Targeted(Choosing, TargetedTrainer):
+    """Soft landing of what the `prune:` section removes."""
+
+
+class Soft(Choosing, SoftTrainer):
+    """Soft pruning of what the `prune:` section removes."""
+
+
+TRAINERS = {"uniform": SparseTrainer, "targeted": Targeted, "soft": Soft, "polarization": PolarizedTrainer}
+
+
+def files_of(config: Config) -> dict[str, Any]:
+    """What the mode's trainer finds in its run folder: name -> content."""
+    chosen = config.sparse_train
+    wanted = {
+        "uniform": {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update},
+        "targeted": {"landing": chosen.landing, "rechoose": chosen.rechoose},
+        "soft": {"every": chosen.every},
+        "polarization": {"strength": chosen.strength, "update": chosen.update, "t": chosen.polarization_t},
+    }[chosen.mode]
+    choice = {CHOICE: config.model_dump(mode="json")} if issubclass(TRAINERS[chosen.mode], Choosing) else {}
+    return {SETTINGS: wanted, **choice}

@@ -1,0 +1,137 @@
+"""ForcedTrainer: training in which something besides the loss acts on channels, with a log of the scales."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_slim.channels import Selection, trace
+from yolo_slim.training.penalty import Penalty
+from yolo_slim.training.trainer import SlimTrainer
+
+SETTINGS = "sparsity.yaml"
+"""In the run folder: what a mode wants to know. A file, because multi-GPU workers rebuild the trainer from its
+arguments alone, and so does a resumed run."""
+
+
+class ForcedTrainer(SlimTrainer):
+    """SlimTrainer that knows how far it is, and calls `begin` once everything is set up.
+
+    What acts once a step does so from hooks that the optimizer calls inside its own step: after gradients are unscaled
+    and clipped, once a step whatever the accumulation, and not at all when AMP skips the step.
+    """
+
+    def _setup_train(self) -> None:
+        self.progress, self.travelled, self.steps, self.first = 0.0, 0.0, 0, None  # a resumed one finds its own
+        super()._setup_train()
+        self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
+        self.warmup = min(self.args.warmup_epochs, max(self.epochs - 1, 0))
+        detector = unwrap_model(self.model)
+        self.wiring = trace(detector, self.args.imgsz)
+        self.penalty = self.make_penalty(detector)
+        self.add_callback("on_train_epoch_start", ForcedTrainer._epoch_starts)
+        self.add_callback("on_train_batch_start", ForcedTrainer._batch_starts)
+        self.first = self.first or self.penalty.summary()
+        self.begin()
+        self.add_callback("on_train_epoch_end", lambda trainer: trainer._log())  # after whatever `begin` added
+
+    def make_penalty(self, detector: nn.Module) -> Penalty:
+        """The scales, and the pull on them where there is one."""
+        return Penalty(detector, self.wiring, self.settings.get("penalty", "group_lasso"))
+
+    def begin(self) -> None:
+        """Register what this mode does."""
+
+    def logged(self) -> dict[str, float]:
+        """This mode's own columns of the log."""
+        return {}
+
+    def judge(self, now: dict[str, float]) -> None:
+        """Say what is amiss, given `Penalty.summary` at the end of an epoch."""
+
+    def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
+        """Which channels stay, and the scores of all; `gone` (bool per channel) have left already.
+
+        Given by the stage, as a subclass: choosing is the prune stage's.
+        """
+        raise NotImplementedError
+
+    def chosen_now(self, gone: np.ndarray | None = None) -> Selection:
+        """`choose` on a copy of the live weights, the same on all GPUs."""
+
+        def decide() -> Selection:
+            return self.choose(copy.deepcopy(unwrap_model(self.model)).cpu().float().eval(), gone)
+
+        return agreed(decide)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""
+        return {"travelled": self.travelled, "steps": self.steps, "first": self.first}
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        super()._load_checkpoint_state(ckpt)
+        self.travelled, self.steps, self.first = ckpt["travelled"], ckpt["steps"], ckpt["first"]
+
+    def _epoch_starts(self) -> None:
+        self.batches = 0
+
+    def _batch_starts(self) -> None:
+        self.batches += 1
+        self.progress = (self.epoch + self.batches / len(self.train_loader)) / self.epochs
+
+    def stepped(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Count a step, up to `travelled`; no when a fused optimizer has found infinities and does nothing."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):
+            return False
+        # Out of memory in the first epoch, Ultralytics begins it again with the weights as they are: never back.
+        self.travelled = max(self.progress, self.travelled)
+        self.steps += 1
+        return True
+
+    def _log(self) -> None:
+        if RANK not in {-1, 0}:
+            return
+        now, own = self.penalty.summary(), self.logged()
+        row = {"epoch": self.epoch + 1, **own, "steps": self.steps, **now}
+        self._write_row({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()})
+        LOGGER.info(
+            "sparsity: "
+            + "".join(f"{name} {value:.2f}  " for name, value in own.items())
+            + "|scale| 5/25/50/75/95 %: "
+            + " ".join(f"{now[q]:.3f}" for q in ("q05", "q25", "q50", "q75", "q95"))
+            + f"  below 0.01: {now['share_below_1e-2']:.1%}  cut now: FLOPs x{now['flops_if_cut']:.2f} "
+            f"params x{now['params_if_cut']:.2f}"
+        )
+        self.judge(now)
+
+    def _write_row(self, row: dict[str, str]) -> None:
+        """Append to sparsity.csv; a resumed run replaces the epoch that was cut short."""
+        file = Path(self.save_dir) / "sparsity.csv"
+        rows = list(csv.DictReader(file.open(newline=""))) if file.exists() else []
+        rows = [r for r in rows if int(r["epoch"]) < int(row["epoch"])] + [row]
+        part = file.with_name(f".{file.name}.part")
+        with part.open("w", newline="") as f:
+            writer = csv.DictWriter(f, row)
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(file)
+
+
+def agreed(decide: Callable[[], Any]) -> Any:
+    """What the first worker decides, on all of them: two GPUs may round a score differently."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return decide()
+    answer = [decide() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(answer, 0)
+    return answer[0]

@@ -1,0 +1,120 @@
+"""Soft landing: which channels leave, when each begins to, and how much of it is left.
+
+Channels leave one after another, least score first, so that the network loses little at a time and answers each loss
+before the next. How many have begun follows the cubic of Zhu & Gupta (2017, arXiv:1710.01878, eq. 1), within every
+group alike: fast while what leaves is redundant, slowly towards the end, when it is not. Each channel then fades
+linearly over a window of its own and is exactly zero at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.channels import Trace, voices
+from yolo_slim.channels.groups import Ints
+
+WINDOW = 0.3
+"""Share of the landing in which one channel fades."""
+
+
+@dataclass
+class Landing:
+    """Every channel's way to zero between two points of a training (shares of it that have passed)."""
+
+    begin: float
+    end: float
+    n_channels: int
+    kept: np.ndarray = field(init=False)  # bool per channel
+    start: np.ndarray = field(init=False)  # share of the landing at which a channel begins to leave; inf: it stays
+    factor: np.ndarray = field(init=False)  # what is left of a channel, 1 to 0
+
+    def __post_init__(self) -> None:
+        self.kept = np.ones(self.n_channels, bool)
+        self.start = np.full(self.n_channels, np.inf)
+        self.factor = np.ones(self.n_channels)
+
+    @property
+    def begun(self) -> np.ndarray:
+        """Channels that are on their way, or gone: bool per channel."""
+        return self.factor < 1
+
+    @property
+    def decided(self) -> bool:
+        """Whether all that leave have begun to."""
+        return bool((self.begun | self.kept).all())
+
+    @property
+    def landed(self) -> float:
+        """Share of the channels that leave which are gone."""
+        return float((self.factor[~self.kept] == 0).mean()) if not self.kept.all() else 1.0
+
+    def choose(self, trace: Trace, kept: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
+        """Decide who leaves, in the order of their scores; those on their way already go on ahead of the others.
+
+        A channel that had begun to leave and is kept after all goes on from the value that it has.
+        """
+        self.kept = kept.copy()
+        self.factor[kept] = 1
+        self.start[:] = np.inf
+        for group in trace.groups:
+            gone = ~kept[group.channels]
+            leaving, n = group.channels[gone], int(gone.sum())
+            order = np.lexsort((scores[group.name][gone], self.factor[leaving]))
+            place = np.arange(n) / max(n - 1, 1)
+            self.start[leaving[order]] = (1 - WINDOW) * (1 - np.cbrt(1 - place))
+
+    def advance(self, progress: float) -> np.ndarray:
+        """What every channel has to be multiplied by now, (n_channels,); 1 where it stays, 0 where it is gone.
+
+        Relative to the last call, so that nothing but `factor` needs to be remembered, and whatever training has added
+        in between fades as well.
+        """
+        passed = np.clip((progress - self.begin) / (self.end - self.begin), 0, 1)
+        left = np.clip(1 - (passed - self.start) / WINDOW, 0, 1) if passed < 1 else self.kept.astype(float)
+        left = np.minimum(left, self.factor)  # never back
+        ratio = np.divide(left, self.factor, out=np.zeros(self.n_channels), where=self.factor > 0)
+        self.factor = left
+        return ratio
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs, as tensors."""
+        return {name: torch.tensor(getattr(self, name)) for name in ("kept", "start", "factor")}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        for name, value in state.items():
+            setattr(self, name, value.numpy().copy())
+
+
+class Fader:
+    """Multiplies channels, wherever they speak, in the detector and in its moving average."""
+
+    def __init__(self, trace: Trace, detector: nn.Module) -> None:
+        self.slots: dict[str, Ints] = voices(detector, trace)
+
+    @torch.no_grad()
+    def fade(self, detector: nn.Module, average: nn.Module | None, ratio: np.ndarray, kept: np.ndarray) -> None:
+        """Multiply by `ratio` (per channel); where `kept` is false, the average becomes what the detector is.
+
+        The average exists to smooth what training does at random. A fade is no chance: lagging behind it would leave
+        the average speaking with channels that the detector it is an average of no longer has.
+        """
+        ratio, gone = np.append(ratio, 1.0), np.append(~kept, False)  # a FIXED slot, -1, finds the last entry
+        live = detector.state_dict()
+        followers = average.state_dict() if average is not None else {}
+        for name, slots in self.slots.items():
+            rows = np.flatnonzero(gone[slots])
+            if not len(rows):
+                continue
+            tensor = live[name]
+            here = torch.as_tensor(rows, device=tensor.device)
+            by = torch.as_tensor(ratio[slots[rows]], device=tensor.device, dtype=tensor.dtype)
+            faded = tensor[here] * by.view(-1, *[1] * (tensor.dim() - 1))
+            tensor[here] = faded
+            if name in followers:
+                followers[name][here.to(followers[name].device)] = faded.to(followers[name])

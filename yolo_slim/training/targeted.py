@@ -1,0 +1,96 @@
+"""TargetedTrainer: soft landing. The channels that must go for the target fade to exactly zero while training goes on.
+
+Afterwards they are held there, against momentum and weight decay alike, until the end: the cut then takes out what is
+silent, and loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_slim.channels import Selection
+from yolo_slim.errors import SlimError
+from yolo_slim.training.forced import ForcedTrainer
+from yolo_slim.training.landing import Fader, Landing
+
+PLAN = "plan.json"
+"""In the run folder: the channels that stay, as `kept.json` lists them; written when they are chosen."""
+
+
+class TargetedTrainer(ForcedTrainer):
+    """Lands what `choose` leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
+
+    landed: dict[str, torch.Tensor] | None = None  # the state of a resumed landing
+
+    def begin(self) -> None:
+        """Choose the channels, or find those of a resumed training, and register the fade."""
+        end = self.settings["landing"]
+        # While the learning rate warms up training cannot answer a loss.
+        begin = self.warmup / self.epochs
+        self.landing = Landing(begin if begin < end else 0.0, end, self.wiring.n_channels)
+        if self.landed:
+            self.landing.restore(self.landed)
+        else:
+            self._decide(self.chosen_now())
+        self.fader = Fader(self.wiring, unwrap_model(self.model))
+        self.optimizer.register_step_post_hook(self._step)
+        self.add_callback("on_train_epoch_start", TargetedTrainer._rechoose)
+        self.add_callback("on_train_epoch_end", TargetedTrainer._epoch_ends)
+
+    def _decide(self, selection: Selection) -> None:
+        kept = selection.plan.kept
+        if kept.all():
+            raise SlimError(
+                "sparse_train.mode=targeted lands the channels that the prune: section removes, and it removes none: "
+                "give it a budget, e.g. prune.target.flops=0.5"
+            )
+        stay = self.landing.begun & kept
+        self.landing.choose(self.wiring, kept, selection.scores)
+        if RANK not in {-1, 0}:
+            return
+        (Path(self.save_dir) / PLAN).write_text(json.dumps(selection.plan.outputs(self.wiring), indent=1))
+        shares = ", ".join(f"{k} x{v:.3f}" for k, v in selection.achieved.items())
+        LOGGER.info(
+            f"landing: {int((~kept).sum())} of {len(kept)} channels fade to zero between epochs "
+            f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first; {shares}"
+            + (f"; {int(stay.sum())} that had begun to stay after all" if stay.any() else "")
+        )
+
+    def _rechoose(self) -> None:
+        """Ask again who leaves, of those who have not begun to: each is judged as late as can be."""
+        every = self.settings["rechoose"]
+        if every and self.epoch and self.epoch % every == 0 and not self.landing.decided:
+            self._decide(self.chosen_now(self.landing.begun))
+
+    def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self.stepped(optimizer):
+            self._fade(self.travelled)
+
+    def _epoch_ends(self) -> None:
+        if self.epoch + 1 == self.epochs:  # batches that were accumulated and never stepped for
+            self._fade(1.0)
+
+    def _fade(self, progress: float) -> None:
+        ratio: np.ndarray = self.landing.advance(progress)
+        self.fader.fade(unwrap_model(self.model), self.ema.ema if self.ema else None, ratio, self.landing.kept)
+
+    def logged(self) -> dict[str, float]:
+        """The share of the channels to go that have gone."""
+        return {"landed": self.landing.landed}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Who leaves, and how much of each is left."""
+        return {**super().extra_state(), **self.landing.state()}
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        super()._load_checkpoint_state(ckpt)
+        self.landed = {name: ckpt[name] for name in ("kept", "start", "factor")}
+        if hasattr(self, "landing"):  # back to last.pt after a NaN
+            self.landing.restore(self.landed)
