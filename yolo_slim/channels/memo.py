@@ -2,44 +2,56 @@
 
 While layers are settled one after another, front to back, everything before them stays as it is. A module whose output
 holds no NaN depends on nothing that waits (what waits answers NaN), so its output is final: it is kept for each batch,
-handed out instead of computed, and forgotten as soon as nothing reads it any more. What is kept is bounded; beyond
-the bound things are computed again.
+handed out instead of computed, and forgotten when nothing reads it any more. What is kept is bounded. Where something
+is missing after all, was forgotten too early or has been written to, the batch is computed from its beginning.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels.surgery import evaluating, tensors
 
-Visit = Callable[[str, Tensor, Callable[[Tensor], Tensor]], "Tensor | None"]
-"""(convolution, its input, how to compute it) -> its output, or None while that is not settled."""
+Found: TypeAlias = list[tuple[str, Tensor]]  # (convolution that waits, its input), one for each call, in order
 
 
-class Enough(Exception):
-    """Raised by a visitor when the rest of the pass is of no interest."""
+class _Enough(Exception):
+    """The rest of the pass is of no interest."""
 
 
-class _Kept(Tensor):
-    """A tensor that says when it is read, and is never written to."""
+class _Missing(Exception):
+    """The pass reads what is no longer kept."""
+
+
+class _Watched(Tensor):
+    """A tensor that says when it is read."""
+
+    on_read: Callable[[], None]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         for tensor in tensors((args, kwargs or {})):
-            if isinstance(tensor, _Kept):
-                tensor.reads.add(tensor.key)
-        name = getattr(func, "__name__", "")
-        in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+            if isinstance(tensor, _Watched):
+                tensor.on_read()
         with torch._C.DisableTorchFunctionSubclass():
-            if in_place and isinstance(args[0], _Kept):
-                args = (args[0].as_subclass(Tensor).clone(), *args[1:])
             return func(*args, **(kwargs or {}))
+
+
+class _Kept(NamedTuple):
+    """An output; `writes` counts how often it had been written to when it was final."""
+
+    output: Tensor
+    writes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.output.untyped_storage().nbytes()
 
 
 class Memo:
@@ -53,77 +65,116 @@ class Memo:
     def __init__(self, detector: nn.Module, limit: int) -> None:
         self.detector, self.limit, self.bytes = detector, limit, 0
         self.modules = {name: m for name, m in detector.named_modules() if name}
-        self.outputs: dict[int, dict[str, Tensor]] = {}  # batch number -> module -> output
-        self.reads: set[str] = set()  # modules whose kept output was read since the last `forget`
-        self.calls: Counter[str] = Counter()  # of the last whole pass: only what is called once has one output
+        self.known: dict[int, dict[str, _Kept | None]] = {}  # batch number -> module -> output; None: forgotten
+        self.reads: set[str] = set()  # modules whose final output was read since the last `forget_unread`
+        self.calls: Counter[str] = Counter()  # of each module in one pass: only what is called once has one output
+        self.overwritten: set[str] = set()  # modules whose output somebody writes to: never kept
+        self.shapes: dict[tuple[str, torch.Size], torch.Size] = {}  # (convolution, of its input) -> of its output
 
-    def probe(self, number: int, batch: Tensor, visit: Visit) -> None:
-        """A pass through to the end that keeps nothing: what it reads is what later passes will read."""
-        self.calls = self._run(number, batch, visit, keep=False)
+    def probe(self, number: int, batch: Tensor, waiting: Collection[str]) -> Found:
+        """A pass to the end that keeps nothing and learns what is read: what waits and can be reached."""
+        return self._run(number, batch, waiting, None)
 
-    def run(self, number: int, batch: Tensor, visit: Visit) -> None:
-        """A pass over batch `number`, up to where `visit` has had enough, that keeps what is final.
+    def run(self, number: int, batch: Tensor, waiting: Collection[str], ready: Collection[str]) -> Found:
+        """A pass over batch `number`, up to the last call in `ready`, that keeps what is final.
 
-        `visit` answers for every convolution that is computed on numbers; on NaN the output is NaN and costs nothing.
+        Args:
+            waiting: convolutions that are not settled.
+            ready: those of them, one entry for each call, whose inputs are wanted.
         """
-        with suppress(Enough):
-            self._run(number, batch, visit, keep=True)
+        return self._run(number, batch, waiting, ready)
+
+    def forget_unread(self) -> None:
+        """Forget what no pass has read since the last call: as a rule, what is settled is read by ever fewer."""
+        for known in self.known.values():
+            for name in known.keys() - self.reads:
+                self._drop(known, name)
+                known[name] = None
+        self.reads.clear()
+
+    def _run(self, number: int, batch: Tensor, waiting: Collection[str], ready: Collection[str] | None) -> Found:
+        known = self.known.setdefault(number, {})
+        try:
+            return self._pass(known, batch, waiting, ready)
+        except _Missing:
+            for name in list(known):
+                self._drop(known, name)
+            return self._pass(known, batch, waiting, ready)  # nothing is known, so nothing can be missing
 
     @torch.no_grad()
-    def _run(self, number: int, batch: Tensor, visit: Visit, keep: bool) -> Counter[str]:
+    def _pass(
+        self, known: dict[str, _Kept | None], batch: Tensor, waiting: Collection[str], ready: Collection[str] | None
+    ) -> Found:
         calls: Counter[str] = Counter()
-        known = self.outputs.setdefault(number, {})
+        found: Found = []
 
-        def forward(name: str, module: nn.Module) -> Callable[..., Any]:
-            compute = self._conv(name, module, visit) if isinstance(module, nn.Conv2d) else module.forward
+        def convolve(name: str, layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+            forward = layer.forward
 
-            def run(*args: Any, **kwargs: Any) -> Any:
-                calls[name] += 1
-                if name not in known:
-                    out = compute(*args, **kwargs)
-                    if not keep or self.calls[name] > 1 or not self._keep(known, name, out):
-                        return out
-                return self._hand_out(name, known[name])
+            def run(image: Tensor) -> Tensor:
+                if not _waits(image):
+                    if name not in waiting:
+                        return forward(image)
+                    if ready is None or name in ready:
+                        found.append((name, image.clone()))  # somebody may write over it
+                    if ready is not None and len(found) == len(ready):
+                        raise _Enough
+                size = name, image.shape
+                if size not in self.shapes:
+                    self.shapes[size] = forward(image).shape
+                return image.new_full(self.shapes[size], torch.nan)
 
             return run
 
-        with evaluating(self.detector), self._replaced({n: forward(n, m) for n, m in self.modules.items()}):
+        def remember(name: str, module: nn.Module) -> Callable[..., Any]:
+            compute = convolve(name, module) if isinstance(module, nn.Conv2d) else module.forward
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                calls[name] += 1
+                once = max(calls[name], self.calls[name]) == 1
+                if once and name in known:
+                    return self._recall(known, name)
+                out = compute(*args, **kwargs)
+                # Numbers only: no NaN would say that an index or a mask depends on what waits.
+                if not isinstance(out, Tensor) or not out.is_floating_point() or _waits(out):
+                    return out
+                if not once or name in self.overwritten:
+                    return out
+                if ready is not None:
+                    self._keep(known, name, out)
+                return _watched(out, lambda: self.reads.add(name))
+
+            return run
+
+        forwards = {name: remember(name, module) for name, module in self.modules.items()}
+        with suppress(_Enough), evaluating(self.detector), self._replaced(forwards):
             self.detector(batch)
-        return calls
+        self.calls |= calls  # the maximum: parts of a module that is known are not called
+        return found
 
-    def forget_unread(self) -> None:
-        """Drop what nothing has read since the last call: what is settled is never read by more than before."""
-        for known in self.outputs.values():
-            for name in known.keys() - self.reads:
-                self.bytes -= known[name].nbytes
-                known[name] = known[name][:0].clone()  # a stand-in, passed on unread
-        self.reads = set()
+    def _keep(self, known: dict[str, _Kept | None], name: str, out: Tensor) -> None:
+        """Keep an output if there is room for it; what was kept of the module's parts goes then."""
+        kept = _Kept(out.as_subclass(Tensor), out._version)
+        parts = [part for part in known if part.startswith(f"{name}.")]
+        freed = sum(entry.bytes for part in parts if (entry := known[part]))
+        if self.bytes - freed + kept.bytes <= self.limit:
+            for part in parts:
+                self._drop(known, part)
+            known[name] = kept
+            self.bytes += kept.bytes
 
-    def _conv(self, name: str, layer: nn.Conv2d, visit: Visit) -> Callable[[Tensor], Tensor]:
-        forward = layer.forward
+    def _recall(self, known: dict[str, _Kept | None], name: str) -> Tensor:
+        kept = known[name]
+        if kept is None:
+            return _watched(torch.empty(0), _miss)
+        if kept.output._version != kept.writes:
+            self.overwritten.add(name)
+            raise _Missing
+        return _watched(kept.output, lambda: self.reads.add(name))
 
-        def run(image: Tensor) -> Tensor:
-            out = None if _waits(image) else visit(name, image, forward)
-            return _unknown(layer, image) if out is None else out
-
-        return run
-
-    def _keep(self, known: dict[str, Tensor], name: str, out: Any) -> bool:
-        """Whether the output is final and there is room for it; what was kept of the module's parts goes then."""
-        if not isinstance(out, Tensor) or _waits(out):
-            return False
-        for inner in [k for k in known if k.startswith(f"{name}.")]:
-            self.bytes -= known.pop(inner).nbytes
-        if self.bytes + out.nbytes > self.limit:
-            return False
-        known[name] = out.as_subclass(Tensor)
-        self.bytes += out.nbytes
-        return True
-
-    def _hand_out(self, name: str, out: Tensor) -> Tensor:
-        kept = out.as_subclass(_Kept)
-        kept.key, kept.reads = name, self.reads
-        return kept
+    def _drop(self, known: dict[str, _Kept | None], name: str) -> None:
+        if kept := known.pop(name):
+            self.bytes -= kept.bytes
 
     @contextmanager
     def _replaced(self, forwards: dict[str, Callable[..., Any]]) -> Iterator[None]:
@@ -146,13 +197,16 @@ class Memo:
                     self.modules[name].forward = forward  # type: ignore[method-assign]
 
 
+def _watched(out: Tensor, on_read: Callable[[], None]) -> Tensor:
+    watched = out.as_subclass(_Watched)
+    watched.on_read = on_read
+    return watched
+
+
+def _miss() -> None:
+    raise _Missing
+
+
 def _waits(out: Tensor) -> bool:
     """Whether a tensor depends on what is not settled: then it holds NaN for the first image as for every other."""
-    return bool(torch.isnan(out[0].sum()))
-
-
-def _unknown(layer: nn.Conv2d, image: Tensor) -> Tensor:
-    """NaN in the shape of the layer's output."""
-    sizes = zip(image.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-    hw = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
-    return torch.full((len(image), layer.out_channels, *hw), torch.nan, dtype=image.dtype, device=image.device)
+    return bool(torch.isnan(out[:1].sum() if out.dim() else out))

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,49 +17,56 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_slim.channels.groups import FIXED, Conv, Trace
-from yolo_slim.channels.memo import Enough, Memo, Visit
+from yolo_slim.channels.memo import Memo
+from yolo_slim.errors import SlimError
 
 RIDGE = 1e-3
 """Weight of staying at the cut weights, against the mean variance of an input: keeps directions that the images do not
 show as they were."""
 
 
-@dataclass
 class Moments:
     """Sums over samples from which a least-squares fit with intercept follows: X (N, a) against Y (N, b)."""
 
-    n: int = 0
-    x: Tensor | float = 0.0  # (a,)
-    y: Tensor | float = 0.0  # (b,)
-    xx: Tensor | float = 0.0  # (a, a)
-    xy: Tensor | float = 0.0  # (a, b)
+    def __init__(self) -> None:
+        self.n = 0
+        # Sums are of differences to the first mean: a covariance is small beside squares of what is far from zero.
+        self.origin: tuple[Tensor, Tensor]  # (a,), (b,)
+        self.x: Tensor | float = 0.0  # (a,)
+        self.y: Tensor | float = 0.0  # (b,)
+        self.xx: Tensor | float = 0.0  # (a, a)
+        self.xy: Tensor | float = 0.0  # (a, b)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """More samples: (n, a) and (n, b)."""
+        if not self.n:
+            self.origin = x.mean(0), y.mean(0)
+        x, y = x - self.origin[0], y - self.origin[1]
         self.n += len(x)
         self.x = self.x + x.sum(0, dtype=torch.float64)
         self.y = self.y + y.sum(0, dtype=torch.float64)
         self.xx = self.xx + (x.T @ x).double()
         self.xy = self.xy + (x.T @ y).double()
 
+    def finite(self) -> bool:
+        """Whether all samples were numbers, and small enough to be squared."""
+        return bool(torch.isfinite(self.xx).all() and torch.isfinite(self.xy).all())
+
     def covariance(self) -> Tensor:
         """Of the inputs, (a, a)."""
-        mean = self.x / self.n
-        return self.xx / self.n - torch.outer(mean, mean)
+        return (self.xx - torch.outer(self.x, self.x) / self.n) / self.n
 
     def fit(self, start: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-        """Weights (b, a) and intercept (b,) that minimise |Y - X W' - c|^2 + ridge * |W - start|^2.
+        """Weights (b, a) and intercept (b,) that minimise mean |Y - X W' - c|^2 + ridge * |W - start|^2.
 
         `ridge` is in units of the mean variance of an input; it makes the solution unique and ties what the samples
         do not determine to `start` (b, a).
         """
-        mean_x, mean_y, xx = self.x / self.n, self.y / self.n, self.covariance()
-        xy = self.xy / self.n - torch.outer(mean_x, mean_y)
-        start = start.double()
-        damped = xx + ridge * xx.diagonal().mean().clamp(min=1e-12) * torch.eye(
-            len(xx), dtype=xx.dtype, device=xx.device
-        )
-        weights = start + torch.linalg.solve(damped, xy - xx @ start.T).T
+        xx, start = self.covariance(), start.double()
+        pull = (self.xy - torch.outer(self.x, self.y) / self.n) / self.n - xx @ start.T
+        xx.diagonal().add_(ridge * xx.diagonal().mean().clamp(min=1e-12))
+        weights = start + torch.linalg.solve(xx, pull).T
+        mean_x, mean_y = (o + s / self.n for o, s in zip(self.origin, (self.x, self.y), strict=True))
         return weights, mean_y - weights @ mean_x
 
 
@@ -75,8 +80,9 @@ def patches(image: Tensor, conv: nn.Conv2d, rows: Tensor, columns: Tensor) -> Te
     Returns:
         (B * P, C * kh * kw), in the order of `conv.weight.flatten(1)`.
     """
-    (kh, kw), (sy, sx), (dy, dx), (py, px) = conv.kernel_size, conv.stride, conv.dilation, conv.padding
-    padded = F.pad(image, (px, px, py, py)) if py or px else image
+    (kh, kw), (sy, sx), (dy, dx) = conv.kernel_size, conv.stride, conv.dilation
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = F.pad(image, conv._reversed_padding_repeated_twice, mode)  # as the layer pads, "same" included
     y = (rows * sy)[:, None] + torch.arange(kh, device=rows.device) * dy  # [P, kh]
     x = (columns * sx)[:, None] + torch.arange(kw, device=rows.device) * dx  # [P, kw]
     windows = padded[:, :, y[:, :, None], x[:, None, :]]  # [B, C, P, kh, kw]
@@ -110,65 +116,76 @@ def reconstruct(
         seed: of the positions.
         memory: bytes of intermediate maps to keep at most; with fewer, more is computed again.
         step: called with (layers fitted, layers to fit) whenever some are done.
+
+    Raises:
+        SlimError: there are no batches, or a layer to refit sees something that is not finite.
     """
     healed = copy.deepcopy(slim)
-    waiting = set(_downstream(trace, kept))
-    total, memos = len(waiting), [Memo(d, memory // 2) for d in (healed, detector)]
+    memos = Memo(healed, memory // 2), Memo(detector, memory // 2)
+    waiting, done = set(_downstream(trace, kept)), 0
     while waiting:
-        moments: dict[str, Moments] = {}
-        ready = 0
-        for number, batch in enumerate(batches):
-            ready = _count_ready(memos, waiting, batch) if number == 0 else ready
-            inputs, outputs = _meet(memos, waiting, ready, number, batch)
-            for (name, image), (_, out) in zip(inputs, outputs, strict=True):
-                conv = trace.convs[name]
-                at = draw(out, points, [seed, number])
-                x = patches(image, healed.get_submodule(name), *at)
-                y = out[:, torch.as_tensor(_stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
-                moments.setdefault(name, Moments()).add(x, y.permute(0, 2, 1).flatten(0, 1))
-        if not moments:  # what waits sees no number even in the original
-            break
-        for name, sums in moments.items():
+        found = _gather(memos, trace, kept, waiting, batches, points, seed)
+        for name, sums in found.items():
             _install(healed, trace.convs[name], *sums.fit(healed.get_submodule(name).weight.flatten(1), ridge))
         for memo in memos:
             memo.forget_unread()
-        waiting -= moments.keys()
-        step(total - len(waiting), total)
+        waiting -= found.keys()
+        done += len(found)
+        step(done, done + len(waiting))
     return healed
 
 
-Found: TypeAlias = list[tuple[str, Tensor]]  # (layer, its input or output), in order of execution
+def _gather(
+    memos: tuple[Memo, Memo],
+    trace: Trace,
+    kept: np.ndarray,
+    waiting: set[str],
+    batches: Iterable[Tensor],
+    points: int,
+    seed: int,
+) -> dict[str, Moments]:
+    """One pass over the batches: samples of all layers that can be fitted now, from both detectors."""
+    moments: dict[str, Moments] = {}
+    ready = None
+    for number, batch in enumerate(batches):
+        ready = _ready(memos, batch, waiting) if ready is None else ready
+        if not ready:
+            break
+        inputs, originals = (memo.run(number, batch, waiting, ready) for memo in memos)
+        if not len(inputs) == len(originals) == len(ready):
+            raise _not_finite(ready[0])
+        for (name, image), (_, original) in zip(inputs, originals, strict=True):
+            conv, (slim, full) = trace.convs[name], (memo.modules[name] for memo in memos)
+            out = full(original)
+            at = draw(out, points, [seed, number])
+            y = out[:, torch.as_tensor(_stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
+            moments.setdefault(name, Moments()).add(patches(image, slim, *at), y.permute(0, 2, 1).flatten(0, 1))
+    if ready is None:
+        raise SlimError("expected batches of images that can be read again and again to refit the layers on, got none")
+    for name, sums in moments.items():
+        if not sums.finite():
+            raise _not_finite(name)
+    return moments
 
 
-def _meet(memos: list[Memo], waiting: set[str], ready: int, number: int, batch: Tensor) -> tuple[Found, Found]:
-    """Run both detectors up to the layers that can be fitted now: inputs in the slim one, outputs in the original."""
-    inputs: Found = []
-    outputs: Found = []
-    memos[0].run(number, batch, _collect(inputs, waiting, ready, lambda image, compute: image))
-    memos[1].run(number, batch, _collect(outputs, waiting, ready, lambda image, compute: compute(image)))
-    return inputs, outputs
+def _not_finite(name: str) -> SlimError:
+    return SlimError(
+        f"cannot refit {name}: what it reads or what it gave in the original is not a number, or too large, "
+        "on the images given. Are these in [0, 1], and all weights of the detector finite?"
+    )
 
 
-def _count_ready(memos: list[Memo], waiting: set[str], batch: Tensor) -> int:
-    """How many calls can be fitted now; each memory learns what will still be read."""
-    for memo in memos:
-        found: Found = []
-        memo.probe(0, batch, _collect(found, waiting, 0, lambda image, compute: image))
-    return len(found)
+def _ready(memos: tuple[Memo, Memo], batch: Tensor, waiting: set[str]) -> list[str]:
+    """The calls that can be fitted now: of layers that can be in all their calls, if there are such.
 
-
-def _collect(
-    found: Found, waiting: set[str], enough: int, what: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-) -> Visit:
-    def visit(name: str, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor | None:
-        if name not in waiting:
-            return compute(image)
-        found.append((name, what(image, compute)))
-        if len(found) == enough:
-            raise Enough
-        return None
-
-    return visit
+    Takes those out of `waiting` that are never called: some layers run in train mode only.
+    """
+    slim, full = ([name for name, _ in memo.probe(0, batch, waiting)] for memo in memos)
+    calls = memos[1].calls
+    waiting &= calls.keys()
+    if slim != full or (waiting and not full):
+        raise _not_finite(sorted(waiting)[0])
+    return [name for name in full if full.count(name) == calls[name]] or full
 
 
 def draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
