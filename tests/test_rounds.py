@@ -125,8 +125,8 @@ def in_rounds(detector: nn.Module, chosen: Prune) -> tuple[nn.Module, list[dict]
 def test_many_rounds_come_to_what_one_comes_to(tmp_path, settings, schedule):
     """The scores stay as they are here, so the channels kept must be the very same."""
     detector = varied(tmp_path)
-    once = cut_to_plan(detector, Prune(**settings), PX, Evidence())
-    chosen = Prune(**settings, iterations={"rounds": 3, "schedule": schedule})
+    once = cut_to_plan(detector, Prune(criterion="bn_scale", **settings), PX, Evidence())
+    chosen = Prune(criterion="bn_scale", **settings, iterations={"rounds": 3, "schedule": schedule})
     final, cuts, asked, achieved = in_rounds(detector, chosen)
     assert widths(final) == widths(once.model) != widths(detector)
     whole = composed(cuts)
@@ -139,7 +139,7 @@ def test_many_rounds_come_to_what_one_comes_to(tmp_path, settings, schedule):
 def test_shares_are_those_of_the_uncut_detector(tmp_path):
     """Round by round, against thop on the detectors themselves; what one has cut, the next does not bring back."""
     detector = varied(tmp_path)
-    chosen = Prune(target={"flops": 0.4}, **FLOORS, iterations={"rounds": 3})
+    chosen = Prune(criterion="bn_scale", target={"flops": 0.4}, **FLOORS, iterations={"rounds": 3})
     before, last = cost(detector, PX), widths(detector)
     start, cuts = wiring_of(detector), []
     for k in range(1, 4):
@@ -162,17 +162,19 @@ def test_a_round_that_has_nothing_to_do_cuts_nothing(tmp_path):
     """Coarse steps overshoot, and the next round finds its share already reached."""
     detector = varied(tmp_path)
     settings = {"target": {"flops": 0.8}, "round_to": 16}
-    final, cuts, asked, achieved = in_rounds(detector, Prune(**settings, iterations={"rounds": 6}))
+    final, cuts, asked, achieved = in_rounds(
+        detector, Prune(criterion="bn_scale", **settings, iterations={"rounds": 6})
+    )
     idle = [k for k, made in enumerate(cuts) if not made]
     assert idle and all(achieved[k] == achieved[k - 1] for k in idle if k)
     assert all(got["flops"] <= wanted["flops"] for wanted, got in zip(asked, achieved, strict=True))
-    assert widths(final) == widths(cut_to_plan(detector, Prune(**settings), PX, Evidence()).model)
+    assert widths(final) == widths(cut_to_plan(detector, Prune(criterion="bn_scale", **settings), PX, Evidence()).model)
 
 
 def test_scores_are_read_from_the_detector_as_it_is_by_now(tmp_path):
     """A channel that mattered little at the start and much after fine-tuning stays."""
     detector = varied(tmp_path)
-    chosen = Prune(ratio=0.5, round_to=1, min_channels=1, min_keep=0)
+    chosen = Prune(criterion="bn_scale", ratio=0.5, round_to=1, min_channels=1, min_keep=0)
     start = wiring_of(detector)
     first = cut_to_plan(detector, chosen.model_copy(update={"ratio": 0.25}), PX, Evidence(), start=Start(start, {}))
     with torch.no_grad():  # the order of those that are left turns round
