@@ -314,7 +314,7 @@ def words(settings: dict[str, Any], path: tuple[str, ...] = ()) -> list[str]:
     found = []
     for key, value in settings.items():
         here = (*path, key)
-        if isinstance(value, dict) and section(list(here)) is not None:
+        if isinstance(value, dict) and value and section(list(here)) is not None:
             found += words(value, here)
         else:
             plain = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and _parse(value) == value

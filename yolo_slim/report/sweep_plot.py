@@ -54,10 +54,8 @@ def sweep_plot(content: dict[str, Any]) -> Figure:
 def _look(keys: list[tuple[str, str]]) -> Look:
     criteria = dict.fromkeys(criterion for criterion, _ in keys if criterion != CONTROL)
     recoveries = reversed(dict.fromkeys(recovery for _, recovery in keys))  # the last asked for is drawn whole
-    return {**dict(zip(criteria, cycle(COLOURS))), **dict(zip(recoveries, cycle(LINES)))} | {
-        CONTROL: CHANCE,
-        "original": BEFORE,
-    }
+    given = {**dict(zip(criteria, cycle(COLOURS))), **dict(zip(recoveries, cycle(LINES)))}
+    return {**given, CONTROL: CHANCE, "original": BEFORE}
 
 
 def _share(row: Row) -> float:
@@ -85,6 +83,7 @@ def _curves(axes: Axes, content: dict[str, Any], place: Place, gap: float, look:
     for (criterion, recovery), rows in found.items():
         xy = np.array([(place(row), row["map50_95"]) for row in (original, *rows)])  # [N, 2]
         style = {"color": look[criterion], "linestyle": look[recovery]}
+        style |= {"zorder": 2 if criterion == CONTROL else 3}
         axes.plot(*xy.T, marker="o", markevery=slice(1, None), markersize=4.5, linewidth=1.8, **style)
         x, y = xy[xy[:, 0].argmin()]
         if criterion not in ends or y > ends[criterion][1]:  # one name a criterion, at its best recovery
@@ -100,7 +99,8 @@ def _curves(axes: Axes, content: dict[str, Any], place: Place, gap: float, look:
     span = (high - low or 1) / (1 - room)  # of the whole axis: the names take their share of it
     axes.set_xlim(low - room * span, high + 0.05 * span)
     axes.set_xticks([tick for tick in axes.get_xticks() if low - 0.02 * span <= tick <= high + 0.05 * span])
-    heights = _apart([y for _, y in ends.values()], gap, *axes.get_ylim())
+    bottom, top = axes.get_ylim()
+    heights = _apart([y for _, y in ends.values()], gap, bottom, top - gap)  # above is room for the ring's name
     margin = low - 20 / WIDTH_PT * span
     for (name, (x, y)), height in zip(ends.items(), heights, strict=True):
         axes.plot([margin, x], [height, y], color=look[name], linewidth=0.7, alpha=0.6)

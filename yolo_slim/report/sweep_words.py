@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from yolo_slim.report.tables import DASH, digits, median, points, ratio, table, timing
@@ -82,9 +83,7 @@ def _recommendation(content: dict[str, Any]) -> str:
     what = f"{_at(best)} by {_name(best)}: mAP50-95 {best['map50_95']:.3f} ({change} points), {', '.join(gains)}"
     allowed = f"{100 * content['drop']:g} points of the original's mAP50-95 {original['map50_95']:.3f}"
     if stays_within(content, best):
-        return (
-            f"Recommended: {what}. It is the smallest target that stays within {allowed}, and nothing is trained yet."
-        )
+        return f"Recommended: {what}. It is the smallest target within {allowed}, and nothing is trained yet."
     return (
         f"No point stays within {allowed}. The least bad: {what}. Fine-tuning brings back most of what a cut loses: "
         "cut there, or further, fine-tune, and judge then."
@@ -150,7 +149,7 @@ def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
         f"# Sweep: {content['name']}",
         "\n\n".join(sentences(content)),
         f"```bash\n{content['command']}\n```",
-        *(f"![{name}]({name})" for name in plots),
+        *(f"![{Path(name).stem}]({name})" for name in plots),
         "## Points\n\n" + table(SWEEP_HEAD, lines),
         "In brackets: the difference to the original in points (1 point = 0.01), and the ratio to it.",
         "\n".join(f"- {line}" for line in failures(content)),

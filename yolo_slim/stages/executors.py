@@ -35,9 +35,6 @@ def make_all(points: Sequence[Point], where: AbstractContextManager[Start]) -> I
     """Make every point; yields, as each is done, its key and, where it could not be made, why.
 
     A mistake of ours in one point does not stop the others: it is raised when they are done.
-
-    Raises:
-        SlimError: a process was killed.
     """
     crash = None
     with where as start:
@@ -46,18 +43,17 @@ def make_all(points: Sequence[Point], where: AbstractContextManager[Start]) -> I
                 crash = crash or error
             else:
                 yield future.result()
-    if isinstance(crash, BrokenProcessPool):
-        raise SlimError(
-            "a process of the sweep was killed, perhaps for want of memory. Finished points are kept: run it again, "
-            "with sweep.workers=1 to need less"
-        ) from crash
-    if crash:
-        raise crash
+        if crash:
+            raise crash
 
 
 @contextmanager
 def in_processes(workers: int, log: Path) -> Iterator[Start]:
-    """Fresh Python processes that write to a log file instead of the terminal."""
+    """Fresh Python processes that write to a log file instead of the terminal.
+
+    Raises:
+        SlimError: one of them was killed.
+    """
     others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _settle, (str(log),))
 
@@ -71,9 +67,14 @@ def in_processes(workers: int, log: Path) -> Iterator[Start]:
 
     try:
         yield start
-    except BaseException:
+    except BaseException as e:
         for process in set(active_children()) - others:
             process.terminate()
+        if isinstance(e, BrokenProcessPool):
+            raise SlimError(
+                f"a process of the sweep was killed, perhaps for want of memory ({log} may say more). Finished points "
+                "are kept: run it again, with sweep.workers=1 to need less"
+            ) from e
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -81,9 +82,9 @@ def in_processes(workers: int, log: Path) -> Iterator[Start]:
 
 def _settle(log: str) -> None:
     """A process's first deed: leave the terminal alone, and end when the sweep ends, even if that was killed."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     threading.Thread(target=_follow, daemon=True).start()
 
 

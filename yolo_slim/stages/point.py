@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ def make(point: Point) -> tuple[str, str | None]:
         metrics,
         round(time.time() - start, 1),
         record.versions(),
-        details,
+        {**details, "process": f"{platform.node()}:{os.getpid()}"},
     )
     record.write(point.folder, done, f"{point.key}.json")
     return point.key, None

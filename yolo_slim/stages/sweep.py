@@ -64,7 +64,7 @@ def _check(config: Config) -> None:
         raise SlimError("a sweep measures every point on the val split: give data=path/to/data.yaml")
     if unknown := [name for name in config.sweep.criteria if name not in CRITERIA]:
         raise SlimError(f"expected sweep.criteria to be among {', '.join(CRITERIA)}; got {', '.join(unknown)}")
-    executor(config.sweep, 1, Path())
+    executor(config.sweep, 1, Path())  # is it installed?
 
 
 def grid(config: Config, weights: Path) -> list[Point]:
@@ -150,11 +150,10 @@ def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[
 
 def command(config: Config, stage: str) -> str:
     """What to type for a stage with these settings, on the original: exact, whatever file they came from."""
-    read = {"prune"} if stage == "prune" else {"prune", "finetune", "export"}
+    read = {"original", "prune"} if stage == "prune" else {"original", "prune", "finetune", "export"}
     settings = config.model_dump(exclude_defaults=True)
-    general = {key: value for key, value in settings.items() if section([key]) is None or key in {"original", *read}}
-    typed = words({**general, "sparse_train": {"epochs": 0}})
-    return shlex.join(["yolo-slim", stage, *typed])
+    chosen = {key: value for key, value in settings.items() if section([key]) is None or key in read}
+    return shlex.join(["yolo-slim", stage, *words({**chosen, "sparse_train": {"epochs": 0}})])
 
 
 def _tell(content: dict[str, Any]) -> None:
@@ -165,5 +164,5 @@ def _tell(content: dict[str, Any]) -> None:
     for row, cells in report.sweep_rows(content):
         listed.add_row(*cells, style="bold green" if row is best else None)
     console.print(listed, width=None if console.is_terminal else PIPED_WIDTH)
-    for line in (*report.failures(content), *report.sentences(content), f"  {content['command']}"):
+    for line in (*report.failures(content), *report.sentences(content), "Next:", f"  {content['command']}"):
         console.print(line, markup=False)
