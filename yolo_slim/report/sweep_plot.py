@@ -40,7 +40,7 @@ def sweep_plot(content: dict[str, Any]) -> Figure:
         _ring(axes, content, place)
     panels[0].set_xlabel("FLOPs, as a share of the original's")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"×{x:.1f}"))
-    panels[1].set_xlabel(f"latency, ms per image ({on['device']}, {on['threads']} threads)")
+    panels[1].set_xlabel(f"latency, ms per image ({on['device']}, threads: {on['threads']})")
     _cliff(panels[0], content)
     panels[1].set_title(_speed(content))
     figure.suptitle(_headline(content), x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -68,7 +68,7 @@ def _headline(content: dict[str, Any]) -> str:
     what = f"FLOPs ×{best['flops_asked']:.2f} by {best['criterion']} ({best['recovery']}), {change} points of mAP50-95"
     if stays_within(content, best):
         return f"Recommended: {what}"
-    return f"No point stays within {100 * content['drop']:g} points; the least bad: {what}"
+    return f"No criterion stays within {100 * content['drop']:g} points; the least bad: {what}"
 
 
 def _speed(content: dict[str, Any]) -> str:

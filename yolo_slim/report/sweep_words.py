@@ -16,6 +16,8 @@ Row: TypeAlias = dict[str, Any]
 
 CONTROL = "random"
 """The criterion that the others must beat; recommended only where it is alone."""
+CLOSE = 0.01
+"""mAP50-95 by which two points differ without meaning."""
 SWEEP_HEAD = ("criterion", "recovery", "FLOPs asked", "achieved", "params, M", "mAP50", "mAP50-95", "latency, ms")
 
 
@@ -85,8 +87,8 @@ def _recommendation(content: dict[str, Any]) -> str:
     if stays_within(content, best):
         return f"Recommended: {what}. It is the smallest target within {allowed}, and nothing is trained yet."
     return (
-        f"No point stays within {allowed}. The least bad: {what}. Fine-tuning brings back most of what a cut loses: "
-        "cut there, or further, fine-tune, and judge then."
+        f"No criterion stays within {allowed}. The least bad: {what}. "
+        "Fine-tuning brings back most of what a cut loses: cut there, or further, fine-tune, and judge then."
     )
 
 
@@ -104,16 +106,22 @@ def _cliff(content: dict[str, Any]) -> str:
 
 def _chance(content: dict[str, Any]) -> str:
     best = recommended(content)
-    same = ("recovery", "flops_asked")
-    for row in measured(content):
-        if row["criterion"] == CONTROL != best["criterion"] and all(row[key] == best[key] for key in same):
-            close = row["map50_95"] >= best["map50_95"] - 0.01
-            verdict = ": here the criterion decides next to nothing" if close else ""
-            return (
-                f"Random selection reaches {row['map50_95']:.3f} at {_at(row)} with the same recovery, "
-                f"{best['criterion']} {best['map50_95']:.3f}{verdict}."
-            )
-    return ""
+    where = {key: best[key] for key in ("recovery", "flops_asked")} | {"criterion": CONTROL}
+    row = next((row for row in measured(content) if where.items() <= row.items()), best)
+    if row is best:
+        return ""
+    ahead = best["map50_95"] - row["map50_95"]
+    verdict = ""
+    if abs(ahead) <= CLOSE:
+        verdict = ": here the criterion decides next to nothing"
+    elif ahead < 0:
+        verdict = (
+            ", so no criterion is worth its name here: try others, or prune.scope=layer (chance cuts all layers alike)"
+        )
+    return (
+        f"Random selection reaches {row['map50_95']:.3f} at {_at(row)} with the same recovery, "
+        f"{best['criterion']} {best['map50_95']:.3f}{verdict}."
+    )
 
 
 def failures(content: dict[str, Any]) -> list[str]:

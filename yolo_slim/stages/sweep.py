@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -158,11 +159,14 @@ def command(config: Config, stage: str) -> str:
 
 def _tell(content: dict[str, Any]) -> None:
     best = report.recommended(content)
+    several = len({row["recovery"] for row in content["rows"]}) > 1
+    shown = [i for i, column in enumerate(report.SWEEP_HEAD) if several or column != "recovery"]
     listed = Table(title=f"{content['name']}: without training, on {content['split']}", box=SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(report.SWEEP_HEAD):
-        listed.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    for i in shown:
+        listed.add_column(report.SWEEP_HEAD[i].replace(" ", "\n"), justify="right" if i > 1 else "left", no_wrap=True)
     for row, cells in report.sweep_rows(content):
-        listed.add_row(*cells, style="bold green" if row is best else None)
-    console.print(listed, width=None if console.is_terminal else PIPED_WIDTH)
+        listed.add_row(*(cells[i] for i in shown), style="bold green" if row is best else None)
+    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide.print(listed)
     for line in (*report.failures(content), *report.sentences(content), "Next:", f"  {content['command']}"):
         console.print(line, markup=False)
