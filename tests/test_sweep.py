@@ -353,7 +353,7 @@ def typed(model: Path, data: Path, folder: Path) -> list[str]:
 
 
 KEYS = {f"{criterion}-x{share}-recalibrate" for criterion in ("l1", "random") for share in (0.8, 0.6)}
-PATIENCE = 240.0  # seconds until a moment that does not come is given up
+PATIENCE = 600.0  # seconds until a moment that does not come is given up
 
 
 class Sweep:
@@ -486,7 +486,8 @@ def test_ray_makes_the_same_points_in_two_processes(
     story: dict[str, Any], original: Path, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install yolo-slim[ray]")
-    answer = run_alone(*typed(original, data, tmp_path), "sweep.executor=ray", "sweep.workers=2", cwd=tmp_path)
+    asked = (*typed(original, data, tmp_path), "sweep.executor=ray", "sweep.workers=2")
+    answer = run_alone(*asked, cwd=tmp_path, patience=PATIENCE)
     assert answer.code == 0, answer
     here, there = (
         {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
