@@ -1,6 +1,7 @@
 # make demo        the whole way on a small data set that is drawn here, in minutes on two CPU cores
 # make test        lint and tests
 # make slim        all stages of CONFIG: sparse-train, prune, finetune, export, report
+# make sweep       criterion x target x recovery without training: which budget to ask for
 # make prune       one stage; ARGS adds settings: make prune CONFIG=configs/bccd.yaml ARGS="prune.ratio=0.4"
 
 CONFIG ?= configs/bccd.yaml
@@ -8,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slim sparse-train prune finetune report export inspect clean
+.PHONY: demo test lint slim sparse-train prune finetune report export inspect sweep clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -32,7 +33,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-sparse-train prune finetune report export inspect: .venv/ready
+sparse-train prune finetune report export inspect sweep: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

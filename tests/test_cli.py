@@ -19,6 +19,7 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "finetune": {"finetune"},
     "report": {"report"},
     "export": {"export"},
+    "sweep": {"original", "prune", "sweep", "report"},
     "inspect": set(),
 }
 

@@ -431,7 +431,8 @@ def test_prune_tells_what_it_kept_and_what_that_costs(tmp_path):
 
 def test_kept_channels_are_those_with_the_larger_scales(tmp_path):
     detector = varied(tmp_path)
-    pruned = yolo_slim.prune(detector, imgsz=PX, ratio=0.4, round_to=1, min_channels=1, min_keep=0)
+    chosen = {"criterion": "bn_scale", "round_to": 1, "min_channels": 1, "min_keep": 0}
+    pruned = yolo_slim.prune(detector, imgsz=PX, ratio=0.4, **chosen)
     scale = detector.get_submodule("model.0.bn").weight.detach()
     kept = pruned.kept["model.0.conv"]
     gone = sorted(set(range(len(scale))) - set(kept))

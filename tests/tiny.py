@@ -64,10 +64,12 @@ def run(*words: object) -> Answer:
     return Answer(code, out.getvalue(), err.getvalue())
 
 
-def run_alone(*words: object, cwd: Path, code: str = "from yolo_slim.cli import main; sys.exit(main())") -> Answer:
+def run_alone(
+    *words: object, cwd: Path, code: str = "from yolo_slim.cli import main; sys.exit(main())", patience: float = 300
+) -> Answer:
     """The command line in a process of its own; `code` may be other Python, with `sys` imported."""
     command = [sys.executable, "-c", f"import sys; {code}", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=patience)
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -17,6 +17,7 @@ STAGES = {
     "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
     "export": "write ONNX and compare it with PyTorch on real images",
+    "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
     "inspect": "a table of the detector's layers: widths, groups, what must stay and why",
 }
 USES = {  # the sections of settings a stage reads, beside the general ones
@@ -26,6 +27,7 @@ USES = {  # the sections of settings a stage reads, beside the general ones
     "finetune": ["finetune"],
     "report": ["report"],
     "export": ["export"],
+    "sweep": ["original", "prune", "sweep", "report"],
     "inspect": [],
 }
 EXAMPLES = {
@@ -35,6 +37,7 @@ EXAMPLES = {
     "finetune": "yolo-slim finetune configs/bccd.yaml finetune.distill.teacher=original",
     "report": "yolo-slim report configs/bccd.yaml",
     "export": "yolo-slim export configs/bccd.yaml",
+    "sweep": "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
     "inspect": "yolo-slim inspect model=best.pt imgsz=320",
 }
 
@@ -103,6 +106,8 @@ def _stage(name: str) -> Any:
         from yolo_slim.stages.report import report_stage as stage
     elif name == "export":
         from yolo_slim.stages.export import export as stage
+    elif name == "sweep":
+        from yolo_slim.stages.sweep import sweep as stage
     else:
         from yolo_slim.stages.inspect import inspect as stage
     return stage
@@ -133,6 +138,10 @@ def _stage_help(stage: str) -> str:
     return "\n".join([*lines, f"Example: {EXAMPLES[stage]}"])
 
 
+def _typed(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _settings(model: Any, path: list[str]) -> list[str]:
     from yolo_slim.config import section
 
@@ -143,8 +152,8 @@ def _settings(model: Any, path: list[str]) -> list[str]:
         if deeper is not None and path:
             inner += _settings(deeper, [*path, name])
         elif deeper is None:
-            default = "needed" if field.is_required() else json.dumps(field.default, ensure_ascii=False)
-            lines.append(f"  {'.'.join([*path, name]):26} {default:14} {field.description or ''}")
+            shown = "needed" if field.is_required() else _typed(field.default)
+            lines.append(f"  {'.'.join([*path, name]):26} {shown:14} {field.description or ''}")
     return [*lines, "", *inner]
 
 

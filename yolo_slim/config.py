@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,6 +40,14 @@ OURS = {
 """Ultralytics arguments that have a setting of their own here."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+RECOVERIES: dict[str, dict[str, Any]] = {
+    "none": {"reconstruct": "none", "absorb": "none", "recalibrate": 0},
+    "absorb": {"reconstruct": "none", "absorb": "measured", "recalibrate": 0},
+    "recalibrate": {"reconstruct": "none", "absorb": "measured", "recalibrate": None},
+    "reconstruct": {"reconstruct": "lstsq", "recalibrate": None},
+}
+"""What a sweep calls a recovery: settings of the `prune:` section that it puts over the user's own."""
 
 
 class Section(BaseModel):
@@ -226,6 +235,28 @@ class Report(Section):
     latency_runs: int = Field(50, ge=1, description="timed images per detector, all detectors in turn")
 
 
+class Sweep(Section):
+    """A grid of cuts without training, each measured on the val split, to choose from (never on test)."""
+
+    criteria: list[str] = Field(
+        ["obs", "l1", "random"], min_length=1, description="criteria to compare; random is the control"
+    )
+    flops: list[Share] = Field(
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], min_length=1, description="targets: shares of the FLOPs to keep"
+    )
+    recovery: list[Literal[tuple(RECOVERIES)]] = Field(  # type: ignore[valid-type]
+        ["reconstruct"], min_length=1, description=f"what is done after each cut: {', '.join(RECOVERIES)}"
+    )
+    drop: float = Field(0.02, ge=0, lt=1, description="mAP50-95 that may be lost, for the recommended target")
+    workers: int = Field(2, ge=1, description="points made at a time, sharing the cores")
+    executor: Literal["processes", "ray"] = Field(
+        "processes", description="processes of this machine, or tasks on Ray (pip install yolo-slim[ray])"
+    )
+    ray_address: str | None = Field(
+        None, description="a running Ray cluster, e.g. 10.0.0.1:6379 (default: $RAY_ADDRESS, else one on this machine)"
+    )
+
+
 class Export(Section):
     """The file for the device, and the proof that it agrees."""
 
@@ -253,6 +284,7 @@ class Config(Section):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     report: Report = Report()
+    sweep: Sweep = Sweep()
     export: Export = Export()
 
     @property
@@ -337,6 +369,19 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     got = "" if error["type"] == "value_error" else f", got {error['input']!r}"
     return f"{key}: {message}{got}" if key else message
+
+
+def words(settings: dict[str, Any], path: tuple[str, ...] = ()) -> list[str]:
+    """Nested settings as one types them: `read_config` gives the same settings for these words."""
+    found = []
+    for key, value in settings.items():
+        here = (*path, key)
+        if isinstance(value, dict) and value and section(list(here)) is not None:
+            found += words(value, here)
+        else:
+            plain = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and _parse(value) == value
+            found.append(f"{'.'.join(here)}={value if plain else json.dumps(value)}")
+    return found
 
 
 def section(path: list[str]) -> type[BaseModel] | None:

@@ -60,6 +60,11 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """`write_text` of JSON."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
     """To a temporary name, then renamed.
 
     Raises:
@@ -68,7 +73,7 @@ def write_json(path: Path, content: Any) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -78,24 +83,26 @@ def write_json(path: Path, content: Any) -> None:
         part.unlink(missing_ok=True)
 
 
-def write(folder: Path, record: Record) -> None:
+def write(folder: Path, record: Record, file: str = FILE) -> None:
     """Declare the stage done."""
-    write_json(folder / FILE, asdict(record))
+    write_json(folder / file, asdict(record))
 
 
-def read(folder: Path) -> Record | None:
+def read(folder: Path, file: str = FILE) -> Record | None:
     """What was done in this folder; None where nothing was finished, or its outputs are gone or changed."""
     try:
-        record = Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        record = Record(**json.loads((folder / file).read_text(encoding="utf-8")))
         whole = all(sha256(record.output(folder, name)) == total for name, total in record.sums.items())
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return record if whole else None
 
 
-def unchanged(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, str]) -> Record | None:
+def unchanged(
+    folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, str], file: str = FILE
+) -> Record | None:
     """The record, if the stage was finished with the same settings, inputs and code version."""
-    record = read(folder)
+    record = read(folder, file)
     now = versions()["yolo-slim"]
     if record is None or (record.stage, record.settings, record.inputs) != (stage, settings, inputs):
         return None

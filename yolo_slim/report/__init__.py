@@ -1,6 +1,29 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
 from yolo_slim.report.plots import draw
+from yolo_slim.report.sweep_plot import sweep_plot
+from yolo_slim.report.sweep_words import (
+    SWEEP_HEAD,
+    failures,
+    recommended,
+    sentences,
+    stays_within,
+    sweep_markdown,
+    sweep_rows,
+)
 from yolo_slim.report.tables import markdown, rounds, summary
 
-__all__ = ["draw", "markdown", "rounds", "summary"]
+__all__ = [
+    "SWEEP_HEAD",
+    "draw",
+    "failures",
+    "markdown",
+    "recommended",
+    "rounds",
+    "sentences",
+    "stays_within",
+    "summary",
+    "sweep_markdown",
+    "sweep_plot",
+    "sweep_rows",
+]

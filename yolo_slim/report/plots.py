@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -36,13 +37,21 @@ STYLE = {
 }
 
 
-def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+def draw(
+    report: dict[str, Any], folder: Path, plots: Mapping[str, Callable[[dict[str, Any]], Figure | None]] | None = None
+) -> list[Path]:
     """Write every plot the report has numbers for into an existing folder, all of them or none.
+
+    Args:
+        report: what the plots are of.
+        folder: where they go.
+        plots: file name -> what draws it; those of report.json if left out.
 
     Returns:
         the PNG files, in the order they are best read.
     """
-    plots = {"map_flops.png": map_flops, "rounds.png": rounds, "widths.png": widths, "scales.png": scales}
+    pages = {"map_flops.png": map_flops, "rounds.png": rounds, "widths.png": widths, "scales.png": scales}
+    plots = plots or pages
     parts: dict[Path, Path] = {}
     try:
         # Other libraries of the process set matplotlib's defaults too: ours hold here and nowhere else.

@@ -60,7 +60,7 @@ def _results(rows: list[dict[str, Any]]) -> str:
     head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", "mAP50-95", "latency, ms [p10–p90]")
     bases = [{}, *[rows[0]] * (len(rows) - 1)] if rows else []  # the first row has nothing to be compared with
     legend = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
-    return "## Results\n\n" + _table(head, map(_result, rows, bases)) + "\n\n" + legend
+    return "## Results\n\n" + table(head, map(_result, rows, bases)) + "\n\n" + legend
 
 
 def _result(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
@@ -118,12 +118,13 @@ def _conditions(report: dict[str, Any]) -> str:
     ways = {
         "Parameters and FLOPs (2 × MACs)": f"as thop counts them, one image of {side}",
         "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
-        "Latency": _timing(report["measured_on"]) if report.get("measured_on") else "not measured",
+        "Latency": timing(report["measured_on"]) if report.get("measured_on") else "not measured",
     }
     return "## How it was measured\n\n" + "\n".join(f"- {what}: {how}." for what, how in ways.items())
 
 
-def _timing(on: dict[str, Any]) -> str:
+def timing(on: dict[str, Any]) -> str:
+    """What latency was measured on, and how."""
     return (
         f"{on['runtime']}, on {on['device']}, {_count(on['threads'], 'thread')}, batch {on['batch']}, "
         f"{on['dtype']}, {_size(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs"
@@ -146,9 +147,9 @@ def _widths(widths: list[dict[str, Any]]) -> str:
         parts.append("Kept whole, and why:\n\n" + "\n".join(f"- {n} × {reason}" for reason, n in reasons))
     if cut:
         lines = ([f"`{w['layer']}`", w["before"], w["after"], f"{w['after'] / w['before']:.0%}"] for w in cut)
-        table = _table(("layer", "before", "after", "stays"), lines)
+        changes = table(("layer", "before", "after", "stays"), lines)
         opening = f"<details>\n<summary>The {_count(len(cut), 'width')} that changed</summary>"
-        parts.append(f"{opening}\n\n{table}\n\n</details>")
+        parts.append(f"{opening}\n\n{changes}\n\n</details>")
     return "\n\n".join(parts)
 
 
@@ -194,6 +195,7 @@ def _size(imgsz: int | Sequence[int]) -> str:
     return f"{imgsz} px" if isinstance(imgsz, int) else " × ".join(map(str, imgsz)) + " px"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown: the first column to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))

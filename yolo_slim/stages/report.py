@@ -33,12 +33,7 @@ def report_stage(config: Config) -> Record:
         record.write_json(folder / "report.json", content)
         plots = report.draw(content, folder)
         page = folder / "report.md"
-        part = page.with_name(".report.md.part")
-        try:
-            part.write_text(report.markdown(content, [p.name for p in plots]), encoding="utf-8")
-            part.replace(page)
-        finally:
-            part.unlink(missing_ok=True)
+        record.write_text(page, report.markdown(content, [p.name for p in plots]))
         console.print(report.summary(content))
         console.print(f"[bold green]report[/]: {page}")
         outputs = {"json": folder / "report.json", "page": page, **{p.stem: p for p in plots}}

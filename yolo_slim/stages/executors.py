@@ -1,0 +1,132 @@
+"""Where the points of a sweep are made: processes of this machine, or tasks on Ray. Nothing outlives the sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from types import ModuleType
+
+from yolo_slim.config import Sweep
+from yolo_slim.errors import SlimError
+from yolo_slim.stages.point import Point, work
+
+Start = Callable[[Sequence[Point]], list[Future]]
+
+
+def executor(chosen: Sweep, threads: int, log: Path) -> AbstractContextManager[Start]:
+    """What starts points: within the context it takes them and gives their futures.
+
+    Raises:
+        SlimError: Ray is asked for and not installed.
+    """
+    if chosen.executor == "ray":
+        return on_ray(ray_module(), chosen.workers, threads, chosen.ray_address)
+    return in_processes(chosen.workers, log)
+
+
+def make_all(points: Sequence[Point], where: AbstractContextManager[Start]) -> Iterator[tuple[str, str | None]]:
+    """Make every point; yields, as each is done, its key and, where it could not be made, why.
+
+    A mistake of ours in one point does not stop the others: it is raised when they are done.
+    """
+    crash = None
+    with where as start:
+        for future in as_completed(start(points)):
+            if error := future.exception():
+                crash = crash or error
+            else:
+                yield future.result()
+        if crash:
+            raise crash
+
+
+@contextmanager
+def in_processes(workers: int, log: Path) -> Iterator[Start]:
+    """Fresh Python processes that write to a log file instead of the terminal.
+
+    Raises:
+        SlimError: one of them was killed.
+    """
+    others = set(active_children())
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _settle, (str(log),))
+
+    def start(points: Sequence[Point]) -> list[Future]:
+        # Ctrl-C is for this process, which then ends the others: they are born with it blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return [pool.submit(work, point) for point in points]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield start
+    except BaseException as e:
+        for process in set(active_children()) - others:
+            process.terminate()
+        if isinstance(e, BrokenProcessPool):
+            raise SlimError(
+                f"a process of the sweep was killed, perhaps for want of memory ({log} may say more). Finished points "
+                "are kept: run it again, with sweep.workers=1 to need less"
+            ) from e
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settle(log: str) -> None:
+    """A process's first deed: leave the terminal alone, and end when the sweep ends, even if that was killed."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def ray_module() -> ModuleType:
+    """Ray.
+
+    Raises:
+        SlimError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as e:
+        raise SlimError(
+            "sweep.executor=ray needs Ray: pip install yolo-slim[ray] (or sweep.executor=processes does without)"
+        ) from e
+    return ray
+
+
+@contextmanager
+def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> Iterator[Start]:
+    """Tasks on a running cluster, as many at a time as it has room for, or on one of `workers` started here.
+
+    Raises:
+        SlimError: no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here goes online
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = {"address": "local", "num_cpus": workers * threads, "include_dashboard": False}
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as e:
+        raise SlimError(f"no Ray cluster answers at {address}: {e}. Is it running (`ray status`)?") from e
+    try:
+        task = ray.remote(num_cpus=threads, max_retries=0)(work)
+        yield lambda points: [task.remote(point).future() for point in points]
+    finally:
+        if ours:
+            ray.shutdown()

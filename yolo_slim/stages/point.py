@@ -1,0 +1,90 @@
+"""One point of a sweep: cut, recover, measure, in whatever process it is sent to; its record is written last."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics.utils import torch_utils
+
+from yolo_slim import checkpoint, record
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.record import Record
+from yolo_slim.stages.common import measured, sums_of
+from yolo_slim.stages.prune import cut_to_plan, evidence_from
+
+
+@dataclass(frozen=True)
+class Point:
+    """All that a process elsewhere needs. It sees the same disk: paths hold from the folder `home`."""
+
+    key: str  # names its files
+    config: Config  # with the point's own `prune:` section
+    weights: Path  # what is cut
+    folder: Path  # where <key>.json and <key>.pt go
+    home: Path  # working directory
+    threads: int
+    cell: dict[str, Any] = field(default_factory=dict)  # criterion, recovery, flops_asked; none: the original
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as it is read back from the record."""
+        prune = self.config.prune.model_dump() if self.cell else None
+        split = self.config.report.split
+        return json.loads(json.dumps({"prune": prune, "imgsz": self.config.imgsz, "split": split}))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What went in, with its sha256."""
+        data = Path(self.config.data or "")
+        return sums_of([self.weights, data] if data.is_file() else [self.weights])
+
+    def finished(self) -> Record | None:
+        """Its record, if it was made before with the same settings, inputs and code."""
+        return record.unchanged(self.folder, self.key, self.settings, self.inputs, f"{self.key}.json")
+
+
+def work(point: Point) -> tuple[str, str | None]:
+    """`make` in a process that does nothing else."""
+    os.chdir(point.home)
+    torch.set_num_threads(point.threads)
+    torch_utils.NUM_THREADS = point.threads  # what Ultralytics falls back to whenever it validates on a CPU
+    return make(point)
+
+
+def make(point: Point) -> tuple[str, str | None]:
+    """Make and measure a point: its key and, where it cannot be made, why."""
+    start = time.time()
+    try:
+        weights, details = _cut(point) if point.cell else (point.weights, {})
+        metrics = measured(point.config, weights)
+    except SlimError as e:
+        return point.key, str(e)
+    outputs = {"weights": weights} if point.cell else {}
+    done = Record(
+        point.key,
+        point.settings,
+        point.inputs,
+        {name: path.name for name, path in outputs.items()},
+        {name: record.sha256(path) for name, path in outputs.items()},
+        metrics,
+        round(time.time() - start, 1),
+        record.versions(),
+        {**details, "process": f"{platform.node()}:{os.getpid()}"},
+    )
+    record.write(point.folder, done, f"{point.key}.json")
+    return point.key, None
+
+
+def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
+    config = point.config
+    result = cut_to_plan(checkpoint.load(point.weights), config.prune, config.imgsz, evidence_from(config))
+    weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
+    return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}

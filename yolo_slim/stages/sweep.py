@@ -1,0 +1,170 @@
+"""Sweep: criterion x target x recovery without training, to see where accuracy falls off and what to ask for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from yolo_slim import checkpoint, record, report
+from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
+from yolo_slim.errors import SlimError
+from yolo_slim.importance import CRITERIA
+from yolo_slim.measure import latency
+from yolo_slim.record import Record
+from yolo_slim.stages.common import check_device, console, run_stage
+from yolo_slim.stages.executors import executor, make_all
+from yolo_slim.stages.original import original
+from yolo_slim.stages.point import Point, make
+from yolo_slim.training.calibrate import Batches
+
+PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
+
+
+def sweep(config: Config) -> Record:
+    """runs/<name>/sweep/: sweep.json, sweep.md, sweep.png, and a file for each point that is kept over a kill."""
+    _check(config)
+    start = original(config).output(config.folder / "original")
+    points = grid(config, start)
+    settings = {
+        "points": {point.key: point.settings for point in points},
+        "drop": config.sweep.drop,
+        "latency_runs": config.report.latency_runs,
+    }
+
+    def work(folder: Path) -> tuple:
+        (folder / "points").mkdir(exist_ok=True)
+        failed = _make(config, points, folder)
+        content = gather(config, points, failed)
+        record.write_json(folder / "sweep.json", content)
+        plots = report.draw(content, folder, {"sweep.png": report.sweep_plot})
+        page = folder / "sweep.md"
+        record.write_text(page, report.sweep_markdown(content, [p.name for p in plots]))
+        outputs = {"json": folder / "sweep.json", "page": page, **{p.stem: p for p in plots}}
+        return outputs, {"rows": content["rows"], "recommended": content["recommended"]}, {}
+
+    done = run_stage(config, "sweep", settings, [start], work)
+    _tell(json.loads(done.output(config.folder / "sweep", "json").read_text(encoding="utf-8")))
+    console.print(f"[bold green]sweep[/]: {done.output(config.folder / 'sweep', 'page')}")
+    return done
+
+
+def _check(config: Config) -> None:
+    """What is wrong with the settings shows before anything runs."""
+    check_device(config.device)
+    if not config.data:
+        raise SlimError("a sweep measures every point on the val split: give data=path/to/data.yaml")
+    if unknown := [name for name in config.sweep.criteria if name not in CRITERIA]:
+        raise SlimError(f"expected sweep.criteria to be among {', '.join(CRITERIA)}; got {', '.join(unknown)}")
+    executor(config.sweep, 1, Path())  # is it installed?
+
+
+def grid(config: Config, weights: Path) -> list[Point]:
+    """The original, then every point: the user's `prune:` section with criterion, target and recovery replaced."""
+    chosen = config.sweep
+    val = config.model_copy(update={"report": config.report.model_copy(update={"split": "val"})})
+    threads = max(1, (os.cpu_count() or 1) // chosen.workers)
+    original = Point("original", val, weights, config.folder / "sweep" / "points", Path.cwd(), threads)
+    points = [original]
+    shares = sorted(set(chosen.flops), reverse=True)
+    for criterion, recovery, share in product(dict.fromkeys(chosen.criteria), dict.fromkeys(chosen.recovery), shares):
+        own = val.model_copy(update={"prune": section_of(config.prune, criterion, share, recovery)})
+        cell = {"criterion": criterion, "recovery": recovery, "flops_asked": share}
+        points.append(replace(original, key=f"{criterion}-x{share:g}-{recovery}", config=own, cell=cell))
+    return points
+
+
+def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Prune:
+    """The `prune:` section of a point."""
+    target = (prune.target or Target()).model_copy(update={"flops": share})
+    replaced = {"criterion": criterion, "ratio": None, "target": target, **RECOVERIES[recovery]}
+    return prune.model_copy(update=replaced)
+
+
+def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
+    """Make what is not there yet; key -> why, of the points that cannot be made."""
+    missing = [point for point in points if not point.finished()]
+    if len(missing) < len(points):
+        console.print(f"{len(points) - len(missing)} of {len(points)} points were made before")
+    if missing and not missing[0].cell:
+        _, why = make(missing.pop(0))
+        if why:
+            raise SlimError(why)
+    if not missing:
+        return {}
+    for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
+        _ = Batches(config.data, config.imgsz, 1, split=split).items
+    where = executor(config.sweep, missing[0].threads, folder / "workers.log")
+    told = track(make_all(missing, where), description="points", total=len(missing))
+    failed = {key: why for key, why in told if why}
+    if len(failed) == len(points) - 1:
+        raise SlimError(f"no point of the sweep can be made: {next(iter(failed.values()))}")
+    return failed
+
+
+def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[str, Any]:
+    """The content of sweep.json."""
+    made = {point.key: point.finished() for point in points if point.key not in failed}
+    if lost := [key for key, done in made.items() if done is None]:
+        raise SlimError(
+            f"points were made, but their files are not in {points[0].folder}: {', '.join(lost)}. "
+            "The nodes of a cluster must write to the same disk"
+        )
+    files = {p.key: made[p.key].output(p.folder) if p.cell else p.weights for p in points if p.key in made}
+    detectors = {key: checkpoint.load(path) for key, path in files.items()}
+    times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
+    rows = []
+    for point in points:
+        row = {**point.cell, "error": failed.get(point.key)}
+        if done := made.get(point.key):
+            row |= {"flops_achieved": done.details["achieved"]["flops"]} if point.cell else {}
+            row |= {"weights": str(files[point.key]), **done.metrics}
+            row |= {"latency_ms": times[point.key], "seconds": done.seconds}
+        rows.append(row)
+    content = {
+        "name": config.name,
+        "data": config.data,
+        "split": "val",
+        "imgsz": config.imgsz,
+        "drop": config.sweep.drop,
+        "original": rows[0],
+        "rows": rows[1:],
+        "measured_on": conditions,
+        "versions": record.versions(),
+    }
+    best = content["recommended"] = report.recommended(content)
+    chosen = next(point for point in points if point.cell and point.cell.items() <= best.items())
+    content["command"] = command(chosen.config, "prune" if report.stays_within(content, best) else "run")
+    return content
+
+
+def command(config: Config, stage: str) -> str:
+    """What to type for a stage with these settings, on the original: exact, whatever file they came from."""
+    read = {"original", "prune"} if stage == "prune" else {"original", "prune", "finetune", "export"}
+    settings = config.model_dump(exclude_defaults=True)
+    chosen = {key: value for key, value in settings.items() if section([key]) is None or key in read}
+    return shlex.join(["yolo-slim", stage, *words({**chosen, "sparse_train": {"epochs": 0}})])
+
+
+def _tell(content: dict[str, Any]) -> None:
+    best = report.recommended(content)
+    several = len({row["recovery"] for row in content["rows"]}) > 1
+    shown = [i for i, column in enumerate(report.SWEEP_HEAD) if several or column != "recovery"]
+    listed = Table(title=f"{content['name']}: without training, on {content['split']}", box=SIMPLE_HEAD, pad_edge=False)
+    for i in shown:
+        listed.add_column(report.SWEEP_HEAD[i].replace(" ", "\n"), justify="right" if i > 1 else "left", no_wrap=True)
+    for row, cells in report.sweep_rows(content):
+        listed.add_row(*(cells[i] for i in shown), style="bold green" if row is best else None)
+    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide.print(listed)
+    for line in (*report.failures(content), *report.sentences(content), "Next:", f"  {content['command']}"):
+        console.print(line, markup=False)
