@@ -3,13 +3,15 @@
 Shape letters, here and everywhere: B batch, C channels, H height, W width.
 """
 
-from yolo_slim.channels.absorb import absorb, input_means, silenced
-from yolo_slim.channels.groups import Conv, Group, Norm, Trace
+from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
+from yolo_slim.channels.blocks import drop, emptiable, replay
+from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
 from yolo_slim.channels.surgery import cut, masked, relative_difference
 from yolo_slim.channels.trace import trace
 
 __all__ = [
+    "Block",
     "Budget",
     "Conv",
     "Costs",
@@ -19,11 +21,17 @@ __all__ = [
     "Selection",
     "Trace",
     "absorb",
+    "absorb_missing",
     "cut",
+    "drop",
+    "emptiable",
+    "flattened",
     "input_means",
     "masked",
+    "missing_means",
     "plan_from_kept",
     "relative_difference",
+    "replay",
     "select",
     "silenced",
     "trace",

@@ -5,6 +5,7 @@ each layer slot that has something to say. `score` joins the rows, makes groups 
 channel. To add your own, put a function of the same signature into `CRITERIA` (README: "Add a criterion").
 """
 
+from yolo_slim.importance.blocks import BLOCK_SCORES, mean_loss, score_blocks
 from yolo_slim.importance.bn_scale import bn_scale
 from yolo_slim.importance.combine import CRITERIA, RAW_NORMS, REDUCE, Criterion, Rows, rows_of, score
 from yolo_slim.importance.evidence import Evidence
@@ -13,4 +14,16 @@ from yolo_slim.importance.uniform import random
 
 CRITERIA.update({"bn_scale": bn_scale, "l1": l1, "l2": l2, "random": random})
 
-__all__ = ["CRITERIA", "RAW_NORMS", "REDUCE", "Criterion", "Evidence", "Rows", "rows_of", "score"]
+__all__ = [
+    "BLOCK_SCORES",
+    "CRITERIA",
+    "RAW_NORMS",
+    "REDUCE",
+    "Criterion",
+    "Evidence",
+    "Rows",
+    "mean_loss",
+    "rows_of",
+    "score",
+    "score_blocks",
+]

@@ -1,4 +1,4 @@
-"""Prune: score, select, cut, prove, recover."""
+"""Prune: take residual branches out, score, select, cut, prove, recover."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from yolo_slim.channels import (
 from yolo_slim.channels.groups import same_wiring
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import Evidence, score
+from yolo_slim.importance import Evidence, mean_loss, score
 from yolo_slim.record import Record
+from yolo_slim.stages import depth
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.original import original
 from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
@@ -42,10 +43,11 @@ class Pruned:
     """A slim detector and how it came about."""
 
     model: nn.Module
-    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept
+    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept; none: it went with its block
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
+    blocks: tuple[str, ...] = ()  # residual branches that went whole
 
 
 def prune(
@@ -83,24 +85,49 @@ def evidence_from(config: Config) -> Evidence:
 
 
 def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
-    """Score, select, cut, prove, absorb, recalibrate."""
-    wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence)
+    """Take blocks out, score, select, cut, prove, absorb, recalibrate."""
+    whole = trace(detector, imgsz)
+
+    def loss_without(blocks: list[str]) -> float:
+        _, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence)
+        slim = cut(base, wiring, selection.plan.kept)
+        return mean_loss(_recover(slim, base, wiring, selection.plan.kept, chosen, imgsz, evidence), evidence)
+
+    blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
+    blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence)
     kept = selection.plan.kept
-    slim = cut(detector, wiring, kept)
-    difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
-    if evidence.images and chosen.recalibrate:
-        recalibrate(slim, first(evidence.images, chosen.recalibrate))
-    outputs = selection.plan.outputs(wiring)
+    slim = cut(base, wiring, kept)
+    difference = prove(base, slim, wiring, kept, imgsz)
+    slim = _recover(slim, base, wiring, kept, chosen, imgsz, evidence)
+    outputs = {name: [] for name in whole.convs if name not in wiring.convs} | selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
-    whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
-    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
+    everything = {name: list(range(len(c.outputs))) for name, c in whole.convs.items()}
+    return Pruned(slim, {**everything, **outputs}, selection, whole, difference, tuple(blocks))
 
 
-def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> Selection:
-    """Score and select."""
+def plan_without(
+    detector: nn.Module, whole: Trace, blocks: list[str], chosen: Prune, evidence: Evidence
+) -> tuple[list[str], nn.Module, Trace, Selection]:
+    """Take these blocks out, then score and select. A block that loses all of an inner width goes as well.
+
+    Returns:
+        all blocks that are gone, the detector without them, its trace, and the selection among its channels.
+    """
+    while True:
+        base, wiring = depth.without(detector, whole, blocks, _how(chosen, evidence.images), evidence.images)
+        selection = choose(base, wiring, chosen, evidence, whole if blocks else None)
+        empty = [g.name for g in wiring.free if not selection.plan.kept[g.channels].any()]
+        if not empty:
+            return blocks, base, wiring, selection
+        owner = depth.may_empty(base, wiring, chosen)
+        blocks = list(dict.fromkeys([*blocks, *(owner[name] for name in empty)]))
+
+
+def choose(
+    detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence, whole: Trace | None = None
+) -> Selection:
+    """Score and select; `whole` is the trace before blocks were taken out, of which budgets are shares."""
     scores = score(
         detector,
         wiring,
@@ -120,13 +147,18 @@ def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence
         min_channels=chosen.min_channels,
         round_to=chosen.round_to,
         exclude=chosen.exclude,
+        whole=whole,
+        may_empty=depth.may_empty(detector, wiring, chosen),
     )
 
 
 def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
     detector = checkpoint.load(config.model)
-    choose(detector, trace(detector, config.imgsz), config.prune, evidence_from(config))
+    whole = trace(detector, config.imgsz)
+    blocks = depth.stand_by(whole, config.prune)
+    base, wiring = depth.without(detector, whole, blocks, "none", ())
+    choose(base, wiring, config.prune, evidence_from(config), whole if blocks else None)
 
 
 def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
@@ -157,6 +189,30 @@ def _double(detector: nn.Module) -> nn.Module:
     return copy.deepcopy(detector).double().cpu()
 
 
+def _recover(
+    slim: nn.Module,
+    detector: nn.Module,
+    wiring: Trace,
+    kept: np.ndarray,
+    chosen: Prune,
+    imgsz: int,
+    evidence: Evidence,
+) -> nn.Module:
+    """Absorb and recalibrate."""
+    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
+    if evidence.images and chosen.recalibrate:
+        recalibrate(slim, first(evidence.images, chosen.recalibrate))
+    return slim
+
+
+def _how(chosen: Prune, images: Iterable[Tensor]) -> str:
+    """Whether constants are absorbed as measured, as beta says, or not at all."""
+    how = chosen.absorb or ("measured" if images else "beta")
+    if how == "measured" and not images:
+        raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
+    return how
+
+
 def _absorb(
     slim: nn.Module,
     detector: nn.Module,
@@ -166,12 +222,10 @@ def _absorb(
     imgsz: int,
     images: Iterable[Tensor],
 ) -> nn.Module:
-    how = chosen.absorb or ("measured" if images else "beta")
+    how = _how(chosen, images)
     if how == "none" or kept.all():
         return slim
     if how == "measured":
-        if not images:
-            raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
         means = input_means(detector, wiring, images)
     else:  # with its scale at zero a removed channel is constant on any image
         first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
@@ -244,6 +298,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         "achieved": cost.achieved,
         "looser": cost.looser,
         "masked_vs_cut": result.difference,
+        "blocks": list(result.blocks),
         "widths": widths,
     }
 
@@ -258,6 +313,8 @@ def _tell(result: Pruned) -> None:
         else ""
     )
     console.print(f"asked for {asked}; achieved {got}{looser}")
+    if result.blocks:
+        console.print(f"taken out whole: {', '.join(result.blocks)}")
     whole = [g for g in result.trace.groups if g.reason]
     console.print(
         f"{len(_narrower(result))} of {len(result.trace.convs)} convolutions are narrower, "
