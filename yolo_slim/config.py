@@ -130,7 +130,7 @@ class Prune(Section):
     min_channels: int = Field(
         8,
         ge=0,
-        description="channels of every group that stay at least; with min_keep 0: a residual branch may go whole",
+        description="channels of every group that stay at least; with min_keep 0, branches may empty",
     )
     round_to: int = Field(8, ge=1, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16")
     exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")

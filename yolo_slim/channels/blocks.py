@@ -52,7 +52,9 @@ def emptiable(detector: nn.Module, trace: Trace) -> dict[str, str]:
         group.name: block.name
         for block in trace.blocks.values()
         for group in trace.free
-        if {*group.producers, *group.consumers} <= {*block.convs} and _silences(detector, trace, block, group)
+        if block.ends
+        and {*group.producers, *group.consumers} <= {*block.convs}
+        and _silences(detector, trace, block, group)
     }
 
 

@@ -73,7 +73,7 @@ class Block:
 
     name: str
     convs: tuple[str, ...]  # below it, in order of execution
-    ends: tuple[str, ...]  # those of them that make channels of the sum; the last one ends the branch
+    ends: tuple[str, ...]  # those of them that make the channels of f(x), as far as that is understood
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Draft:
     imgsz: tuple[int, int]
     params: int
     chunks: dict[str, int]
-    blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of the sum
+    blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of f(x)
 
 
 def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
@@ -135,9 +135,9 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
     return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks)
 
 
-def _blocks(sums: dict[str, Ints], convs: dict[str, Conv]) -> dict[str, Block]:
+def _blocks(branches: dict[str, Ints], convs: dict[str, Conv]) -> dict[str, Block]:
     found = {}
-    for name, channels in sums.items():
+    for name, channels in branches.items():
         below = tuple(c for c in convs if c.startswith(f"{name}."))
         ends = tuple(c for c in below if np.isin(convs[c].outputs, channels[channels != FIXED]).any())
         if below:

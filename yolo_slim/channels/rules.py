@@ -175,14 +175,6 @@ def _add(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
     return None
 
 
-def _sum(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
-    """An addition that may end a residual branch: see `Tracer.leave`."""
-    understood = _add(t, out, args, kwargs)
-    if understood is None and not kwargs:
-        t.sums[id(out)] = (out, out._version + (out is args[0]), args[:2])  # in place: the version is about to rise
-    return understood
-
-
 def _scale(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
     """Multiplied or divided by one number; anything else may mix channels."""
     other = args[1]
@@ -266,8 +258,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys([aten.clone, aten.detach, aten.alias, aten._to_copy, aten.native_dropout], _pass_on),
     **dict.fromkeys([aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d], _window),
     **dict.fromkeys([aten.upsample_nearest2d, aten.upsample_bilinear2d, aten._upsample_nearest_exact2d], _window),
-    **dict.fromkeys([aten.add, aten.add_], _sum),
-    aten.sub: _add,
+    **dict.fromkeys([aten.add, aten.add_, aten.sub], _add),
     **dict.fromkeys([aten.mul, aten.mul_, aten.div, aten.div_], _scale),
     **dict.fromkeys([aten.new_full, aten.new_empty, aten.new_zeros, aten.new_ones], _metadata),
     aten.constant_pad_nd: _pad,

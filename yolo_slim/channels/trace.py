@@ -137,7 +137,7 @@ class Tracer(TorchDispatchMode):
         self.chunk_watch = _ChunkWatch()
         self.path: list[str] = []
         self.inputs: list[tuple[Tensor | None, int]] = []  # of the modules in `path`: its one tensor, and its version
-        self.sums: dict[int, tuple[Tensor, int, tuple]] = {}  # id -> sum, its version, what was added
+        self.sums: dict[int, tuple[Tensor, int, tuple[Tensor, ...], list]] = {}  # id -> see `note_sum`
         self.known: dict[int, tuple[Tensor, Labels]] = {}  # the tensor too: an id is only unique while it lives
         self.maker: dict[int, str] = {}  # id of a tensor -> the convolution that has just made it
         self.read_by_conv: dict[int, Tensor] = {}  # the tensor too, as above
@@ -180,6 +180,8 @@ class Tracer(TorchDispatchMode):
         out = shape_of(func.overloadpacket, args)
         if out is None:
             out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.add_) and not kwargs:
+            self.note_sum(out, args)
         if func.overloadpacket is torch.ops.aten.convolution:
             convolution(self, out, args, kwargs or {})
         elif any(id(t) in self.known for t in tensors((args, kwargs))):
@@ -206,13 +208,21 @@ class Tracer(TorchDispatchMode):
     def leave(self, output: Any) -> None:
         """A module whose output is the sum of its one input, as it came in, and something else: a residual branch."""
         name, (x, version) = self.path.pop(), self.inputs.pop()
-        total, then, parts = self.sums.get(id(output), (None, 0, ()))
-        whole = total is not None and then == total._version and x is not None and version == x._version
-        if name and whole and total.shape == x.shape and any(part is x for part in parts):
-            self.blocks[name] = self.known[id(total)][1][1]
+        total, then, parts, labels = self.sums.get(id(output), (None, 0, (), []))
+        untouched = total is not None and then == total._version and x is not None and version == x._version
+        other = next((i for i in (1, 0) if untouched and parts[1 - i] is x), None)
+        if name and other is not None and total.shape == x.shape:
+            self.blocks[name] = labels[other]
             del self.sums[id(output)]  # a Sequential around it hands the same sum on
         else:
             self.other_modules.add(name)
+
+    def note_sum(self, out: Tensor, parts: tuple) -> None:
+        """Remember a sum, its version once it is made (in place: about to rise), its parts and their labels."""
+        if all(isinstance(part, Tensor) for part in parts):
+            known = [self.labels(part) if part.shape[:2] == out.shape[:2] else None for part in parts]
+            labels = [k[1] if k else np.empty(0, np.int64) for k in known]
+            self.sums[id(out)] = (out, out._version + (out is parts[0]), parts, labels)
 
     # ---- what rules are made of ----
 

@@ -76,7 +76,7 @@ def lowest(scores: Mapping[str, float], n: int) -> list[str]:
     return names
 
 
-def stand_by(wiring: Trace, chosen: Prune) -> list[str]:
+def any_blocks(wiring: Trace, chosen: Prune) -> list[str]:
     """As many branches as `prune.depth` takes out for sure, no matter which: enough to rehearse the budget.
 
     Raises:
@@ -115,7 +115,9 @@ def without(
     if absorb == "beta":  # a constant is one on any image
         first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
         blank = torch.zeros(1, first.in_channels, *wiring.imgsz).to(first.weight)
-        means = missing_means(flattened(detector, wiring, names), shallow, left, [blank])
+        known = [name for name in names if wiring.blocks[name].ends]  # of the others nothing is known
+        before = flattened(drop(detector, set(names) - set(known)), wiring, known)
+        means = missing_means(before, shallow, left, [blank])
         return absorb_missing(shallow, left, means), left
     return shallow, left
 

@@ -156,7 +156,7 @@ def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
     detector = checkpoint.load(config.model)
     whole = trace(detector, config.imgsz)
-    blocks = depth.stand_by(whole, config.prune)
+    blocks = depth.any_blocks(whole, config.prune)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
     choose(base, wiring, config.prune, evidence_from(config), whole if blocks else None)
 
