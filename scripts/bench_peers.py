@@ -29,8 +29,9 @@ from yolo_slim.config import Config, read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import accuracy, cost
+from yolo_slim.stages.choose import evidence_from
 from yolo_slim.stages.common import console, measured, split_of, train_arguments, train_in
-from yolo_slim.stages.prune import cut_to_plan, evidence_from
+from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training import trainer
 from yolo_slim.training.calibrate import dataset_info, first, recalibrate

@@ -16,7 +16,7 @@ from yolo_slim.channels.surgery import tensors
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score
-from yolo_slim.stages.prune import evidence_from
+from yolo_slim.stages.choose import evidence_from
 
 pytest_plugins = ["tiny"]
 

@@ -14,7 +14,7 @@ from yolo_slim import checkpoint, record
 from yolo_slim.channels import cut, plan_from_kept, relative_difference, silent, trace
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.prune import choose, evidence_from
+from yolo_slim.stages.choose import choose, evidence_from
 from yolo_slim.stages.sparse_train import _plan
 
 

@@ -212,7 +212,8 @@ def write_whole(ckpt: dict[str, Any], path: Path) -> None:
 def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:
     """Note in the detector that its widths are not its YAML's, so that the stock trainer stops instead of regrowing it.
 
-    `detector.yaml` keeps the full description under `slim`, with the cut: convolution -> outputs kept, of `full`.
+    `detector.yaml` keeps the full description under `slim`, with the cut: convolution -> outputs kept, of `full`;
+    none are kept of the convolutions of a residual branch that was taken out.
     Cutting a second time keeps the indices of each cut in order.
     """
     full = detector.yaml.get("slim", {}).get("full") or {k: detector.yaml[k] for k in ("backbone", "head")}

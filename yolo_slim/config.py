@@ -144,6 +144,18 @@ class Iterations(Section):
     )
 
 
+class Depth(Section):
+    """Residual branches that go whole."""
+
+    blocks: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = Field(
+        0, description="how many go, before channels do; auto: those that cost less loss than channels in their place"
+    )
+    score: Literal["delta_loss", "gamma_mean", "taylor"] = Field(
+        "delta_loss",
+        description="what a branch is worth: delta_loss (loss without it), gamma_mean (no data needed) or taylor",
+    )
+
+
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
@@ -163,7 +175,11 @@ class Prune(Section):
         description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above",
     )
     min_keep: float = Field(0.1, ge=0, le=1, description="share of every group's channels that stays at least")
-    min_channels: int = Field(8, ge=1, description="channels of every group that stay at least")
+    min_channels: int = Field(
+        8,
+        ge=0,
+        description="channels of every group that stay at least; with min_keep 0, branches may empty",
+    )
     round_to: int = Field(8, ge=1, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16")
     exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")
     normalize: Literal["auto", "none", "mean", "l2", "lamp"] = Field(
@@ -177,6 +193,7 @@ class Prune(Section):
     group_reduce: Literal["max", "mean", "sum", "l2", "first"] = Field(
         "l2", description="joins the scores of layers tied into one group"
     )
+    depth: Depth | None = Field(None, description="{blocks: how many residual branches go whole, score: which}")
     bn_fold: bool = Field(
         False, description="score filters as batch norm scales them (l1, l2, fpgm, act_std, act_mean)"
     )

@@ -3,8 +3,9 @@
 Shape letters, here and everywhere: B batch, C channels, H height, W width.
 """
 
-from yolo_slim.channels.absorb import absorb, input_means, silenced
-from yolo_slim.channels.groups import Conv, Group, Norm, Trace
+from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
+from yolo_slim.channels.blocks import drop, emptiable, replay
+from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
 from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.rounds import SCHEDULES, Start, composed
@@ -13,6 +14,7 @@ from yolo_slim.channels.trace import trace
 
 __all__ = [
     "SCHEDULES",
+    "Block",
     "Budget",
     "Conv",
     "Costs",
@@ -23,13 +25,19 @@ __all__ = [
     "Start",
     "Trace",
     "absorb",
+    "absorb_missing",
     "composed",
     "cut",
+    "drop",
+    "emptiable",
+    "flattened",
     "input_means",
     "masked",
+    "missing_means",
     "plan_from_kept",
     "reconstruct",
     "relative_difference",
+    "replay",
     "select",
     "silenced",
     "silent",

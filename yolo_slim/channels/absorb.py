@@ -3,18 +3,22 @@
 A removed channel was not zero but, about, a constant. Its share of a consumer q, delta = sum_j c_qj * sum_uv W_q[:, j],
 goes into the consumer's bias or the mean of the batch norm behind it (Ye et al. 2018, arXiv:1802.00124). Exact through
 1x1 convolutions, pooling, upsampling and concatenation; inside a zero-padded k x k it is off at the border.
+
+The same for a residual branch that is taken out whole: x + f(x) becomes x, and its readers miss the mean of f(x).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
-from yolo_slim.channels.groups import FIXED, Trace
+from yolo_slim.channels.groups import FIXED, Conv, Trace
 from yolo_slim.channels.surgery import evaluating
 
 
@@ -32,7 +36,7 @@ def input_means(detector: nn.Module, trace: Trace, batches: Iterable[Tensor]) ->
     sums: dict[str, Tensor] = {}
     seen: dict[str, int] = {}
 
-    def watch(name: str) -> object:
+    def watch(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             total = args[0].float().mean((2, 3)).sum(0)
             sums[name] = sums[name] + total if name in sums else total
@@ -40,15 +44,60 @@ def input_means(detector: nn.Module, trace: Trace, batches: Iterable[Tensor]) ->
 
         return hook
 
-    handles = [detector.get_submodule(n).register_forward_pre_hook(watch(n)) for n in trace.convs]  # type: ignore[arg-type]
+    with _hooked(detector, trace, watch):
+        for batch in batches:
+            detector(batch)
+    return {name: total / seen[name] for name, total in sums.items()}
+
+
+@torch.no_grad()
+def missing_means(before: nn.Module, after: nn.Module, trace: Trace, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """What every convolution misses at its input, per channel, since `before` became `after`: (in_channels,) fp32.
+
+    The mean over images and positions in `before` less that in `after`, front to back in one pass: what a convolution
+    misses is handed to it on the spot, so those behind it see what they will see once it is absorbed, and miss only
+    what is not made up for yet. (Of two plain measurements, subtracted, an error would be corrected anew at every
+    layer that it reaches.)
+
+    Args:
+        before: with its residual branches.
+        after: without some of them; each of its convolutions is one of `before`.
+        trace: of `after`.
+        batches: images (B, C, H, W).
+    """
+    wanted: dict[str, list[Tensor]] = {}  # of one batch, call by call
+    sums: dict[str, Tensor] = {}
+    seen: dict[str, int] = {}
+
+    def watch(name: str) -> Callable:
+        return lambda module, args: wanted.setdefault(name, []).append(args[0].float().mean((0, 2, 3)))
+
+    def give(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            gap = wanted[name].pop(0) - args[0].float().mean((0, 2, 3))
+            sums[name] = sums.get(name, 0) + gap * len(args[0])
+            seen[name] = seen.get(name, 0) + len(args[0])
+            return (args[0] + gap.to(args[0].dtype)[:, None, None],) if _place(trace.convs[name]) else args
+
+        return hook
+
+    with _hooked(before, trace, watch), _hooked(after, trace, give):
+        for batch in batches:
+            before(batch)
+            after(batch)
+    return {name: total / seen[name] for name, total in sums.items()}
+
+
+@contextmanager
+def _hooked(detector: nn.Module, trace: Trace, make: Callable[[str], Callable]) -> Iterator[None]:
+    """Eval mode, with a hook in front of every convolution, for a while."""
+    handles = [detector.get_submodule(name).register_forward_pre_hook(make(name)) for name in trace.convs]
     try:
         with evaluating(detector):
-            for batch in batches:
-                detector(batch)
+            yield
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total / seen[name] for name, total in sums.items()}
 
 
 def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
@@ -59,6 +108,17 @@ def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
             layer = flat.get_submodule(norm.name)
             if layer.weight is not None:
                 layer.weight[torch.as_tensor((norm.channels != FIXED) & ~kept[norm.channels])] = 0
+    return flat
+
+
+def flattened(detector: nn.Module, trace: Trace, names: Iterable[str]) -> nn.Module:
+    """A copy in which these residual branches say the same whatever comes in: the scales at their ends are zero."""
+    flat = copy.deepcopy(detector)
+    with torch.no_grad():
+        for end in (e for name in names for e in trace.blocks[name].ends):
+            norm = trace.convs[end].norm
+            scaled = flat.get_submodule(norm) if norm else None
+            (flat.get_submodule(end) if scaled is None or scaled.weight is None else scaled).weight.zero_()
     return flat
 
 
@@ -81,11 +141,37 @@ def absorb(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray,
         weight = detector.get_submodule(conv.name).weight.detach().float().sum((2, 3))  # [Co, Ci]
         constant = means[conv.name].to(weight.device) * torch.as_tensor(gone, device=weight.device)
         stay = torch.as_tensor((conv.outputs == FIXED) | kept[conv.outputs], device=weight.device)
-        delta = (weight @ constant)[stay]
-        layer = healed.get_submodule(conv.name)
-        if layer.bias is not None:
-            layer.bias += delta.to(layer.bias.dtype)
-        elif conv.norm is not None:
-            norm = healed.get_submodule(conv.norm)
-            norm.running_mean -= delta.to(norm.running_mean.dtype)
+        _carry(healed, conv, (weight @ constant)[stay])
     return healed
+
+
+@torch.no_grad()
+def absorb_missing(detector: nn.Module, trace: Trace, means: dict[str, Tensor]) -> nn.Module:
+    """A copy whose biases and running means carry what its convolutions miss.
+
+    Args:
+        detector: after residual branches were taken out.
+        trace: of `detector`.
+        means: from `missing_means`.
+    """
+    healed = copy.deepcopy(detector)
+    for name, mean in means.items():
+        weight = detector.get_submodule(name).weight.detach().float().sum((2, 3), keepdim=True)  # [Co, Ci/groups, 1, 1]
+        constant = mean.to(weight.device)[:, None, None]
+        _carry(healed, trace.convs[name], conv2d(constant, weight, groups=trace.convs[name].groups).flatten())
+    return healed
+
+
+def _place(conv: Conv) -> bool:
+    """Whether a constant can be kept behind the convolution."""
+    return conv.bias or conv.norm is not None
+
+
+def _carry(healed: nn.Module, conv: Conv, delta: Tensor) -> None:
+    """Add a constant (Co,) to what a convolution puts out, where there is a place to keep it."""
+    layer = healed.get_submodule(conv.name)
+    if layer.bias is not None:
+        layer.bias += delta.to(layer.bias.dtype)
+    elif conv.norm is not None:
+        norm = healed.get_submodule(conv.norm)
+        norm.running_mean -= delta.to(norm.running_mean.dtype)

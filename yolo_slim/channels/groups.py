@@ -68,6 +68,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A module that gives x + f(x): without it, x goes on as it is."""
+
+    name: str
+    convs: tuple[str, ...]  # below it, in order of execution
+    ends: tuple[str, ...]  # those of them that make the channels of f(x), as far as that is understood
+
+
+@dataclass(frozen=True)
 class Trace:
     """Everything the rest of the package needs to know about a detector's wiring."""
 
@@ -78,6 +87,7 @@ class Trace:
     n_channels: int
     params: int  # of the whole detector
     chunks: dict[str, int] = field(default_factory=dict)  # module that chunks its channels -> width of one part
+    blocks: dict[str, Block] = field(default_factory=dict)  # residual branches, by module name
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -97,6 +107,7 @@ class Draft:
     imgsz: tuple[int, int]
     params: int
     chunks: dict[str, int]
+    blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of f(x)
 
 
 def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
@@ -120,7 +131,18 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
     groups = _group(convs, norms, reasons, count)
     if extra:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
-    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks)
+    blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs)
+    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks)
+
+
+def _blocks(branches: dict[str, Ints], convs: dict[str, Conv]) -> dict[str, Block]:
+    found = {}
+    for name, channels in branches.items():
+        below = tuple(c for c in convs if c.startswith(f"{name}."))
+        ends = tuple(c for c in below if np.isin(convs[c].outputs, channels[channels != FIXED]).any())
+        if below:
+            found[name] = Block(name, below, ends)
+    return found
 
 
 def _edges(equal: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:

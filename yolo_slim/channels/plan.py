@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -148,6 +148,8 @@ def select(
     min_channels: int = 8,
     round_to: int = 8,
     exclude: Sequence[str] = (),
+    whole: Trace | None = None,
+    may_empty: Collection[str] = (),
 ) -> Selection:
     """Remove the channels with the smallest scores until the ratio or the target is met.
 
@@ -162,6 +164,9 @@ def select(
         min_channels: channels of each group that stay at least.
         round_to: kept widths are rounded up to a multiple of this, never above the group's own width.
         exclude: patterns of module names that stay whole.
+        whole: trace of the detector before residual branches were dropped, of which ratio and target are shares and
+            whose layers the patterns name; None: nothing was dropped.
+        may_empty: names of groups that may lose all of their channels, as far as the floors allow.
 
     Ties go by order: the earlier group, then the lower index, is removed first. A group's channel counts once,
     however many layers produce it.
@@ -169,21 +174,21 @@ def select(
     Raises:
         SlimError: nothing to do, a pattern that matches nothing, or a target below what the floors allow.
     """
-    if ratio is None and not target and not layers:
+    if ratio is None and not target and not layers and whole is None:
         raise SlimError(
             "nothing says how much to prune: give prune.ratio, prune.target.flops, prune.target.params or prune.layers"
         )
-    costs = Costs(trace)
+    full = Costs(whole or trace)
+    once_open, once_fixed = _patterns(whole or trace, exclude, layers or {})
+    costs = full if whole is None else Costs(trace)
     groups = list(trace.groups)
-    open_ = np.array([g.reason is None for g in groups])
-    for pattern in exclude:
-        open_[_matching(groups, pattern, "prune.exclude")] = False
-    fixed_ratio = np.full(len(groups), np.nan)
-    for pattern, share in (layers or {}).items():
-        fixed_ratio[_matching(groups, pattern, "prune.layers")] = share
+    open_, fixed_ratio = _patterns(trace, exclude, layers or {}, may_miss=whole is not None)
 
     sizes = np.array([g.size for g in groups])
-    floors = np.array([min(n, max(1, min_channels, ceil(min_keep * n - SLACK))) for n in sizes])
+    least = [0 if g.name in may_empty else 1 for g in groups]
+    floors = np.array(
+        [min(n, max(one, min_channels, ceil(min_keep * n - SLACK))) for n, one in zip(sizes, least, strict=True)]
+    )
     floors = _round_up(floors, round_to, sizes)
     ranked = [_ascending(scores, g) if free else np.empty(0, np.int64) for g, free in zip(groups, open_, strict=True)]
     finite = np.array(
@@ -203,16 +208,14 @@ def select(
     def shares(step: int) -> dict[str, float]:
         k = keeps(step)
         c = costs.of(k)
-        free = open_ & ~forced
-        total = sizes[free].sum()
         return {
             "flops": c.macs / before.macs,
             "params": c.params / before.params,
-            "channels": float(k[free].sum() / total) if total else 1.0,
+            "channels": float(k[open_ & ~forced].sum() / n_free) if n_free else 1.0,
         }
 
-    before = costs.of(sizes)
-    n_free = int(sizes[open_ & ~forced].sum())
+    before = full.of(full.full)
+    n_free = int(full.full[once_open & np.isnan(once_fixed)].sum())
     if scope == "layer" and ratio is not None:
         fixed = np.where(open_ & ~forced, np.minimum(np.floor(ratio * sizes + SLACK).astype(int), removable), fixed)
         removable = np.where(forced, 0, removable - fixed)
@@ -285,15 +288,29 @@ def _round_up(keeps: np.ndarray, round_to: int, sizes: np.ndarray) -> np.ndarray
     return np.minimum(-(-keeps // round_to) * round_to, sizes)
 
 
-def _matching(groups: list[Group], pattern: str, setting: str) -> list[int]:
-    """Groups with a producer whose module name matches; `model.2` stands for everything below it."""
-    found = [
-        i
-        for i, g in enumerate(groups)
-        if any(fnmatchcase(p, pattern) or fnmatchcase(p, f"{pattern}.*") for p in g.producers)
-    ]
-    if not found:
-        names = [p.removesuffix(".conv") for g in groups for p in g.producers]
+def _patterns(
+    trace: Trace, exclude: Sequence[str], layers: Mapping[str, float], may_miss: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every group: may it be cut, and the share to remove there (not a number: the general rule)."""
+    open_ = np.array([g.reason is None for g in trace.groups])
+    fixed_ratio = np.full(len(trace.groups), np.nan)
+    for pattern in exclude:
+        open_[_matching(trace, pattern, "prune.exclude", may_miss)] = False
+    for pattern, share in layers.items():
+        fixed_ratio[_matching(trace, pattern, "prune.layers", may_miss)] = share
+    return open_, fixed_ratio
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern means this module; `model.2` stands for everything below it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def _matching(trace: Trace, pattern: str, setting: str, may_miss: bool) -> list[int]:
+    """Groups with a producer whose module name matches."""
+    found = [i for i, g in enumerate(trace.groups) if any(matches(p, pattern) for p in g.producers)]
+    if not found and not may_miss:  # else it named layers of a branch that is gone
+        names = [p.removesuffix(".conv") for g in trace.groups for p in g.producers]
         near = get_close_matches(pattern.removesuffix(".conv"), names, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise SlimError(f"{setting}: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")

@@ -9,7 +9,7 @@ norm behind. No labels, no gradients; memory holds one batch and the Gram matric
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -97,6 +97,7 @@ def reconstruct(
     kept: np.ndarray,
     batches: Iterable[Tensor],
     *,
+    also: Collection[str] = (),
     points: int = 64,
     ridge: float = RIDGE,
     seed: int = 0,
@@ -107,10 +108,11 @@ def reconstruct(
 
     Args:
         slim: `detector` after the cut.
-        detector: the original, at full width.
-        trace: of `detector`.
+        detector: the original, at full width; it may hold residual branches that the traced one no longer has.
+        trace: of the detector that was cut.
         kept: bool per channel.
         batches: images (B, C, H, W); read once for each level of depth.
+        also: further convolutions to refit, because what they read has lost a residual branch.
         points: output positions drawn in each image for each layer (all of them where a map has fewer).
         ridge: how firmly directions that the images do not show stay at the cut weights.
         seed: of the positions.
@@ -122,11 +124,12 @@ def reconstruct(
     """
     healed = copy.deepcopy(slim)
     memos = Memo(healed, memory // 2), Memo(detector, memory // 2)
-    waiting, done = set(_downstream(trace, kept)), 0
+    waiting, done = set(_to_refit(trace, kept, also)), 0
     while waiting:
         found = _gather(memos, trace, kept, waiting, batches, points, seed)
         for name, sums in found.items():
-            _install(healed, trace.convs[name], *sums.fit(healed.get_submodule(name).weight.flatten(1), ridge))
+            fitted = sums.fit(healed.get_submodule(name).weight.flatten(1), ridge)
+            _install(healed, detector, trace.convs[name], kept, *fitted)
         for memo in memos:
             memo.forget_unread()
         waiting -= found.keys()
@@ -195,11 +198,11 @@ def draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]
     return at // w, at % w
 
 
-def _downstream(trace: Trace, kept: np.ndarray) -> Iterator[str]:
+def _to_refit(trace: Trace, kept: np.ndarray, also: Collection[str]) -> Iterator[str]:
     """Convolutions that lost inputs and can be refitted: dense, with somewhere to put an intercept."""
     for conv in trace.convs.values():
         gone = (conv.inputs != FIXED) & ~kept[conv.inputs]
-        if gone.any() and conv.groups == 1 and (conv.bias or conv.norm is not None):
+        if (gone.any() or conv.name in also) and conv.groups == 1 and (conv.bias or conv.norm is not None):
             yield conv.name
 
 
@@ -207,11 +210,13 @@ def _stay(conv: Conv, kept: np.ndarray) -> np.ndarray:
     return np.flatnonzero((conv.outputs == FIXED) | kept[conv.outputs])
 
 
-def _install(slim: nn.Module, conv: Conv, weights: Tensor, intercept: Tensor) -> None:
+def _install(
+    slim: nn.Module, detector: nn.Module, conv: Conv, kept: np.ndarray, weights: Tensor, intercept: Tensor
+) -> None:
     layer = slim.get_submodule(conv.name)
     layer.weight.copy_(weights.reshape(layer.weight.shape))
     if layer.bias is not None:
         layer.bias.copy_(intercept)
-    else:
-        norm = slim.get_submodule(conv.norm)
-        norm.running_mean -= intercept.to(norm.running_mean.dtype)
+    else:  # from the original's mean: the slim one's may hold what was absorbed
+        mean = detector.get_submodule(conv.norm).running_mean[torch.as_tensor(_stay(conv, kept))]
+        slim.get_submodule(conv.norm).running_mean.copy_(mean - intercept)

@@ -136,6 +136,8 @@ class Tracer(TorchDispatchMode):
         self.count_positions = True
         self.chunk_watch = _ChunkWatch()
         self.path: list[str] = []
+        self.inputs: list[tuple[Tensor | None, int]] = []  # of the modules in `path`: its one tensor, and its version
+        self.sums: dict[int, tuple[Tensor, int, tuple[Tensor, ...], list]] = {}  # id -> see `note_sum`
         self.known: dict[int, tuple[Tensor, Labels]] = {}  # the tensor too: an id is only unique while it lives
         self.maker: dict[int, str] = {}  # id of a tensor -> the convolution that has just made it
         self.read_by_conv: dict[int, Tensor] = {}  # the tensor too, as above
@@ -144,6 +146,8 @@ class Tracer(TorchDispatchMode):
         self.equal: list[tuple[Ints, Ints]] = []
         self.protected: list[tuple[Ints, str]] = []
         self.chunks: dict[str, int] = {}
+        self.blocks: dict[str, Ints] = {}
+        self.other_modules: set[str] = set()  # in one call at least they did something else than x + f(x)
         self.n_labels = 0
         self.weights = {id(m.weight): (n, m) for n, m in ghost.named_modules() if isinstance(m, nn.Conv2d)}
         self.scales: dict[int, str] = {}
@@ -163,7 +167,9 @@ class Tracer(TorchDispatchMode):
         self.maker.clear()
         self.read_by_conv.clear()
         self.path.clear()
-        with torch.no_grad(), _watched(self.ghost, self.path), self.chunk_watch, self:
+        self.inputs.clear()
+        self.sums.clear()
+        with torch.no_grad(), _watched(self), self.chunk_watch, self:
             output = self.ghost(image)
         for tensor in tensors(output):
             # Maps returned beside the predictions (Detect's inputs) are read on; what nobody reads is the result.
@@ -174,6 +180,8 @@ class Tracer(TorchDispatchMode):
         out = shape_of(func.overloadpacket, args)
         if out is None:
             out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.add_) and not kwargs:
+            self.note_sum(out, args)
         if func.overloadpacket is torch.ops.aten.convolution:
             convolution(self, out, args, kwargs or {})
         elif any(id(t) in self.known for t in tensors((args, kwargs))):
@@ -189,6 +197,32 @@ class Tracer(TorchDispatchMode):
     def where(self) -> str:
         name = self.path[-1] if self.path else ""
         return f"{name} ({type(self.ghost.get_submodule(name)).__name__})" if name else ""
+
+    # ---- residual branches ----
+
+    def enter(self, name: str, args: tuple, kwargs: dict) -> None:
+        x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+        self.path.append(name)
+        self.inputs.append((x, 0 if x is None else x._version))
+
+    def leave(self, output: Any) -> None:
+        """A module whose output is the sum of its one input, as it came in, and something else: a residual branch."""
+        name, (x, version) = self.path.pop(), self.inputs.pop()
+        total, then, parts, labels = self.sums.get(id(output), (None, 0, (), []))
+        untouched = total is not None and then == total._version and x is not None and version == x._version
+        other = next((i for i in (1, 0) if untouched and parts[1 - i] is x), None)
+        if name and other is not None and total.shape == x.shape:
+            self.blocks[name] = labels[other]
+            del self.sums[id(output)]  # a Sequential around it hands the same sum on
+        else:
+            self.other_modules.add(name)
+
+    def note_sum(self, out: Tensor, parts: tuple) -> None:
+        """Remember a sum, its version once it is made (in place: about to rise), its parts and their labels."""
+        if all(isinstance(part, Tensor) for part in parts):
+            known = [self.labels(part) if part.shape[:2] == out.shape[:2] else None for part in parts]
+            labels = [k[1] if k else np.empty(0, np.int64) for k in known]
+            self.sums[id(out)] = (out, out._version + (out is parts[0]), parts, labels)
 
     # ---- what rules are made of ----
 
@@ -216,16 +250,20 @@ class Tracer(TorchDispatchMode):
             self.protected.append((labels[1], reason))
 
     def draft(self, hw: tuple[int, int], params: int) -> Draft:
-        return Draft(self.convs, self.norms, self.n_labels, self.equal, self.protected, hw, params, dict(self.chunks))
+        blocks = {name: labels for name, labels in self.blocks.items() if name not in self.other_modules}
+        return Draft(
+            self.convs, self.norms, self.n_labels, self.equal, self.protected, hw, params, dict(self.chunks), blocks
+        )
 
 
 @contextmanager
-def _watched(ghost: nn.Module, path: list[str]) -> Iterator[None]:
+def _watched(tracer: Tracer) -> Iterator[None]:
     """Keep `path` the stack of modules being executed."""
     handles = []
-    for name, module in ghost.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, a, name=name: path.append(name)))
-        handles.append(module.register_forward_hook(lambda m, a, o: (path.pop(), None)[1]))  # None: keep the output
+    for name, module in tracer.ghost.named_modules():
+        enter = lambda m, a, k, name=name: tracer.enter(name, a, k)  # noqa: E731
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(lambda m, a, o: tracer.leave(o)))
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ channel. To add your own, put a function of the same signature into `CRITERIA` (
 """
 
 from yolo_slim.importance.activation import act_mean, act_std, apoz
+from yolo_slim.importance.blocks import BLOCK_SCORES, mean_loss, score_blocks
 from yolo_slim.importance.bn_scale import bn_scale
 from yolo_slim.importance.combine import CRITERIA, RAW_NORMS, REDUCE, Criterion, Rows, rows_of, score
 from yolo_slim.importance.evidence import Evidence
@@ -22,4 +23,16 @@ CRITERIA.update({"act_std": act_std, "act_mean": act_mean, "apoz": apoz, "lasso"
 CRITERIA.update({"taylor": taylor, "group_fisher": group_fisher, "obs": obs})
 CRITERIA["random"] = random
 
-__all__ = ["CRITERIA", "RAW_NORMS", "REDUCE", "Criterion", "Evidence", "Rows", "rows_of", "score"]
+__all__ = [
+    "BLOCK_SCORES",
+    "CRITERIA",
+    "RAW_NORMS",
+    "REDUCE",
+    "Criterion",
+    "Evidence",
+    "Rows",
+    "mean_loss",
+    "rows_of",
+    "score",
+    "score_blocks",
+]

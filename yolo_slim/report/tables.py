@@ -107,7 +107,7 @@ def rounds(iterations: dict[str, Any]) -> str:
         lines.append((r["round"], *(share or DASH for share in shares), *cells))
     legend = "Shares of the detector before the first round. In brackets: points of mAP against the original."
     stopped = iterations["stopped"]
-    return "\n\n".join([_table(head, lines), legend, *([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else [])])
+    return "\n\n".join([table(head, lines), legend, *([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else [])])
 
 
 def _conditions(report: dict[str, Any]) -> str:

@@ -37,6 +37,9 @@ def inspect(config: Config) -> None:
         f"{len(wiring.convs)} convolutions in {len(wiring.groups)} groups; {len(free)} groups with "
         f"{sum(g.size for g in free)} channels may be cut"
     )
+    if wiring.blocks:
+        names = ", ".join(map(_short, wiring.blocks))
+        console.print(f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}")
 
 
 def _row(detector: object, wiring: Trace, conv: Conv, group: int | None) -> list[str]:

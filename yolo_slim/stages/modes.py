@@ -13,7 +13,7 @@ from torch import nn
 from yolo_slim.channels import Selection
 from yolo_slim.config import Config, check
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.prune import choose, evidence_from
+from yolo_slim.stages.choose import choose, evidence_from
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.polarization import PolarizedTrainer
 from yolo_slim.training.soft import SoftTrainer

@@ -17,8 +17,9 @@ from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.stages.choose import evidence_from
 from yolo_slim.stages.common import measured, sums_of
-from yolo_slim.stages.prune import cut_to_plan, evidence_from
+from yolo_slim.stages.prune import cut_to_plan
 
 
 @dataclass(frozen=True)

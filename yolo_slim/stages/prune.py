@@ -1,49 +1,29 @@
-"""Prune: score, select, cut, prove, recover."""
+"""Prune: take residual branches out, score, select, cut, prove, recover."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
-from yolo_slim.channels import (
-    Costs,
-    Selection,
-    Start,
-    Trace,
-    cut,
-    masked,
-    plan_from_kept,
-    relative_difference,
-    select,
-    silent,
-    trace,
-)
-from yolo_slim.channels.groups import same_wiring
+from yolo_slim.channels import Selection, Start, Trace, cut, silent, trace
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import Evidence, score
+from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
+from yolo_slim.stages import depth
+from yolo_slim.stages.choose import evidence_from, follow_plan, plan_without
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.stages.landed import landed_plan
 from yolo_slim.stages.original import original
+from yolo_slim.stages.prove import agree, prove
 from yolo_slim.stages.recover import recover
-from yolo_slim.training.calibrate import Batches, Shown, detection_loss
-
-TOLERANCE = 1e-5
-LEAST = -1e9
-"""A score below all: finite, so that sums of scores stay numbers."""
-PLANNED = {"targeted", "soft"}
-"""Modes of sparse training that choose the channels themselves, by the `prune:` section."""
-RECOVERY = {"absorb", "reconstruct", "recalibrate"}
-"""Settings of `prune:` that have no say in which channels go."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +31,12 @@ class Pruned:
     """A slim detector and how it came about."""
 
     model: nn.Module
-    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept
+    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept; none: it went with its block
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
     lossless: bool = False  # every channel removed was exactly zero: neither absorbed nor recalibrated
+    blocks: tuple[str, ...] = ()  # residual branches that went whole
 
 
 def prune(
@@ -86,18 +67,6 @@ def prune(
     return cut_to_plan(detector, chosen, imgsz, Evidence(images=list(calibration or [])))
 
 
-def evidence_from(config: Config) -> Evidence:
-    """The images and labelled batches that criteria and recovery look at: from the training split, read when needed."""
-    if not config.data:
-        return Evidence()
-    seed, n = config.prune.seed, config.prune.calib_images
-    return Evidence(
-        images=Batches(config.data, config.imgsz, n, seed=seed),
-        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
-        loss=detection_loss,
-    )
-
-
 def cut_to_plan(
     detector: nn.Module,
     chosen: Prune,
@@ -107,128 +76,39 @@ def cut_to_plan(
     start: Start | None = None,
     follow: dict[str, list[int]] | None = None,
 ) -> Pruned:
-    """Score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
+    """Take blocks out, score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
 
     With a `start`, shares and costs are those of that detector.
     """
-    wiring = trace(detector, imgsz)
-    if follow is None:
-        selection = choose(detector, wiring, chosen, evidence, start=start)
+    whole = trace(detector, imgsz)
+
+    def recovered(blocks: list[str], base: nn.Module, wiring: Trace, kept: np.ndarray, slim: nn.Module) -> nn.Module:
+        also = depth.readers_of(whole, blocks)
+        return recover(slim, base, wiring, kept, chosen, imgsz, evidence.images, original=detector, also=also)
+
+    def loss_without(blocks: list[str]) -> float:
+        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence)
+        kept = selection.plan.kept
+        return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
+
+    if follow is not None:
+        blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen)
     else:
-        selection = _follow(wiring, follow, chosen)
+        blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
+        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, start)
     kept = selection.plan.kept
-    slim = cut(detector, wiring, kept)
-    difference = prove(detector, slim, wiring, kept, imgsz)
+    slim = cut(base, wiring, kept)
+    difference = prove(base, slim, wiring, kept)
     # Where all that goes was silent there is nothing to recover, and recalibration would only exchange the statistics
     # that the weights were trained to the end with for those of unaugmented images.
-    lossless = not kept.all() and silent(detector, wiring, kept) and _agree(detector, slim, imgsz)
+    lossless = not kept.all() and not blocks and silent(base, wiring, kept) and agree(base, slim, wiring)
     if not lossless:
-        slim = recover(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
-    outputs = selection.plan.outputs(wiring)
+        slim = recovered(blocks, base, wiring, kept, slim)
+    outputs = {name: [] for name in whole.convs if name not in wiring.convs} | selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
-    whole = {name: list(range(len(c.outputs))) for name, c in wiring.convs.items()}
-    return Pruned(slim, {**whole, **outputs}, selection, wiring, difference, lossless)
-
-
-def choose(
-    detector: nn.Module,
-    wiring: Trace,
-    chosen: Prune,
-    evidence: Evidence,
-    *,
-    start: Start | None = None,
-    gone: np.ndarray | None = None,
-) -> Selection:
-    """Score and select; `gone` (bool per channel) go first, whatever they are worth."""
-    start = start or Start(wiring, {})
-    scores = score(
-        detector,
-        wiring,
-        chosen.criterion or ("obs" if evidence.batches else "l1"),
-        group_reduce=chosen.group_reduce,
-        normalize=chosen.normalize,
-        per_cost=chosen.per_cost,
-        evidence=replace(
-            evidence,
-            bn_fold=chosen.bn_fold,
-            mix_norm=chosen.mix_norm,
-            points=chosen.points_per_image,
-            seed=chosen.seed,
-        ),
-    )
-    if gone is not None:
-        scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
-    selection = select(
-        start.trace,
-        start.scores(wiring, scores),
-        scope=chosen.scope,
-        ratio=chosen.ratio,
-        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
-        layers=chosen.layers,
-        min_keep=chosen.min_keep,
-        min_channels=chosen.min_channels,
-        round_to=chosen.round_to,
-        exclude=chosen.exclude,
-    )
-    return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
-
-
-def _follow(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
-    """The plan as it stands, with what it comes to."""
-    plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
-    before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
-    free = np.concatenate([g.channels for g in wiring.free])
-    achieved = {
-        "flops": after.macs / before.macs,
-        "params": after.params / before.params,
-        "channels": float(plan.kept[free].mean()),
-    }
-    asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
-    if chosen.ratio is not None:
-        asked["channels"] = 1 - chosen.ratio
-    return Selection(plan, before, after, asked, achieved)
-
-
-def rehearse(config: Config) -> None:
-    """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
-    detector = checkpoint.load(config.model)
-    choose(detector, trace(detector, config.imgsz), config.prune, evidence_from(config))
-
-
-def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
-    """The masked detector and the cut one must agree, and the cut one must be wired as the plan says.
-
-    Returns:
-        the relative difference, in fp64 on a random image.
-
-    Raises:
-        SlimError: they do not; nothing may be written then.
-    """
-    mute = masked(detector, wiring, kept).double().cpu()
-    difference = relative_difference(mute, _double(slim), _noise(detector, imgsz))
-    if not difference < TOLERANCE:
-        raise SlimError(
-            f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
-            f"(allowed {TOLERANCE:.0e}). Nothing was written. This is a bug in yolo-slim: please report it"
-        )
-    if not same_wiring(wiring, kept, trace(slim, imgsz)):
-        raise SlimError("the cut detector is not wired as planned. This is a bug in yolo-slim; please report it")
-    return difference
-
-
-def _agree(detector: nn.Module, slim: nn.Module, imgsz: int) -> bool:
-    return relative_difference(_double(detector), _double(slim), _noise(detector, imgsz)) < TOLERANCE
-
-
-def _noise(detector: nn.Module, imgsz: int) -> Tensor:
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, first.in_channels, imgsz, imgsz, generator=generator, dtype=torch.float64)
-
-
-def _double(detector: nn.Module) -> nn.Module:
-    return copy.deepcopy(detector).double().cpu()
+    everything = {name: list(range(len(c.outputs))) for name, c in whole.convs.items()}
+    return Pruned(slim, {**everything, **outputs}, selection, whole, difference, lossless, tuple(blocks))
 
 
 def prune_stage(config: Config) -> Record:
@@ -251,12 +131,18 @@ def prune_stage(config: Config) -> Record:
     if config.prune.iterations.rounds > 1:
         from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
 
+        if config.prune.depth and config.prune.depth.blocks:
+            raise SlimError("prune.depth takes residual branches out in one go: prune.iterations.rounds=1, or no depth")
         if plan:
             raise SlimError(
                 f"sparse_train.mode={config.sparse_train.mode} has chosen all that goes at once, and "
                 "prune.iterations.rounds cuts little by little: choose one (prune.iterations.rounds=1)"
             )
         return prune_in_rounds(config, start)
+    if plan and config.prune.depth and config.prune.depth.blocks:
+        raise SlimError(
+            f"sparse_train.mode={config.sparse_train.mode} lands channels, not residual branches: leave out prune.depth"
+        )
     return cut_stage(config, "pruned", start, config.prune, plan=plan)
 
 
@@ -294,38 +180,6 @@ def cut_stage(
     return run_stage(config, stage, settings, [weights, plan] if plan else [weights], work)
 
 
-def decisive(config: Config) -> dict[str, Any]:
-    """What decides which channels go: a plan made before holds as long as this is the same."""
-    chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
-    return {**chosen, "imgsz": config.imgsz}
-
-
-def landed_plan(config: Config) -> Path | None:
-    """The plan that sparse training has worked towards, in the modes that have one.
-
-    Raises:
-        SlimError: there is none yet, or it was made for another budget.
-    """
-    mode, folder = config.sparse_train.mode, config.folder / "sparse"
-    if mode not in PLANNED or not config.sparse_train.epochs:
-        return None
-    done = record.read(folder)
-    if done is None or "plan" not in done.outputs or done.settings["mode"] != mode:
-        raise SlimError(
-            f"sparse_train.mode={mode} chooses channels before pruning, and {folder} has no such plan: run `yolo-slim "
-            "sparse-train` with this configuration first, or prune without it: sparse_train.epochs=0"
-        )
-    then, now = done.settings["prune"], decisive(config)
-    changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
-    if changed:
-        raise SlimError(
-            f"the channels that {folder} has brought to zero are not those that the prune: section asks for now: "
-            f"{', '.join(changed)}. Run `yolo-slim sparse-train` again, it lands the new plan; or set that back; "
-            "or choose anew from the weights as they are: sparse_train.mode=uniform"
-        )
-    return done.output(folder, "plan")
-
-
 def _of_this_model(config: Config) -> bool:
     """Whether the sparse detector comes from the original, and that from `model`."""
     first, sparse = (record.read(config.folder / stage) for stage in ("original", "sparse"))
@@ -358,6 +212,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         "looser": cost.looser,
         "masked_vs_cut": result.difference,
         "lossless": result.lossless,
+        "blocks": list(result.blocks),
         "widths": widths,
     }
 
@@ -372,6 +227,8 @@ def _tell(result: Pruned) -> None:
         else ""
     )
     console.print(f"asked for {asked}; achieved {got}{looser}")
+    if result.blocks:
+        console.print(f"taken out whole: {', '.join(result.blocks)}")
     whole = [g for g in result.trace.groups if g.reason]
     console.print(
         f"{len(_narrower(result))} of {len(result.trace.convs)} convolutions are narrower, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import torch
@@ -23,65 +23,98 @@ def recover(
     chosen: Prune,
     imgsz: int,
     images: Iterable[Tensor],
+    *,
+    original: nn.Module | None = None,
+    also: Collection[str] = (),
 ) -> nn.Module:
     """A copy of `slim` that has been given back what can be given back without training.
 
     Least squares contains absorption (the intercept) and fits each layer to statistics that batch norm already holds:
     after it, neither absorption nor, unless asked for, recalibration follows.
 
+    Args:
+        slim: `detector` after the cut.
+        detector: without the residual branches that go whole.
+        wiring: of `detector`.
+        kept: bool per channel.
+        chosen: the `prune:` section.
+        imgsz: image side in pixels.
+        images: batches (B, C, H, W); none: nothing is measured.
+        original: with the residual branches, where some go.
+        also: convolutions that read what those branches added to.
+
     Raises:
         SlimError: a recovery that looks at images, and there are none.
     """
-    if kept.all():
+    if kept.all() and not also:
         return slim
-    refit = chosen.reconstruct or ("lstsq" if images else "none")
-    if refit == "lstsq":
-        if not images:
-            raise SlimError("prune.reconstruct=lstsq needs images: give data= (or calibration=)")
-        slim = _refit(slim, detector, wiring, kept, chosen, images)
-    else:
-        slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, images)
-    n = chosen.recalibrate if chosen.recalibrate is not None else 0 if refit == "lstsq" else chosen.calib_images
+    how = recovery(chosen, images)
+    if how == "lstsq":
+        slim = _refit(slim, original or detector, wiring, kept, also, chosen, images)
+    elif how != "none" and not kept.all():
+        slim = absorb(slim, detector, wiring, kept, _means(how, detector, wiring, kept, imgsz, images))
+    n = chosen.recalibrate if chosen.recalibrate is not None else 0 if how == "lstsq" else chosen.calib_images
     if images and n:
         recalibrate(slim, first(images, n))
     return slim
 
 
+def recovery(chosen: Prune, images: Iterable[Tensor]) -> str:
+    """What makes up for removed channels: lstsq, or absorption as measured, as beta says, or not at all (none).
+
+    Raises:
+        SlimError: it looks at images, and there are none.
+    """
+    if (chosen.reconstruct or ("lstsq" if images else "none")) == "lstsq":
+        if not images:
+            raise SlimError("prune.reconstruct=lstsq needs images: give data= (or calibration=)")
+        return "lstsq"
+    return absorption(chosen, images)
+
+
+def absorption(chosen: Prune, images: Iterable[Tensor]) -> str:
+    """Whether constants are absorbed as measured, as beta says, or not at all (none).
+
+    Raises:
+        SlimError: to be measured, and there are no images.
+    """
+    how = chosen.absorb or ("measured" if images else "beta")
+    if how == "measured" and not images:
+        raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
+    return how
+
+
 def _refit(
-    slim: nn.Module, detector: nn.Module, wiring: Trace, kept: np.ndarray, chosen: Prune, images: Iterable[Tensor]
+    slim: nn.Module,
+    original: nn.Module,
+    wiring: Trace,
+    kept: np.ndarray,
+    also: Collection[str],
+    chosen: Prune,
+    images: Iterable[Tensor],
 ) -> nn.Module:
     columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("", total=None)
         return reconstruct(
             slim,
-            detector,
+            original,
             wiring,
             kept,
             images,
+            also=also,
             seed=chosen.seed,
             step=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
 
-def _absorb(
-    slim: nn.Module,
-    detector: nn.Module,
-    wiring: Trace,
-    kept: np.ndarray,
-    chosen: Prune,
-    imgsz: int,
-    images: Iterable[Tensor],
-) -> nn.Module:
-    how = chosen.absorb or ("measured" if images else "beta")
-    if how == "none":
-        return slim
+def _means(
+    how: str, detector: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int, images: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """The constants that are absorbed."""
     if how == "measured":
-        if not images:
-            raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
-        means = input_means(detector, wiring, images)
-    else:  # with its scale at zero a removed channel is constant on any image
-        first_conv = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-        blank = torch.zeros(1, first_conv.in_channels, imgsz, imgsz)
-        means = input_means(silenced(detector, wiring, kept), wiring, [blank])
-    return absorb(slim, detector, wiring, kept, means)
+        return input_means(detector, wiring, images)
+    # with its scale at zero a removed channel is constant on any image
+    first_conv = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    blank = torch.zeros(1, first_conv.in_channels, imgsz, imgsz)
+    return input_means(silenced(detector, wiring, kept), wiring, [blank])

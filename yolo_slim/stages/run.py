@@ -6,10 +6,11 @@ import importlib.util
 
 from yolo_slim.config import Config
 from yolo_slim.record import Record
+from yolo_slim.stages.choose import rehearse
 from yolo_slim.stages.common import console
 from yolo_slim.stages.export import export
 from yolo_slim.stages.finetune import finetune
-from yolo_slim.stages.prune import prune_stage, rehearse
+from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
 
