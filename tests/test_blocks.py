@@ -625,7 +625,7 @@ def test_branches_go_by_a_budget_too(varied):
     """Scores alone decide: hidden channels that say least go first, all of them."""
     net = copy.deepcopy(varied)
     nn.init.constant_(net.model[4].m[0].cv1.bn.weight, 1e-3)
-    pruned = prune(net, imgsz=PX, target={"flops": 0.8}, **FREE)
+    pruned = prune(net, imgsz=PX, criterion="bn_scale", target={"flops": 0.8}, **FREE)
     assert pruned.blocks == ("model.4.m.0",)
     assert pruned.cost.achieved["flops"] == pytest.approx(cost(pruned.model, PX).macs / cost(net, PX).macs)
     assert 0.75 < pruned.cost.achieved["flops"] <= 0.8
