@@ -144,7 +144,7 @@ def _settings(model: Any, path: list[str]) -> list[str]:
             inner += _settings(deeper, [*path, name])
         elif deeper is None:
             default = "needed" if field.is_required() else json.dumps(field.default, ensure_ascii=False)
-            lines.append(f"  {'.'.join([*path, name]):26} {default:14} {field.description or ''}")
+            lines.append(f"  {'.'.join([*path, name]):34} {default:14} {field.description or ''}")
     return [*lines, "", *inner]
 
 
