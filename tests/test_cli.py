@@ -15,7 +15,7 @@ from yolo_slim.config import Config, read_config, section
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
     "run": {"original", "sparse_train", "prune", "finetune", "report", "export"},
     "sparse-train": {"original", "sparse_train"},
-    "prune": {"original", "sparse_train", "prune", "finetune"},
+    "prune": {"original", "sparse_train", "prune", "finetune"},  # finetune: between rounds
     "finetune": {"finetune"},
     "report": {"report"},
     "export": {"export"},

@@ -191,7 +191,7 @@ def test_scores_are_read_from_the_detector_as_it_is_by_now(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # The stage, on a small data set
 
-MAPS = {"original": 0.60, "1/cut": 0.30, "1/finetuned": 0.58, "2/cut": 0.20, "2/finetuned": 0.50, "3/cut": 0.10}
+MAPS = {"original": 0.80, "1/cut": 0.30, "1/finetuned": 0.78, "2/cut": 0.20, "2/finetuned": 0.70, "3/cut": 0.10}
 """What the validator is made to say, by the end of the folder's name."""
 
 
@@ -212,6 +212,7 @@ class InRounds:
             "data": draw_shapes(folder),
             "imgsz": PX,
             "runs": str(folder / "runs"),
+            "seed": 3,
             "sparse_train": {"epochs": 0},
             "prune": {"target": {"flops": 0.5}, "recalibrate": 8, "iterations": {"rounds": 3, "epochs": 1}, **FLOORS},
             "finetune": {"epochs": 1, "train": {"batch": 4, "nbs": 4, "optimizer": "SGD"}},
@@ -280,11 +281,22 @@ def test_rounds_are_judged_on_val_and_the_result_on_test(made):
     assert command.record("pruned").metrics["split"] == "test"
 
 
+def test_the_record_holds_every_setting_that_decides(made):
+    command, _ = made
+    settings = command.record("pruned").settings
+    assert settings.keys() == {*Prune.model_fields, "imgsz", "data", "finetune"}
+    assert settings["seed"] == 0 and settings["finetune"] == {
+        "train": {"batch": 4, "nbs": 4, "optimizer": "SGD"},
+        "distill": None,
+        "seed": 3,
+    }
+
+
 def test_the_details_list_every_round(made):
     command, _ = made
     details = command.record("pruned").details
     found = details["iterations"]
-    assert (found["split"], found["map50_95_original"], found["stopped"]) == ("val", 0.60, None)
+    assert (found["split"], found["map50_95_original"], found["stopped"]) == ("val", 0.80, None)
     whole = command.record("original").metrics["macs"]
     assert [r["round"] for r in found["rounds"]] == [1, 2, 3]
     for k, (r, stage) in enumerate(zip(found["rounds"], CUTS, strict=True), 1):
@@ -301,7 +313,7 @@ def test_the_details_list_every_round(made):
 def test_the_terminal_shows_the_rounds(made):
     _, output = made
     shown = output.split("after the cut")[-1]
-    for part in ("flops ×0.794", "flops ×0.630", "flops ×0.500", "0.580 (−2.0)", "0.200 (−40.0)", "0.100 (−50.0)"):
+    for part in ("flops ×0.794", "flops ×0.630", "flops ×0.500", "0.780 (−2.0)", "0.200 (−60.0)", "0.100 (−70.0)"):
         assert part in shown
 
 
@@ -352,7 +364,7 @@ def test_the_report_shows_the_rounds(made):
     assert found["iterations"] == command.record("pruned").details["iterations"]
     assert found["rows"][-1]["stage"] == "pruned" and found["rows"][-1]["train_epochs"] == 2
     page = (command.folder / "report" / "report.md").read_text()
-    assert "## Rounds" in page and "| 2 | flops ×0.630 |" in page and "0.500 (−10.0)" in page
+    assert "## Rounds" in page and "| 2 | flops ×0.630 |" in page and "0.700 (−10.0)" in page
     assert "![rounds](rounds.png)" in page and (command.folder / "report" / "rounds.png").is_file()
 
 
@@ -387,7 +399,7 @@ def test_the_stop_rule(made, drop, result, stopped):
     if stopped:
         assert stopped in found["stopped"] and "5.0 were allowed; the result is round 1" in found["stopped"]
         assert stopped in " ".join(output.split())
-        assert [r["map50_95_finetuned"] for r in found["rounds"]] == [0.58, 0.50], "the round too far is shown as well"
+        assert [r["map50_95_finetuned"] for r in found["rounds"]] == [0.78, 0.70], "the round too far is shown as well"
         assert details["achieved"] == found["rounds"][0]["achieved"] and details["epochs"] == 1
         kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
         assert detector_cuts(command.detector("pruned")) == [kept]
