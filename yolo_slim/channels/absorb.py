@@ -44,27 +44,30 @@ def input_means(detector: nn.Module, trace: Trace, batches: Iterable[Tensor]) ->
 
         return hook
 
-    with _hooked(detector, trace, watch):
+    with _hooked(detector, trace.convs, watch):
         for batch in batches:
             detector(batch)
     return {name: total / seen[name] for name, total in sums.items()}
 
 
 @torch.no_grad()
-def missing_means(before: nn.Module, after: nn.Module, trace: Trace, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """What every convolution misses at its input, per channel, since `before` became `after`: (in_channels,) fp32.
+def missing_means(
+    before: nn.Module, after: nn.Module, readers: Iterable[Conv], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """What these convolutions miss at their input, per channel, since `before` became `after`: (in_channels,) fp32.
 
-    The mean over images and positions in `before` less that in `after`, front to back in one pass: what a convolution
+    The mean over images and positions in `before` less that in `after`, front to back in one pass: what a reader
     misses is handed to it on the spot, so those behind it see what they will see once it is absorbed, and miss only
-    what is not made up for yet. (Of two plain measurements, subtracted, an error would be corrected anew at every
-    layer that it reaches.)
+    what is not made up for yet. (Of two plain measurements, subtracted, an error would be corrected anew by every
+    reader that it reaches.)
 
     Args:
         before: with its residual branches.
-        after: without some of them; each of its convolutions is one of `before`.
-        trace: of `after`.
+        after: without some of them.
+        readers: of what the branches added, in `after`; only what can be absorbed is measured.
         batches: images (B, C, H, W).
     """
+    names = [c.name for c in readers if c.bias or c.norm is not None]
     wanted: dict[str, list[Tensor]] = {}  # of one batch, call by call
     sums: dict[str, Tensor] = {}
     seen: dict[str, int] = {}
@@ -77,11 +80,11 @@ def missing_means(before: nn.Module, after: nn.Module, trace: Trace, batches: It
             gap = wanted[name].pop(0) - args[0].float().mean((0, 2, 3))
             sums[name] = sums.get(name, 0) + gap * len(args[0])
             seen[name] = seen.get(name, 0) + len(args[0])
-            return (args[0] + gap.to(args[0].dtype)[:, None, None],) if _place(trace.convs[name]) else args
+            return (args[0] + gap.to(args[0].dtype)[:, None, None],)
 
         return hook
 
-    with _hooked(before, trace, watch), _hooked(after, trace, give):
+    with _hooked(before, names, watch), _hooked(after, names, give):
         for batch in batches:
             before(batch)
             after(batch)
@@ -89,9 +92,9 @@ def missing_means(before: nn.Module, after: nn.Module, trace: Trace, batches: It
 
 
 @contextmanager
-def _hooked(detector: nn.Module, trace: Trace, make: Callable[[str], Callable]) -> Iterator[None]:
-    """Eval mode, with a hook in front of every convolution, for a while."""
-    handles = [detector.get_submodule(name).register_forward_pre_hook(make(name)) for name in trace.convs]
+def _hooked(detector: nn.Module, names: Iterable[str], make: Callable[[str], Callable]) -> Iterator[None]:
+    """Eval mode, with a hook in front of each of these convolutions, for a while."""
+    handles = [detector.get_submodule(name).register_forward_pre_hook(make(name)) for name in names]
     try:
         with evaluating(detector):
             yield
@@ -147,7 +150,7 @@ def absorb(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray,
 
 @torch.no_grad()
 def absorb_missing(detector: nn.Module, trace: Trace, means: dict[str, Tensor]) -> nn.Module:
-    """A copy whose biases and running means carry what its convolutions miss.
+    """A copy whose biases and running means carry what its readers miss.
 
     Args:
         detector: after residual branches were taken out.
@@ -160,11 +163,6 @@ def absorb_missing(detector: nn.Module, trace: Trace, means: dict[str, Tensor]) 
         constant = mean.to(weight.device)[:, None, None]
         _carry(healed, trace.convs[name], conv2d(constant, weight, groups=trace.convs[name].groups).flatten())
     return healed
-
-
-def _place(conv: Conv) -> bool:
-    """Whether a constant can be kept behind the convolution."""
-    return conv.bias or conv.norm is not None
 
 
 def _carry(healed: nn.Module, conv: Conv, delta: Tensor) -> None:

@@ -74,6 +74,7 @@ class Block:
     name: str
     convs: tuple[str, ...]  # below it, in order of execution
     ends: tuple[str, ...]  # those of them that make the channels of f(x), as far as that is understood
+    readers: tuple[str, ...]  # convolutions outside it that read these channels, before or behind the sum
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,11 @@ def _blocks(branches: dict[str, Ints], convs: dict[str, Conv]) -> dict[str, Bloc
     found = {}
     for name, channels in branches.items():
         below = tuple(c for c in convs if c.startswith(f"{name}."))
-        ends = tuple(c for c in below if np.isin(convs[c].outputs, channels[channels != FIXED]).any())
+        channels = channels[channels != FIXED]
+        ends = tuple(c for c in below if np.isin(convs[c].outputs, channels).any())
+        readers = tuple(c for c in convs if c not in below and np.isin(convs[c].inputs, channels).any())
         if below:
-            found[name] = Block(name, below, ends)
+            found[name] = Block(name, below, ends, readers)
     return found
 
 

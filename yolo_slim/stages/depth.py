@@ -110,14 +110,13 @@ def without(
         return detector, wiring
     shallow = drop(detector, names)
     left = trace(shallow, wiring.imgsz)
+    readers = [c for c in left.convs.values() if any(c.name in wiring.blocks[name].readers for name in names)]
     if absorb == "measured":
-        return absorb_missing(shallow, left, missing_means(detector, shallow, left, images)), left
+        return absorb_missing(shallow, left, missing_means(detector, shallow, readers, images)), left
     if absorb == "beta":  # a constant is one on any image
         first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
         blank = torch.zeros(1, first.in_channels, *wiring.imgsz).to(first.weight)
-        known = [name for name in names if wiring.blocks[name].ends]  # of the others nothing is known
-        before = flattened(drop(detector, set(names) - set(known)), wiring, known)
-        means = missing_means(before, shallow, left, [blank])
+        means = missing_means(flattened(detector, wiring, names), shallow, readers, [blank])
         return absorb_missing(shallow, left, means), left
     return shallow, left
 
