@@ -146,14 +146,14 @@ def _settings(model: Any, path: list[str]) -> list[str]:
     from yolo_slim.config import section
 
     lines = [f"{'.'.join(path)}: {' '.join((model.__doc__ or '').split())}" if path else "General:"]
-    inner, width = [], max(26, *(len(".".join([*path, name])) for name in model.model_fields))
+    inner, width = [], max(25, *(len(".".join([*path, name])) for name in model.model_fields))
     for name, field in model.model_fields.items():
         deeper = section([*path, name])
         if deeper is not None and path:
             inner += _settings(deeper, [*path, name])
         elif deeper is None:
             shown = "needed" if field.is_required() else _typed(field.default)
-            lines.append(f"  {'.'.join([*path, name]):{width}} {shown:14} {field.description or ''}")
+            lines.append(f"  {'.'.join([*path, name]):{width}}  {shown:14} {field.description or ''}")
     return [*lines, "", *inner]
 
 

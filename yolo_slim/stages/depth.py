@@ -122,10 +122,9 @@ def without(
 
 
 def readers_of(wiring: Trace, names: Iterable[str]) -> set[str]:
-    """Convolutions outside these branches that read the channels the branches add to."""
-    gone = {conv for name in names for conv in wiring.blocks[name].convs}
-    ends = {end for name in names for end in wiring.blocks[name].ends}
-    return {c for g in wiring.groups if ends & set(g.producers) for c in g.consumers} - gone
+    """Convolutions that read what these branches add to, and stay."""
+    blocks = [wiring.blocks[name] for name in names]
+    return {c for block in blocks for c in block.readers} - {c for block in blocks for c in block.convs}
 
 
 def _removable(wiring: Trace, exclude: Iterable[str]) -> list[str]:
