@@ -123,7 +123,10 @@ def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> 
         if ours:
             ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
     except ConnectionError as e:
-        raise SlimError(f"no Ray cluster answers at {address}: {e}. Is it running (`ray status`)?") from e
+        raise SlimError(
+            f"no Ray cluster can be used at {address or 'this machine'}: {e}. Is it running (`ray status`), and if it "
+            "asks for a token, does this shell have it (Ray's documentation: token authentication)?"
+        ) from e
     try:
         task = ray.remote(num_cpus=threads, max_retries=0)(work)
         yield lambda points: [task.remote(point).future() for point in points]
