@@ -191,7 +191,7 @@ def test_chosen_anew_only_those_change_that_have_not_begun(tmp_path, data, start
 def test_nothing_to_land_is_refused(tmp_path, data, start):
     class Whole(TargetedTrainer):
         def choose(self, detector, gone=None):
-            return select(self.wiring, score(detector, self.wiring, "l1"), ratio=0.01, round_to=64)
+            return select(self.wiring, score(detector, self.wiring, "l1"), ratio=0.001)
 
     with pytest.raises(SlimError, match=r"removes none.*prune\.target\.flops"):
         fit(Whole, start, tmp_path, data, epochs=1, files=files(), **QUICK)

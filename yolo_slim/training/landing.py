@@ -96,6 +96,17 @@ class Fader:
 
     def __init__(self, trace: Trace, detector: nn.Module) -> None:
         self.slots: dict[str, Ints] = voices(detector, trace)
+        self.kept = np.ones(trace.n_channels, bool)
+        self.rows: dict[str, tuple[Tensor, Tensor]] = {}  # tensor's name -> rows that fade, and their channels
+
+    def _aim(self, kept: np.ndarray, device: torch.device) -> None:
+        self.kept, gone = kept.copy(), np.append(~kept, False)  # a FIXED slot, -1, finds the last entry
+        rows = {name: np.flatnonzero(gone[slots]) for name, slots in self.slots.items()}
+        self.rows = {
+            name: (torch.as_tensor(r, device=device), torch.as_tensor(self.slots[name][r], device=device))
+            for name, r in rows.items()
+            if len(r)
+        }
 
     @torch.no_grad()
     def fade(self, detector: nn.Module, average: nn.Module | None, ratio: np.ndarray, kept: np.ndarray) -> None:
@@ -104,17 +115,15 @@ class Fader:
         The average exists to smooth what training does at random. A fade is no chance: lagging behind it would leave
         the average speaking with channels that the detector it is an average of no longer has.
         """
-        ratio, gone = np.append(ratio, 1.0), np.append(~kept, False)  # a FIXED slot, -1, finds the last entry
         live = detector.state_dict()
         followers = average.state_dict() if average is not None else {}
-        for name, slots in self.slots.items():
-            rows = np.flatnonzero(gone[slots])
-            if not len(rows):
-                continue
+        device = next(iter(live.values())).device
+        if not np.array_equal(kept, self.kept):
+            self._aim(kept, device)
+        by = torch.as_tensor(ratio, device=device, dtype=torch.float32)
+        for name, (rows, channels) in self.rows.items():
             tensor = live[name]
-            here = torch.as_tensor(rows, device=tensor.device)
-            by = torch.as_tensor(ratio[slots[rows]], device=tensor.device, dtype=tensor.dtype)
-            faded = tensor[here] * by.view(-1, *[1] * (tensor.dim() - 1))
-            tensor[here] = faded
+            faded = tensor[rows] * by[channels].view(-1, *[1] * (tensor.dim() - 1)).to(tensor.dtype)
+            tensor[rows] = faded
             if name in followers:
-                followers[name][here.to(followers[name].device)] = faded.to(followers[name])
+                followers[name][rows] = faded.to(followers[name].dtype)
