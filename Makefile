@@ -8,7 +8,7 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slim sparse-train prune finetune report export inspect clean
+.PHONY: demo test lint slim sparse-train sensitivity prune finetune report export inspect clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -32,7 +32,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-sparse-train prune finetune report export inspect: .venv/ready
+sparse-train sensitivity prune finetune report export inspect: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

@@ -4,8 +4,11 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 """
 
 from yolo_slim.channels.absorb import absorb, input_means, silenced
+from yolo_slim.channels.costs import Budget, Costs, Meter
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
-from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
+from yolo_slim.channels.plan import Plan, plan_from_kept
+from yolo_slim.channels.select import Selection, select
+from yolo_slim.channels.sensitivity import Curve
 from yolo_slim.channels.surgery import cut, masked, relative_difference
 from yolo_slim.channels.trace import trace
 
@@ -13,7 +16,9 @@ __all__ = [
     "Budget",
     "Conv",
     "Costs",
+    "Curve",
     "Group",
+    "Meter",
     "Norm",
     "Plan",
     "Selection",
