@@ -1,6 +1,7 @@
 """Scores by hand-made numbers: which filter, which scale, and what a group makes of its producers."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,18 @@ from networks import Act, Network, Probe, detector
 from torch import nn
 from ultralytics.nn.modules import C3, Bottleneck, C2f
 
+from yolo_slim import checkpoint
 from yolo_slim.channels import select, trace
+from yolo_slim.channels.surgery import tensors
+from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score
+from yolo_slim.stages.prune import evidence_from
 
+pytest_plugins = ["tiny"]
+
+LOOKS = {"act_std", "act_mean", "apoz", "lasso"}  # at images
+ASKS = {"taylor", "group_fisher"}  # the loss
 EXACT = {"min_keep": 0, "min_channels": 1, "round_to": 1}
 
 
@@ -24,6 +33,16 @@ def line(*filters):
         convs.append(nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False))
         convs[-1].weight.data = weight[:, :, None, None]
     return nn.Sequential(*convs, nn.Conv2d(convs[-1].out_channels, 1, 1), nn.Flatten(2))
+
+
+def evidence(px, **options):
+    """Four random images in two batches, and a loss without labels."""
+    images = list(torch.rand(2, 2, 3, px, px, generator=torch.Generator().manual_seed(0)))
+    return Evidence(images=images, batches=images, loss=squares, **options)
+
+
+def squares(net, images):
+    return sum(t.square().mean() for t in tensors(net(images)) if t.is_floating_point())
 
 
 class Pair(nn.Module):
@@ -220,24 +239,117 @@ def test_scores_follow_the_channels_of_the_group():
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_scores_every_group(criterion):
-    """One number a channel, none of them missing; what must stay is infinite."""
+    """One number a channel; what must stay is infinite. yolov5n has residual groups, concatenations and SPPF."""
     for net, px in ((detector("yolov5n"), 64), (Network(3), 32), (Probe(Bottleneck(8, 8)), 16)):
         found = trace(net, px)
-        for reduce in REDUCE:
-            scores = score(net, found, criterion, group_reduce=reduce)
-            assert scores.keys() == {g.name for g in found.groups}
-            for group in found.groups:
-                assert scores[group.name].shape == (group.size,) and not np.isnan(scores[group.name]).any()
-                if group.reason:
-                    assert np.isinf(scores[group.name]).all()
+        scores = score(net, found, criterion, evidence=evidence(px))
+        assert scores.keys() == {g.name for g in found.groups}
+        for group in found.groups:
+            assert scores[group.name].shape == (group.size,) and not np.isnan(scores[group.name]).any()
+            assert (scores[group.name] >= 0).all()
+            if group.reason:
+                assert np.isinf(scores[group.name]).all()
+            elif criterion != "bn_scale":
+                assert np.isfinite(scores[group.name]).all()
 
 
+@pytest.mark.parametrize("reduce", REDUCE)
+def test_every_way_to_join_fits_any_number_of_rows(reduce):
+    net = Network(3)
+    found = trace(net, 32)
+    for criterion in ("l1", "bn_scale"):
+        scores = score(net, found, criterion, group_reduce=reduce)
+        assert all(scores[g.name].shape == (g.size,) and not np.isnan(scores[g.name]).any() for g in found.groups)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["", "the loss, or the detector, raises"])
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_scoring_leaves_the_detector_alone(criterion):
-    net = detector("yolov3-tiny")
-    before = copy.deepcopy(net.state_dict())
-    score(net, trace(net, 64), criterion, evidence=Evidence(bn_fold=True))
+def test_scoring_leaves_the_detector_alone(criterion, broken):
+    """Weights, statistics, modes, gradients, hooks: also when something goes wrong on the way."""
+    net = detector("yolov5n")
+    net.model[2].train()  # a mode of its own
+    net.model[0].conv.weight.grad = torch.ones_like(net.model[0].conv.weight)
+    net.model[1].requires_grad_(False)
+    before, state = copy.deepcopy(net.state_dict()), settings_of(net)
+    found, given = trace(net, 64), evidence(64, bn_fold=True)
+    if broken and criterion in LOOKS | ASKS:
+        given = Evidence(images=[torch.rand(1, 4, 64, 64)], batches=[torch.rand(1, 4, 64, 64)], loss=squares)
+        with pytest.raises(RuntimeError):
+            score(net, found, criterion, evidence=given)
+    else:
+        score(net, found, criterion, evidence=given)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert settings_of(net) == state
+    assert torch.equal(net.model[0].conv.weight.grad, torch.ones_like(net.model[0].conv.weight))
+
+
+def settings_of(net):
+    """All that a criterion could leave behind besides numbers."""
+    modules = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(vars(m))) for m in net.modules()]
+    return modules, [(p.requires_grad, p.grad is None) for p in net.parameters()]
+
+
+@pytest.mark.parametrize("criterion", sorted(LOOKS | ASKS))
+def test_half_precision_is_looked_at_in_fp32(criterion):
+    """A checkpoint in fp16 is judged as the same weights in fp32."""
+    net = Probe(C3(8, 8)).half()
+    found = trace(net, 16)
+    half, full = (score(n, found, criterion, evidence=evidence(16)) for n in (net, copy.deepcopy(net).float()))
+    for group in found.free:
+        assert half[group.name].tolist() == full[group.name].tolist()
+
+
+@pytest.mark.parametrize("criterion", sorted(LOOKS | ASKS))
+def test_the_same_evidence_gives_the_same_scores(criterion):
+    net = Probe(C3(8, 8))
+    found = trace(net, 16)
+    one, two = (score(net, found, criterion, evidence=evidence(16)) for _ in range(2))
+    assert all(one[g.name].tolist() == two[g.name].tolist() for g in found.free)
+
+
+@pytest.mark.parametrize("criterion", sorted(LOOKS | ASKS))
+def test_real_images_and_labels_are_looked_at(criterion, original: Path, data: Path):
+    """Through Ultralytics' own loss and loader, as the stage does it."""
+    net = checkpoint.load(original)
+    before = copy.deepcopy(net.state_dict())
+    words = [f"model={original}", f"data={data}", "imgsz=64", "prune.calib_images=8"]
+    scores = score(net, found := trace(net, 64), criterion, evidence=evidence_from(read_config(None, words)))
+    assert all(np.isfinite(scores[g.name]).all() and scores[g.name].max() > 0 for g in found.free)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+# ---- comparable groups ----
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        pytest.param([1, 2, 3], [1 / 14, 4 / 13, 1], id="ascending"),
+        pytest.param([3, 1, 2], [1, 1 / 14, 4 / 13], id="in the order of the channels"),
+        pytest.param([0.1, 0.2], [0.2, 1], id="the best of a small layer counts as much"),
+        pytest.param([0, 0], [0, 0], id="a group of zeros"),
+        pytest.param([1, 1], [0.5, 1], id="a tie goes by order"),
+    ],
+)
+def test_lamp(filters, expected):
+    net = line([[f] for f in filters])
+    assert score(net, trace(net, 1), "l2", normalize="lamp")["0"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "gone"),
+    [
+        pytest.param("lamp", {"0": [0], "1": [0]}, id="lamp: the smallest of each layer"),
+        pytest.param("none", {"1": [0, 1]}, id="plain norms empty the second layer"),
+    ],
+)
+def test_lamp_empties_no_layer(normalize, gone):
+    """Filters of norm 1, 2, 3 and of norm .1, .2; two of the five go."""
+    net = line([[1], [2], [3]], [[0.1, 0, 0], [0.2, 0, 0]])
+    found = trace(net, 1)
+    scores = score(net, found, "l2", normalize=normalize)
+    ranked = sorted((s, name, i) for name in ("0", "1") for i, s in enumerate(scores[name]))[:2]
+    assert {name: [i for _, n, i in ranked if n == name] for _, name, _ in ranked} == gone
 
 
 # ---- chance ----
@@ -280,3 +392,13 @@ def test_an_unknown_criterion_is_refused(probe):
     net, found = probe
     with pytest.raises(SlimError, match=r"expected prune.criterion to be one of .*bn_scale.*l1.*random.*, got magic"):
         score(net, found, "magic")
+
+
+@pytest.mark.parametrize("criterion", sorted(LOOKS | ASKS))
+def test_a_criterion_says_what_it_needs(criterion, probe):
+    net, found = probe
+    needs = "looks at images" if criterion in LOOKS else "looks at the loss on labelled images"
+    only_images = Evidence(images=[torch.rand(1, 3, 16, 16)])
+    for given in [None, Evidence()] + [only_images] * (criterion in ASKS):
+        with pytest.raises(SlimError, match=rf"prune.criterion={criterion} {needs}: give data="):
+            score(net, found, criterion, evidence=given)

@@ -129,7 +129,12 @@ class Sensitivity(Section):
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
-    criterion: str = Field("bn_scale", description="what a channel is worth: bn_scale, l1, l2 or random")
+    criterion: str | None = Field(
+        None,
+        description="what a channel is worth: by weights bn_scale, l1, l2, fpgm; on images act_std, act_mean, apoz, "
+        "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random (default: obs where there "
+        "is data, else l1)",
+    )
     solver: Literal["threshold", "knapsack", "sensitivity"] = Field(
         "threshold",
         description="threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys; "
@@ -151,19 +156,40 @@ class Prune(Section):
     min_channels: int = Field(8, ge=1, description="channels of every group that stay at least")
     round_to: int = Field(8, ge=1, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16")
     exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")
-    normalize: Literal["auto", "none", "mean", "l2"] = Field(
-        "auto", description="make groups comparable: divide scores by the group's mean or l2; auto: mean for l1 and l2"
+    normalize: Literal["auto", "none", "mean", "l2", "lamp"] = Field(
+        "auto",
+        description="make groups comparable: divide scores by the group's mean or l2, or squares by all that are not "
+        "smaller (lamp); auto: mean for l1, l2, fpgm, act_std, act_mean",
+    )
+    per_cost: Literal["auto", "none", "memory", "flops", "params"] = Field(
+        "auto", description="divide scores by what removing the channel saves; auto: memory for group_fisher"
     )
     group_reduce: Literal["max", "mean", "sum", "l2", "first"] = Field(
         "l2", description="joins the scores of layers tied into one group"
     )
-    bn_fold: bool = Field(False, description="score filters as batch norm scales them (l1 and l2)")
+    bn_fold: bool = Field(
+        False, description="score filters as batch norm scales them (l1, l2, fpgm, act_std, act_mean)"
+    )
+    mix_norm: float = Field(
+        0.0, ge=0, le=1, description="fpgm: share of the channels to go that go by l2 norm instead (paper's mix: 0.25)"
+    )
+    points_per_image: int = Field(10, ge=1, description="lasso: random positions looked at in each image")
     absorb: Literal["measured", "beta", "none"] | None = Field(
         None,
         description="what removed channels carried goes into their readers: measured on images, or act(beta) "
         "(default: measured where there is data, else beta)",
     )
-    recalibrate: int = Field(256, ge=0, description="training images to measure batch-norm statistics on anew; 0: off")
+    reconstruct: Literal["lstsq", "none"] | None = Field(
+        None,
+        description="lstsq: refit what reads removed channels to its outputs in the original, absorption included "
+        "(default: lstsq where there is data, else none)",
+    )
+    recalibrate: int | None = Field(
+        None,
+        ge=0,
+        description="training images to measure batch-norm statistics on anew; 0: off (default: off after "
+        "reconstruction, else calib_images)",
+    )
     calib_images: int = Field(256, ge=1, description="training images that criteria and recovery look at")
     seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
 

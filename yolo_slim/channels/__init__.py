@@ -7,6 +7,7 @@ from yolo_slim.channels.absorb import absorb, input_means, silenced
 from yolo_slim.channels.costs import Budget, Costs, Meter
 from yolo_slim.channels.groups import Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Plan, plan_from_kept
+from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.select import Selection, select
 from yolo_slim.channels.sensitivity import Curve
 from yolo_slim.channels.surgery import cut, masked, relative_difference
@@ -28,6 +29,7 @@ __all__ = [
     "input_means",
     "masked",
     "plan_from_kept",
+    "reconstruct",
     "relative_difference",
     "select",
     "silenced",

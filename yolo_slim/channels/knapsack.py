@@ -27,7 +27,7 @@ def improve(
     Args:
         start: widths that meet every target.
         space: of the widths to choose from.
-        scores: group name -> (n,), infinite = never remove. Where some are negative, all are taken from the lowest on.
+        scores: group name -> (n,), infinite = never remove. One below zero counts as zero: worth nothing.
         meter: of costs.
         asked: name of a cost -> how much of it there may be.
     """
@@ -36,7 +36,7 @@ def improve(
     knapsack = Knapsack(space, scores, meter, asked)
     here = best = knapsack.fill(knapsack.levels(start))
     for _ in range(ROUNDS):
-        here = knapsack.fill(knapsack.shed(knapsack.solve(here)))
+        here = knapsack.trim(knapsack.fill(knapsack.shed(knapsack.solve(here))))
         if knapsack.loss(here) < knapsack.loss(best) * (1 - SLACK):
             best = here
         else:
@@ -94,13 +94,23 @@ class Knapsack:
 
     def fill(self, levels: Ints) -> Ints:
         """Step up where the most score comes back, as long as every target is met."""
-        while len(higher := self.steps(levels, 1)) and (fits := self.excess(higher) <= 0).any():
-            gain = self.loss(levels) - self.loss(higher)
-            levels = higher[np.argmax(np.where(fits, gain, -np.inf))]
+        while len(higher := self.steps(levels, 1)):
+            gain = np.where(self.excess(higher) > 0, 0, self.loss(levels) - self.loss(higher))
+            if not gain.any():
+                break
+            levels = higher[np.argmax(gain)]
+        return levels
+
+    def trim(self, levels: Ints) -> Ints:
+        """Without channels that are worth nothing."""
+        while len(lower := self.steps(levels, -1)) and (same := self.loss(lower) == self.loss(levels)).any():
+            levels = lower[np.argmax(same)]
         return levels
 
     def looser(self, levels: Ints) -> Ints | None:
+        """The widths one step wider, which miss a target by the least; None: no step misses any."""
         higher = self.steps(levels, 1)
+        higher = higher[self.excess(higher) > 0] if len(higher) else higher
         return self.widths(higher[np.argmin(self.excess(higher))]) if len(higher) else None
 
     def steps(self, levels: Ints, by: int) -> Ints:
@@ -121,6 +131,5 @@ def _losses(space: Space, scores: Mapping[str, np.ndarray], options: list[Ints])
     """For every option the sum of the scores that it gives up."""
     going = space.fixed + space.removable
     finite = [scores[g.name][rank[:n]] for g, rank, n in zip(space.groups, space.ranked, going, strict=True)]
-    lowest = min([0.0, *(float(s.min()) for s in finite if len(s))])
-    sums = [np.concatenate([[0.0], np.cumsum(s - lowest)]) for s in finite]
+    sums = [np.concatenate([[0.0], np.cumsum(np.maximum(s, 0))]) for s in finite]
     return np.concatenate([s[n - o] for s, n, o in zip(sums, space.sizes, options, strict=True)])

@@ -1,9 +1,9 @@
 """The multiple-choice knapsack, any number of budgets: one option of each group, the least loss that fits.
 
-Exact: prices from the linear relaxation leave a few options of each group open, and all combinations of those that could
-still win are carried from group to group (Pisinger, A minimal algorithm for the multiple-choice knapsack problem, EJOR
-1995). On the large instances that wide detectors without rounding make, the most promising `BEAM` combinations are
-carried; the answer is then within the gap to the relaxation, some 1e-5 of the loss.
+Exact: prices from the linear relaxation leave a few options of each group open, and all combinations of those that
+could still win are carried from group to group (Pisinger, A minimal algorithm for the multiple-choice knapsack problem,
+EJOR 1995). On the large instances that wide detectors without rounding make, only the `BEAM` most promising are carried;
+the answer is then within the gap to the relaxation, some 1e-5 of the loss.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def least_loss(losses: np.ndarray, rises: np.ndarray, room: np.ndarray, first: I
 
 def _relaxed(losses: np.ndarray, rises: np.ndarray, room: np.ndarray, first: Ints) -> tuple[np.ndarray, Ints]:
     """The price of each budget where options may be mixed, and for every group the narrowest option of its mix."""
-    ends = np.append(first[1:], len(losses))
-    shown = np.concatenate([np.unique(np.linspace(a, b - 1, min(OPEN, b - a)).astype(int)) for a, b in zip(first, ends)])
+    counts = np.diff(np.append(first, len(losses)))
+    some = [np.unique(np.linspace(0, n - 1, min(OPEN, n)).astype(int)) for n in counts]
+    shown = np.concatenate([a + s for a, s in zip(first, some, strict=True)])
     owner = np.searchsorted(first, shown, side="right") - 1
     one = csr_array((np.ones(len(shown)), (owner, np.arange(len(shown)))))
     mix = linprog(losses[shown], rises[:, shown], room, one, np.ones(len(first)), method="highs")

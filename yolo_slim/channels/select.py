@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import ceil, floor
@@ -96,12 +96,7 @@ def select(
         asked |= {"channels": 1 - floor(ratio * n + SLACK) / n} if ratio is not None and n else {}
         wanted = asked
 
-    if solver == "sensitivity":
-        keys = sensitivity.removal_keys(space, curves or {})
-    elif scope == "global":
-        keys = [scores[g.name][rank[:n]] for g, rank, n in zip(space.groups, space.ranked, space.removable, strict=True)]
-    else:  # every group at the same share, so the share itself is the score
-        keys = [(np.arange(n) + 1) / g.size for g, n in zip(space.groups, space.removable, strict=True)]
+    keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scores, scope)
     keeps, looser = _threshold(space, keys, meter, wanted, tolerance)
     if solver == "knapsack":
         keeps, looser = knapsack.improve(keeps, space, scores, meter, asked)
@@ -175,6 +170,14 @@ def _space(
     forced = ~np.isnan(share) & free
     fixed = np.minimum(np.where(forced, np.floor(np.nan_to_num(share) * sizes + SLACK), 0).astype(int), removable)
     return Space(groups, sizes, ranked, fixed, np.where(forced, 0, removable), free & ~forced, round_to)
+
+
+def _keys(space: Space, scores: Mapping[str, np.ndarray], scope: str) -> list[np.ndarray]:
+    """For each group, the score of the 1st, 2nd, ... channel to go; in layer scope the share gone is the score."""
+    removable = zip(space.groups, space.ranked, space.removable, strict=True)
+    if scope == "layer":
+        return [(np.arange(n) + 1) / g.size for g, _, n in removable]
+    return [scores[g.name][rank[:n]] for g, rank, n in removable]
 
 
 def _threshold(

@@ -5,12 +5,21 @@ each layer slot that has something to say. `score` joins the rows, makes groups 
 channel. To add your own, put a function of the same signature into `CRITERIA` (README: "Add a criterion").
 """
 
+from yolo_slim.importance.activation import act_mean, act_std, apoz
 from yolo_slim.importance.bn_scale import bn_scale
 from yolo_slim.importance.combine import CRITERIA, RAW_NORMS, REDUCE, Criterion, Rows, rows_of, score
 from yolo_slim.importance.evidence import Evidence
+from yolo_slim.importance.fpgm import fpgm
+from yolo_slim.importance.group_fisher import group_fisher
+from yolo_slim.importance.lasso import lasso
 from yolo_slim.importance.magnitude import l1, l2
+from yolo_slim.importance.obs import obs
+from yolo_slim.importance.taylor import taylor
 from yolo_slim.importance.uniform import random
 
-CRITERIA.update({"bn_scale": bn_scale, "l1": l1, "l2": l2, "random": random})
+CRITERIA.update({"bn_scale": bn_scale, "l1": l1, "l2": l2, "fpgm": fpgm})
+CRITERIA.update({"act_std": act_std, "act_mean": act_mean, "apoz": apoz, "lasso": lasso})
+CRITERIA.update({"taylor": taylor, "group_fisher": group_fisher, "obs": obs})
+CRITERIA["random"] = random
 
 __all__ = ["CRITERIA", "RAW_NORMS", "REDUCE", "Criterion", "Evidence", "Rows", "rows_of", "score"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Group, Trace
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.evidence import Evidence
+from yolo_slim.importance.per_cost import savings
 
 Rows: TypeAlias = dict[str, np.ndarray]
 """Group name -> (m, n): raw scores of its n channels, a row for each slot in a layer that has something to say."""
@@ -19,7 +20,21 @@ Criterion = Callable[[nn.Module, Trace, Evidence], Rows]
 """A criterion: high = keep. No rows for a group: it cannot say."""
 
 CRITERIA: dict[str, Criterion] = {}
-RAW_NORMS = {"l1", "l2"}  # their size depends on the layer's shape: compared over layers only after normalising
+# Their size depends on the layer's shape or on weights that the next batch norm rescales: compared over layers only
+# after normalising. The others have a unit of their own: loss (taylor, group_fisher), a share (apoz: of positions,
+# lasso: of the readers' energy), the scale itself.
+RAW_NORMS = {"l1", "l2", "fpgm", "act_std", "act_mean"}
+
+
+def _lamp(scores: np.ndarray) -> np.ndarray:
+    """Each squared score over the sum of all that are not smaller (LAMP, Lee et al. 2021, arXiv:2010.07611, 2)."""
+    order = np.argsort(scores, kind="stable")
+    squares = scores[order] ** 2
+    left = np.cumsum(squares[::-1])[::-1]
+    lamp = np.empty(len(scores))
+    lamp[order] = squares / np.where(left > 0, left, 1.0)
+    return lamp
+
 
 REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max": lambda x: x.max(0),  # the union of the producers' own selections
@@ -33,6 +48,7 @@ NORMALIZE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda s: s,
     "mean": lambda s: s / (s.mean() or 1.0),
     "l2": lambda s: s / (np.sqrt((s**2).mean()) or 1.0),
+    "lamp": _lamp,
 }
 
 
@@ -43,6 +59,7 @@ def score(
     *,
     group_reduce: str = "l2",
     normalize: str = "auto",
+    per_cost: str = "auto",
     evidence: Evidence | None = None,
 ) -> dict[str, np.ndarray]:
     """One score a channel, high = keep: group name -> (n,) float64.
@@ -52,7 +69,10 @@ def score(
         trace: of the detector.
         criterion: a name in `CRITERIA`.
         group_reduce: joins the producers of a group: max, mean, sum, l2 (root mean square) or first.
-        normalize: none; mean or l2 divide by the group's own; auto: mean for raw filter norms, else none.
+        normalize: none; mean or l2 divide by the group's own; lamp: share of the squares that are not smaller, so that
+            the best channel of each group scores 1; auto: mean for `RAW_NORMS`, else none.
+        per_cost: none; memory, flops or params divide by what removing one channel of the group saves; auto: memory
+            for group_fisher, as in its paper, else none.
         evidence: images and labelled batches for the criteria that look at them, and how to look.
 
     A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
@@ -64,12 +84,17 @@ def score(
         raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {criterion}")
     if normalize == "auto":
         normalize = "mean" if criterion in RAW_NORMS else "none"
+    if per_cost == "auto":
+        per_cost = "memory" if criterion == "group_fisher" else "none"
     found = CRITERIA[criterion](detector, trace, evidence or Evidence())
+    saved = savings(trace, per_cost)
     scores = {}
     for group in trace.groups:
         rows = found.get(group.name, np.empty((0, group.size))) if group.reason is None else ()
         scores[group.name] = (
-            NORMALIZE[normalize](REDUCE[group_reduce](rows)) if len(rows) else np.full(group.size, np.inf)
+            NORMALIZE[normalize](REDUCE[group_reduce](rows)) / saved[group.name]
+            if len(rows)
+            else np.full(group.size, np.inf)
         )
     return scores
 

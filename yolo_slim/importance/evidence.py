@@ -17,8 +17,10 @@ class Evidence:
 
     images: Iterable[Tensor] = ()  # batches (B, 3, H, W) in [0, 1], without labels
     batches: Iterable[Any] = ()  # labelled batches, as `loss` takes them
-    loss: Callable[[nn.Module, Any], Tensor] | None = None  # (detector, labelled batch) -> scalar to differentiate
+    loss: Callable[[nn.Module, Any], Tensor] | None = None  # (detector, labelled batch) -> mean over its images
     bn_fold: bool = False  # judge filters as batch norm scales them in inference
+    mix_norm: float = 0.0  # fpgm: share of the channels to go that go by norm instead
+    points: int = 10  # lasso: random positions an image
     seed: int = 0
 
     def need_images(self, criterion: str) -> Iterable[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -42,14 +43,18 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     Returns:
         the PNG files, in the order they are best read.
     """
-    plots = {"map_flops.png": map_flops, "widths.png": widths, "scales.png": scales}
+    return write({folder / f"{plot.__name__}.png": plot for plot in (map_flops, widths, scales)}, report)
+
+
+def write(plots: dict[Path, Callable[[dict[str, Any]], Figure | None]], content: dict[str, Any]) -> list[Path]:
+    """Write each plot that the content has numbers for, all of them or none; returns the files."""
     parts: dict[Path, Path] = {}
     try:
         # Other libraries of the process set matplotlib's defaults too: ours hold here and nowhere else.
         with matplotlib.rc_context(STYLE):
-            for name, plot in plots.items():
-                if figure := plot(report):
-                    parts[folder / name] = part = folder / f".{name}.part"
+            for file, plot in plots.items():
+                if figure := plot(content):
+                    parts[file] = part = file.with_name(f".{file.name}.part")
                     figure.savefig(part, format="png", dpi=150)
         for file, part in parts.items():
             part.replace(file)

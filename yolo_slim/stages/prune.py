@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,27 +14,32 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
+    Costs,
+    Curve,
     Selection,
     Trace,
-    absorb,
     cut,
-    input_means,
     masked,
     relative_difference,
     select,
-    silenced,
     trace,
 )
+from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.channels.groups import same_wiring
+from yolo_slim.channels.select import amount
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, score
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.original import original
-from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
+from yolo_slim.stages.recover import recover
+from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
 TOLERANCE = 1e-5
+
+Curves: TypeAlias = dict[str, Curve]
+"""Group name -> what removing a share of its channels does."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +82,21 @@ def evidence_from(config: Config) -> Evidence:
     seed, n = config.prune.seed, config.prune.calib_images
     return Evidence(
         images=Batches(config.data, config.imgsz, n, seed=seed),
-        batches=Batches(config.data, config.imgsz, n, seed=seed, labelled=True),
+        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
         loss=detection_loss,
     )
 
 
-def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence) -> Pruned:
-    """Score, select, cut, prove, absorb, recalibrate."""
+def cut_to_plan(
+    detector: nn.Module, chosen: Prune, imgsz: int, evidence: Evidence, curves: Curves | None = None
+) -> Pruned:
+    """Score, select, cut, prove, recover; `curves` of the detector are what prune.solver=sensitivity goes by."""
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence)
+    selection = choose(detector, wiring, chosen, evidence, curves)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
-    slim = _absorb(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
-    if evidence.images and chosen.recalibrate:
-        recalibrate(slim, first(evidence.images, chosen.recalibrate))
+    slim = recover(slim, detector, wiring, kept, chosen, imgsz, evidence.images)
     outputs = selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
@@ -99,34 +104,65 @@ def cut_to_plan(detector: nn.Module, chosen: Prune, imgsz: int, evidence: Eviden
     return Pruned(slim, {**whole, **outputs}, selection, wiring, difference)
 
 
-def choose(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> Selection:
-    """Score and select."""
-    scores = score(
+def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> dict[str, np.ndarray]:
+    """What every channel is worth: group name -> (n,)."""
+    return score(
         detector,
         wiring,
-        chosen.criterion,
+        chosen.criterion or ("obs" if evidence.batches else "l1"),
         group_reduce=chosen.group_reduce,
         normalize=chosen.normalize,
-        evidence=replace(evidence, bn_fold=chosen.bn_fold, seed=chosen.seed),
+        per_cost=chosen.per_cost,
+        evidence=replace(
+            evidence,
+            bn_fold=chosen.bn_fold,
+            mix_norm=chosen.mix_norm,
+            points=chosen.points_per_image,
+            seed=chosen.seed,
+        ),
     )
+
+
+def choose(
+    detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence, curves: Curves | None = None
+) -> Selection:
+    """Score and select."""
+    target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
     return select(
         wiring,
-        scores,
+        judge(detector, wiring, chosen, evidence),
+        solver=chosen.solver,
         scope=chosen.scope,
         ratio=chosen.ratio,
-        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
+        target=target,
         layers=chosen.layers,
         min_keep=chosen.min_keep,
         min_channels=chosen.min_channels,
         round_to=chosen.round_to,
         exclude=chosen.exclude,
+        overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
+        curves=curves,
+        tolerance=chosen.sensitivity.tolerance,
     )
+
+
+def overhead(detector: nn.Module, wiring: Trace) -> int:
+    """Bytes of a slim checkpoint beside its numbers: what the original's has, and at most this for the list of the cut.
+
+    In that list an index takes up to three bytes, and a name its length and some twenty.
+    """
+    costs = Costs(wiring)
+    full = costs.of(costs.full)
+    listed = sum(3 * len(c.outputs) + len(c.name) + 32 for c in wiring.convs.values())
+    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed
 
 
 def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training."""
     detector = checkpoint.load(config.model)
-    choose(detector, trace(detector, config.imgsz), config.prune, evidence_from(config))
+    wiring = trace(detector, config.imgsz)
+    harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
+    choose(detector, wiring, config.prune, evidence_from(config), harmless)
 
 
 def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int) -> float:
@@ -157,30 +193,12 @@ def _double(detector: nn.Module) -> nn.Module:
     return copy.deepcopy(detector).double().cpu()
 
 
-def _absorb(
-    slim: nn.Module,
-    detector: nn.Module,
-    wiring: Trace,
-    kept: np.ndarray,
-    chosen: Prune,
-    imgsz: int,
-    images: Iterable[Tensor],
-) -> nn.Module:
-    how = chosen.absorb or ("measured" if images else "beta")
-    if how == "none" or kept.all():
-        return slim
-    if how == "measured":
-        if not images:
-            raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
-        means = input_means(detector, wiring, images)
-    else:  # with its scale at zero a removed channel is constant on any image
-        first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-        means = input_means(silenced(detector, wiring, kept), wiring, [torch.zeros(1, first.in_channels, imgsz, imgsz)])
-    return absorb(slim, detector, wiring, kept, means)
+def unpruned(config: Config) -> Path:
+    """The weights that are pruned: sparse-trained ones where the configuration has that stage, else the original.
 
-
-def prune_stage(config: Config) -> Record:
-    """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
+    Raises:
+        SlimError: sparse training was begun and not finished, or began with another detector.
+    """
     start = finished(config, "sparse") if config.sparse_train.epochs else None
     if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "started.json").exists():
         raise SlimError(
@@ -195,6 +213,16 @@ def prune_stage(config: Config) -> Record:
     if start is None:
         console.print("no sparse training in this run: pruning the original")
         start = original(config).output(config.folder / "original")
+    return start
+
+
+def prune_stage(config: Config) -> Record:
+    """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
+    start, scan, curves = unpruned(config), [], None
+    if config.prune.solver == "sensitivity":
+        from yolo_slim.stages.sensitivity import curves_of  # only now: it judges channels with what is in this file
+
+        scan, curves = curves_of(config)
     chosen = config.prune
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "data": config.data}
 
@@ -202,7 +230,7 @@ def prune_stage(config: Config) -> Record:
         detector = checkpoint.load(start)
         if not config.data:
             console.print("no data: nothing is measured, and batch norm is not recalibrated")
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config))
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), curves)
         _tell(result)
         weights = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
@@ -210,7 +238,7 @@ def prune_stage(config: Config) -> Record:
         say("pruned", row, weights)
         return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, "pruned", settings, [start], work)
+    return run_stage(config, "pruned", settings, [start, *scan], work)
 
 
 def _of_this_model(config: Config) -> bool:
@@ -250,11 +278,11 @@ def _details(result: Pruned) -> dict[str, Any]:
 
 def _tell(result: Pruned) -> None:
     cost = result.cost
-    asked = ", ".join(f"{k} x{v:.3f}" for k, v in cost.asked.items()) or "ratios by layer"
-    got = ", ".join(f"{k} x{v:.3f}" for k, v in cost.achieved.items())
+    asked = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.asked.items()) or "ratios by layer"
+    got = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.achieved.items())
     looser = (
-        f" (one channel fewer removed: {', '.join(f'{k} x{cost.looser[k]:.3f}' for k in cost.asked)})"
-        if cost.looser
+        f" (one step less removed: {', '.join(f'{k} {amount(k, cost.looser[k])}' for k in cost.asked)})"
+        if cost.looser and cost.asked
         else ""
     )
     console.print(f"asked for {asked}; achieved {got}{looser}")

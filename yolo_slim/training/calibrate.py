@@ -20,7 +20,7 @@ from yolo_slim.errors import SlimError
 
 
 class Batches:
-    """Images of a split, letterboxed, drawn once for a seed and read when first asked for; a bar shows each pass.
+    """Images of a split, letterboxed, drawn once for a seed and read when first asked for.
 
     Iterating gives tensors (B, 3, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
 
@@ -38,14 +38,12 @@ class Batches:
         batch: int = 16,
         seed: int = 0,
         labelled: bool = False,
-        purpose: str = "",
     ) -> None:
         info = dataset_info(data)
         if not info.get(split):
             raise SlimError(f"{data} has no '{split}' images")
         self.data, self.info, self.imgsz, self.n, self.split = data, info, imgsz, n, split
         self.batch, self.seed, self.labelled = batch, seed, labelled
-        self.purpose = purpose or f"{split} images"
 
     @cached_property
     def items(self) -> list[Any]:
@@ -59,12 +57,23 @@ class Batches:
             raise SlimError(f"cannot read the '{self.split}' images of {self.data}: {remove_colorstr(str(e))}") from e
         chosen = np.random.default_rng(self.seed).permutation(len(dataset))[: self.n]
         loader = DataLoader(Subset(dataset, chosen.tolist()), self.batch, collate_fn=dataset.collate_fn)
-        return list(track(loader, description=f"reading {self.purpose}", total=len(loader), transient=True))
+        return list(track(loader, description=f"reading {self.split} images", total=len(loader), transient=True))
 
     def __iter__(self) -> Iterator[Any]:
-        for item in track(self.items, description=self.purpose, transient=True):
+        for item in self.items:
             image = item["img"].float() / 255
             yield {**item, "img": image} if self.labelled else image
+
+
+class Shown:
+    """The same batches, each pass over them with a bar."""
+
+    def __init__(self, batches: Batches, purpose: str) -> None:
+        self.batches, self.purpose = batches, purpose
+
+    def __iter__(self) -> Iterator[Any]:
+        total = len(self.batches.items)
+        yield from track(self.batches, description=self.purpose, total=total, transient=True)
 
 
 def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:

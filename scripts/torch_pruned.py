@@ -1,0 +1,141 @@
+"""Torch-Pruning on an Ultralytics detector, used as well as it can be: scripts/bench_peers.py compares ours with it.
+
+The traps: it must be told to leave Detect's outputs alone, it traces by gradients, its default arguments are shared
+between all pruners, it knows no FLOPs target, and it rounds what remains down.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_slim import checkpoint
+from yolo_slim.errors import SlimError
+from yolo_slim.measure import cost
+from yolo_slim.training.trainer import SlimTrainer
+
+REG = 5e-4
+"""Its own default for training under its regularisers (reproduce/main.py of VainF/Torch-Pruning)."""
+
+
+def package() -> Any:
+    """torch_pruning, imported late: these rows alone need it.
+
+    Raises:
+        SlimError: it is not installed.
+    """
+    try:
+        import torch_pruning
+    except ImportError as e:
+        raise SlimError("Torch-Pruning is not installed: pip install torch-pruning, or leave the tp_ rows out") from e
+    return torch_pruning
+
+
+def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float = 0.5) -> Any:
+    """A pruner that will cut this very detector.
+
+    Args:
+        detector: left in eval mode, with all parameters trainable.
+        kind: magnitude, bnscale, or groupnorm_max (the best of its group norms on detectors: scores divided by the
+            layer's largest).
+        scope: global, or layer.
+        imgsz: image side in pixels to trace at.
+        ratio: share of the channels to remove.
+    """
+    tp = package()
+    cls, importance = {
+        "magnitude": (tp.pruner.MagnitudePruner, tp.importance.GroupMagnitudeImportance(p=2)),
+        "bnscale": (tp.pruner.BNScalePruner, tp.importance.BNScaleImportance()),
+        "groupnorm_max": (tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2, normalizer="max")),
+    }[kind]
+    head = detector.model[-1]
+    outputs = [branch[-1] for branches in (head.cv2, head.cv3) for branch in branches]
+    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    detector.eval().requires_grad_(True)  # in training mode, tracing would move running statistics
+    return cls(
+        detector,
+        torch.zeros(1, first.in_channels, imgsz, imgsz, device=first.weight.device),
+        importance=importance,
+        pruning_ratio=ratio,
+        global_pruning=scope == "global",
+        ignored_layers=[*outputs, head.dfl],
+        round_to=8,
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+
+
+def cut(detector: nn.Module, kind: str, scope: str, imgsz: int, share: float) -> nn.Module:
+    """A slim copy with at most, and as nearly as can be, this share of the FLOPs.
+
+    Raises:
+        SlimError: no pruning ratio leaves so little.
+    """
+    whole = cost(detector, imgsz).macs
+
+    def at(ratio: float) -> tuple[float, nn.Module]:
+        narrow = copy.deepcopy(detector)
+        pruner(narrow, kind, scope, imgsz, ratio).step()
+        return cost(narrow, imgsz).macs / whole, narrow.eval()
+
+    narrow = within(at, share)
+    checkpoint.mark_slim(narrow, {})
+    return narrow
+
+
+def within(at: Callable[[float], tuple[float, Any]], share: float, steps: int = 14) -> Any:
+    """The result that leaves most of those that stay within a share; the ratio is bisected.
+
+    Args:
+        at: pruning ratio -> share that is left, and a result.
+        share: not to be exceeded.
+        steps: halvings of [0, 1].
+
+    Raises:
+        SlimError: no ratio tried stays within.
+    """
+    low, high = 0.0, 1.0
+    best: tuple[float, Any] | None = None
+    for _ in range(steps):
+        ratio = (low + high) / 2
+        try:
+            left, result = at(ratio)
+        except (RuntimeError, IndexError, ZeroDivisionError) as e:  # a layer without channels: too much
+            LOGGER.info(f"pruning ratio {ratio:.4f}: {type(e).__name__}: {e}")
+            high = ratio
+            continue
+        if left > share:
+            low = ratio
+            continue
+        high = ratio
+        if best is None or left > best[0]:
+            best = left, result
+    if best is None:
+        raise SlimError(f"no pruning ratio leaves x{share:g} or less")
+    return best[1]
+
+
+def regularised(kind: str, scope: str) -> type[SlimTrainer]:
+    """SlimTrainer under a pruner's regulariser, which adds to the gradients before each step."""
+
+    class Regularised(SlimTrainer):
+        def _setup_train(self) -> None:
+            super()._setup_train()
+            trainable = [(p, p.requires_grad) for p in self.model.parameters()]
+            self.pruner = pruner(unwrap_model(self.model), kind, scope, self.args.imgsz)
+            for parameter, was in trainable:
+                parameter.requires_grad_(was)
+
+        def optimizer_step(self) -> None:
+            self.pruner.reg = REG * self.scaler.get_scale()  # gradients are not unscaled yet
+            self.pruner.regularize(unwrap_model(self.model))
+            super().optimizer_step()
+
+    return Regularised
