@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from yolo_slim.config import Config, read_config, section
 
@@ -74,6 +75,7 @@ def test_the_template_names_every_setting_once() -> None:
 def test_the_template_shows_the_default(key: str) -> None:
     shown = {k: yaml.safe_load(v) for k, v, _ in lines()}
     default = settings()[key].get_default(call_default_factory=True)
+    default = default.model_dump() if isinstance(default, BaseModel) else default
     assert shown[key] == default
     assert type(shown[key]) is type(default)
 

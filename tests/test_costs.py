@@ -10,7 +10,6 @@ from networks import Act, Line, Network, Probe, detector, random_plan
 from ultralytics.nn.modules import SPPF
 
 from yolo_slim.channels import Costs, Meter, Plan, cut, trace
-from yolo_slim.errors import SlimError
 
 
 def profile(net, px):
@@ -93,3 +92,38 @@ def test_a_removed_channel_saves_what_the_formula_says():
     before, after = costs.of(full), costs.of(less)
     assert before.params - after.params == (8 + 2) + 4 * 12
     assert before.macs - after.macs == 16 * 16 * (8 + 4 + 4 * 12)  # 4: the batch norm, as thop counts it
+
+
+# ---- every cost by its name ----
+
+
+def test_the_meter_by_hand():
+    """3 -> 4 -> 2 with two of four channels: half of the weights; a table of its own; bytes with the overhead."""
+    found = trace(Line(3, 4, 2), 1)
+    meter = Meter(found, np.array([True, False]), {"latency": {"0": np.array([0, 1, 1, 1, 5.0])}}, overhead=60)
+    now = meter.of(np.array([2, 2]))
+    assert now == pytest.approx({"flops": 0.5, "params": 0.5, "channels": 0.5, "size_mb": 80e-6, "latency": 0.2})
+    assert meter.of(meter.full) == pytest.approx(
+        {"flops": 1, "params": 1, "channels": 1, "size_mb": 100e-6, "latency": 1}
+    )
+
+
+def test_megabytes_are_told_only_where_the_overhead_is_known():
+    found = trace(Line(3, 4, 2), 1)
+    assert "size_mb" not in Meter(found, np.array([True, False])).of(np.array([2, 2]))
+
+
+def test_many_plans_at_once_cost_what_each_does():
+    found = trace(Probe(SPPF(8, 12)), 16)
+    costs, rng = Costs(found), np.random.default_rng(0)
+    plans = np.array([[rng.integers(1, g.size + 1) for g in found.groups] for _ in range(9)])
+    each = [costs.of(plan) for plan in plans]
+    assert costs.many(plans).tolist() == [[c.params, c.macs, c.buffers] for c in each]
+
+
+def test_buffers_are_the_running_statistics():
+    net = Probe(SPPF(8, 12))
+    found = trace(net, 16)
+    costs = Costs(found)
+    floats = sum(b.numel() for b in net.buffers() if b.is_floating_point())
+    assert costs.of(costs.full).buffers == floats

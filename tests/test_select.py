@@ -1,5 +1,6 @@
 """Selection by hand-made numbers: floors, rounding, budgets, patterns, and what every solver must keep to."""
 
+from itertools import product
 from math import ceil, floor
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from networks import Line, Network, Probe, detector
 from ultralytics.nn.modules import C3
 
-from yolo_slim.channels import Meter, Selection, cut, select, trace
+from yolo_slim.channels import Curve, cut, select, trace
+from yolo_slim.channels.select import SOLVERS
 from yolo_slim.errors import SlimError
 
 EXACT = {"min_keep": 0, "min_channels": 1, "round_to": 1}  # no floor but one channel, no rounding
@@ -365,3 +367,200 @@ def test_unsound_scores_are_refused(broken):
     found = trace(Line(1, 3, 5, 1), 1)
     with pytest.raises(SlimError, match="expected 3 finite scores for 0"):
         select(found, {"0": np.array(broken), "1": np.array(B)}, ratio=0.5, **EXACT)
+
+
+# ---- the solvers ----
+
+
+def scans(found, seed=0):
+    """Made-up curves: a straight line a group, steeper or flatter."""
+    rng = np.random.default_rng(seed)
+    return {g.name: Curve((0.5, 0.9), (x, 1.8 * x)) for g in found.free for x in [rng.random()]}
+
+
+def worth(found, scores, selection):
+    """The sum of all finite scores that stay."""
+    stay = [scores[g.name][selection.plan.kept[g.channels]] for g in found.free]
+    return sum(float(s[np.isfinite(s)].sum()) for s in stay)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_solver_meets_every_feasible_target_on_random_networks(seed):
+    """From below, within floors and rounding; and the knapsack keeps at least what the threshold keeps."""
+    found = trace(Network(seed), 32)
+    scores, rng = random_scores(found, seed), np.random.default_rng(seed)
+    options = {"min_keep": 0.25, "min_channels": 1, "round_to": int(rng.integers(1, 4)), "curves": scans(found, seed)}
+    table = {g.name: np.cumsum(rng.random(g.size + 1)) for g in found.groups}
+    options["tables"] = {"latency": table}
+    lowest = select(found, scores, layers={g.name.split("[")[0]: 1.0 for g in found.free}, **options).achieved
+    for names in (["flops"], ["params"], ["latency"], ["flops", "latency"], ["flops", "params", "latency"]):
+        target = {n: lowest[n] + rng.random() * (1 - lowest[n]) for n in names}
+        by = {solver: select(found, scores, target=target, solver=solver, **options) for solver in SOLVERS}
+        for selection in by.values():
+            assert all(selection.achieved[n] <= share + 1e-9 for n, share in target.items())
+            assert not selection.looser or any(selection.looser[n] > share for n, share in target.items())
+            for g, k in zip(found.free, keeps(found, selection).values(), strict=True):
+                assert k >= max(1, ceil(0.25 * g.size)) and (k == g.size or k % options["round_to"] == 0)
+        assert worth(found, scores, by["knapsack"]) >= worth(found, scores, by["threshold"]) - 1e-9
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_more_budget_keeps_more(v5n, solver):
+    _, found = v5n
+    scores = random_scores(found)
+    by = [
+        select(found, scores, target={"flops": f}, solver=solver, curves=scans(found)) for f in (0.3, 0.45, 0.6, 0.75)
+    ]
+    kept = [worth(found, scores, s) for s in by] if solver == "knapsack" else [s.after.macs for s in by]
+    assert kept == sorted(kept) and len(set(kept)) == 4
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("ratio", [0.1, 0.37, 0.7])
+def test_a_ratio_is_exact_with_every_solver(v5n, solver, ratio):
+    _, found = v5n
+    n = sum(g.size for g in found.free)
+    selection = select(found, random_scores(found), ratio=ratio, solver=solver, curves=scans(found), **EXACT)
+    assert sum(keeps(found, selection).values()) == n - floor(ratio * n)
+
+
+def test_where_all_channels_cost_the_same_the_knapsack_is_the_threshold(v5n):
+    _, found = v5n
+    one, two = (select(found, random_scores(found), ratio=0.4, solver=s, **EXACT) for s in ("threshold", "knapsack"))
+    assert (one.plan.kept == two.plan.kept).all()
+
+
+def costs_of(**costs):
+    """Cost of each channel in turn, by group -> the table."""
+    return {name: np.concatenate([[0], np.cumsum(each)]) for name, each in costs.items()}
+
+
+@pytest.mark.parametrize(
+    ("scores", "costs", "share", "expected"),
+    [
+        pytest.param(
+            ([5, 3, 1], [6, 2]),
+            ([4, 2, 2], [3, 3]),
+            9 / 14,
+            ([2], [1]),
+            id="algorithms 2.11: 2 and 1, value 14, cost 9",
+        ),
+        pytest.param(([5, 3, 1], [6, 2]), ([4, 2, 2], [3, 3]), 0.999, ([2], []), id="one has to go: the 1"),
+        pytest.param(
+            ([1, 3, 5], [2, 6]), ([4, 2, 2], [3, 3]), 9 / 14, ([0], [0]), id="the best are kept, not the first"
+        ),
+        pytest.param(([5, 4, 3], [9, 2]), ([1, 1, 1], [1, 7]), 5 / 11, ([], [1]), id="dear ones go before small ones"),
+        pytest.param(([np.inf, 3, 1], [6, np.inf]), ([4, 2, 2], [3, 3]), 10 / 14, ([1, 2], []), id="infinite: stays"),
+        pytest.param(([0, -1, 2], [3, 0]), ([1, 1, 1], [1, 1]), 4 / 5, ([1], []), id="no more goes than has to"),
+    ],
+)
+def test_the_knapsack_by_hand(scores, costs, share, expected):
+    found = trace(Line(1, 3, 2, 1), 1)
+    given = {g: np.array(s, float) for g, s in zip("01", scores, strict=True)}
+    tables = {"price": costs_of(**dict(zip("01", costs, strict=True)))}
+    selection = select(found, given, solver="knapsack", target={"price": share}, tables=tables, **EXACT)
+    assert gone(found, selection) == dict(zip("01", expected, strict=True))
+    assert selection.asked == {"price": share} and selection.achieved["price"] <= share + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_knapsack_is_the_best_of_all_plans(seed):
+    """Four groups, tables that add up, one or two budgets at once: nothing that fits is worth more."""
+    rng = np.random.default_rng(seed)
+    widths = rng.integers(2, 6, 4)
+    found = trace(Line(1, *widths, 1), 1)
+    scores = {g.name: rng.random(g.size) for g in found.groups}
+    tables = {n: costs_of(**{g.name: rng.random(g.size) for g in found.free}) for n in ("price", "heat")}
+    target = {n: rng.uniform(0.5, 0.9) for n in list(tables)[: 1 + seed % 2]}
+    selection = select(found, scores, solver="knapsack", target=target, tables=tables, **EXACT)
+    best = 0.0
+    for plan in product(*(range(1, n + 1) for n in widths)):
+        counts = dict(zip("0123", plan, strict=True))
+        if all(
+            sum(tables[n][g][k] for g, k in counts.items()) <= s * sum(c[-1] for c in tables[n].values())
+            for n, s in target.items()
+        ):
+            best = max(best, sum(np.sort(scores[g])[::-1][:k].sum() for g, k in counts.items()))
+    assert worth(found, scores, selection) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({"ratio": 0.25}, {"0": 5, "1": 10}, id="all from the group that does not mind"),
+        pytest.param({"ratio": 0.5}, {"0": 3, "1": 7}, id="the 7th there hurts as much as the 3rd here"),
+        pytest.param({"tolerance": 0.0}, {"0": 5, "1": 10}, id="nothing may be lost"),
+        pytest.param({"tolerance": 0.1}, {"0": 5, "1": 9}, id="a tenth"),
+        pytest.param({"tolerance": 0.35}, {"0": 3, "1": 7}, id="interpolated: 30 % is in, 40 % is not"),
+        pytest.param({"tolerance": 9.0}, {"0": 1, "1": 1}, id="anything: down to the floor"),
+        pytest.param({"tolerance": 0.1, "layers": {"1": 0.5}}, {"0": 5, "1": 5}, id="a layer's own share"),
+        pytest.param({"tolerance": 0.1, "round_to": 4}, {"0": 8, "1": 10}, id="rounded up: still tolerated"),
+    ],
+)
+def test_sensitivity_by_hand(options, expected):
+    """Group 0 may lose half for nothing and then minds 0.15 a tenth; group 1 minds 0.1 a tenth from the first on."""
+    found = trace(Line(1, 10, 10, 1), 1)
+    ramp = {"0": Curve((0.5, 1.0), (0.0, 0.75)), "1": Curve((1.0,), (1.0,))}
+    scores = {g: np.arange(10.0) for g in "01"}
+    selection = select(found, scores, solver="sensitivity", curves=ramp, **{**EXACT, **options})
+    assert keeps(found, selection) == expected
+    assert all(i == list(range(len(i))) for i in gone(found, selection).values()), "which ones: by score"
+
+
+# ---- costs a target may name ----
+
+
+def test_megabytes_are_numbers_in_half_precision_and_the_rest():
+    """3 -> 4 -> 2 without norms: 20 parameters, so 40 bytes, and 60 of overhead."""
+    found = trace(Line(3, 4, 2), 1)
+    options = {"target": {"size_mb": 80e-6}, "overhead": 60, **EXACT}
+    for solver in ("threshold", "knapsack"):
+        selection = select(found, {"0": np.array([4.0, 1, 3, 2])}, solver=solver, **options)
+        assert gone(found, selection) == {"0": [1, 3]}
+        assert selection.achieved["size_mb"] == pytest.approx(80e-6)
+        assert selection.looser["size_mb"] == pytest.approx(90e-6)
+    whole = select(found, {"0": np.ones(4)}, target={"size_mb": 1.0}, overhead=60)
+    assert whole.plan.kept.all() and whole.looser == {}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_target_is_reported(v5n, solver):
+    _, found = v5n
+    tables = {"latency": {g.name: np.arange(g.size + 1.0) ** 0.5 for g in found.free}}
+    target = {"flops": 0.6, "params": 0.5, "size_mb": 3.0, "latency": 0.8}
+    selection = select(
+        found, random_scores(found), target=target, solver=solver, tables=tables, overhead=2e5, curves=scans(found)
+    )
+    assert selection.asked == target
+    assert all(selection.achieved[n] <= share for n, share in target.items())
+    assert any(selection.looser[n] > share for n, share in target.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"solver": "magic"}, "threshold, knapsack, sensitivity, got magic", id="no such solver"),
+        pytest.param({"solver": "knapsack", "scope": "layer"}, "scope=layer belongs to", id="layer scope"),
+        pytest.param({"solver": "sensitivity"}, "yolo-slim sensitivity", id="no scan"),
+        pytest.param({"solver": "sensitivity", "curves": {}}, "nothing about 0: run", id="a scan of something else"),
+        pytest.param({"tolerance": 0.1}, "choose one", id="a tolerance and a ratio"),
+        pytest.param({"target": {"latency": 0.5}}, "target.latency is none of flops, params", id="an unknown target"),
+        pytest.param({"target": {"size_mb": 0.5}}, "overhead", id="megabytes without the overhead"),
+        pytest.param({"target": {"size_mb": 1e-6}, "overhead": 9.0}, r"size_mb 0.00 MB \(low", id="too small a file"),
+        pytest.param({"tables": {"flops": {}}}, "cannot be called flops", id="a name that is taken"),
+        pytest.param({"tables": {"t": {"7": np.ones(4)}}}, "t names a group .* 7", id="an unknown group"),
+        pytest.param({"tables": {"t": {"0": np.ones(3)}}}, "4 finite numbers for 0.* got 3", id="too short"),
+        pytest.param({"tables": {"t": {"0": np.array([0, 3, 2, 4])}}}, "none below the one before", id="falling"),
+    ],
+)
+def test_what_solvers_and_targets_refuse(options, message):
+    found = trace(Line(1, 3, 5, 1), 1)
+    with pytest.raises(SlimError, match=message):
+        select(found, {"0": np.array(A), "1": np.array(B)}, **{"ratio": 0.5, **EXACT, **options})
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_refuses_what_cannot_be_met(v5n, solver):
+    _, found = v5n
+    with pytest.raises(SlimError, match=r"flops x0\.001 \(lowest possible: x0\.\d+\)"):
+        select(found, random_scores(found), target={"flops": 0.001}, solver=solver, curves=scans(found))

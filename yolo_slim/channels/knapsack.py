@@ -1,8 +1,8 @@
 """The largest sum of scores that a budget buys: an exact multiple-choice knapsack, repeated as costs move.
 
-Every group picks one width; the best channels of that width are kept (Shen et al., HALP, NeurIPS 2022,
-arXiv:2210.06659, 3.2, without its approximations). What a width costs depends on the widths around it, so the costs are
-taken along each group alone from the present plan, the knapsack is solved to the optimum, and again from there.
+Every group picks one width and keeps its best channels (the problem of HALP: Shen et al., NeurIPS 2022,
+arXiv:2210.06659). What a width costs depends on the widths around it: so costs are taken along each group alone from
+the present plan, the knapsack is solved to the optimum, mended to what the plan truly costs, and solved again from there.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from yolo_slim.channels.space import SLACK, Space
 ROUNDS = 5
 
 
-def improve(
-    start: Ints, space: Space, scores: Mapping[str, np.ndarray], meter: Meter, asked: Mapping[str, float]
-) -> tuple[Ints, Ints | None]:
+def improve(start: Ints, space: Space, meter: Meter, asked: Mapping[str, float]) -> tuple[Ints, Ints | None]:
     """Widths of at least the value of `start` that meet every target, and those of one step more that do not.
 
     Args:
         start: widths that meet every target.
-        space: of the widths to choose from.
-        scores: group name -> (n,), infinite = never remove. One below zero counts as zero: worth nothing.
+        space: of the widths to choose from. A score below zero counts as zero: worth nothing.
         meter: of costs.
         asked: name of a cost -> how much of it there may be.
     """
     if not asked:
         return start, None
-    knapsack = Knapsack(space, scores, meter, asked)
+    knapsack = Knapsack(space, meter, asked)
     here = best = knapsack.fill(knapsack.levels(start))
     for _ in range(ROUNDS):
         here = knapsack.trim(knapsack.fill(knapsack.shed(knapsack.solve(here))))
@@ -50,16 +47,14 @@ class Knapsack:
     Loss is the sum of the scores that go.
     """
 
-    def __init__(
-        self, space: Space, scores: Mapping[str, np.ndarray], meter: Meter, asked: Mapping[str, float]
-    ) -> None:
+    def __init__(self, space: Space, meter: Meter, asked: Mapping[str, float]) -> None:
         self.meter, self.asked = meter, asked
         options = [space.options(i) for i in range(len(space.groups))]
         self.first = np.cumsum([0, *map(len, options)])[:-1]
         self.top = np.array([len(o) - 1 for o in options])
         self.width = np.concatenate(options)
         self.owner = np.repeat(np.arange(len(options)), self.top + 1)
-        self.losses = _losses(space, scores, options)
+        self.losses = _losses(space, options)
 
     def levels(self, widths: Ints) -> Ints:
         """Of widths that are options."""
@@ -127,9 +122,8 @@ class Knapsack:
         return np.sum(over, axis=0)
 
 
-def _losses(space: Space, scores: Mapping[str, np.ndarray], options: list[Ints]) -> np.ndarray:
+def _losses(space: Space, options: list[Ints]) -> np.ndarray:
     """For every option the sum of the scores that it gives up."""
-    going = space.fixed + space.removable
-    finite = [scores[g.name][rank[:n]] for g, rank, n in zip(space.groups, space.ranked, going, strict=True)]
-    sums = [np.concatenate([[0.0], np.cumsum(np.maximum(s, 0))]) for s in finite]
+    going = [worth[:n] for worth, n in zip(space.worth, space.fixed + space.removable, strict=True)]
+    sums = [np.concatenate([[0.0], np.cumsum(np.maximum(worth, 0))]) for worth in going]
     return np.concatenate([s[n - o] for s, n, o in zip(sums, space.sizes, options, strict=True)])

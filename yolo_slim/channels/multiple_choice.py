@@ -2,8 +2,8 @@
 
 Exact: prices from the linear relaxation leave a few options of each group open, and all combinations of those that
 could still win are carried from group to group (Pisinger, A minimal algorithm for the multiple-choice knapsack problem,
-EJOR 1995). On the large instances that wide detectors without rounding make, only the `BEAM` most promising are carried;
-the answer is then within the gap to the relaxation, some 1e-5 of the loss.
+EJOR 1995). On the large instances that wide detectors make without rounding, only the `BEAM` most promising are
+carried; the answer is then within the gap to the relaxation, some 1e-5 of the loss.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ def select(
         asked |= {"channels": 1 - floor(ratio * n + SLACK) / n} if ratio is not None and n else {}
         wanted = asked
 
-    keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scores, scope)
+    keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
     keeps, looser = _threshold(space, keys, meter, wanted, tolerance)
     if solver == "knapsack":
-        keeps, looser = knapsack.improve(keeps, space, scores, meter, asked)
+        keeps, looser = knapsack.improve(keeps, space, meter, asked)
 
     kept = np.ones(trace.n_channels, bool)
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
@@ -165,19 +165,19 @@ def _space(
     floors = np.array([min(n, max(1, min_channels, ceil(min_keep * n - SLACK))) for n in sizes])
     floors = round_up(floors, round_to, sizes)
     ranked = [_ascending(scores, g) if f else np.empty(0, np.int64) for g, f in zip(groups, free, strict=True)]
-    finite = np.array([int(np.isfinite(scores[g.name]).sum()) if f else 0 for g, f in zip(groups, free, strict=True)])
+    worth = [scores[g.name][rank] if len(rank) else np.empty(0) for g, rank in zip(groups, ranked, strict=True)]
+    finite = np.array([int(np.isfinite(w).sum()) for w in worth])
     removable = np.where(free, np.minimum(sizes - floors, finite), 0)
     forced = ~np.isnan(share) & free
     fixed = np.minimum(np.where(forced, np.floor(np.nan_to_num(share) * sizes + SLACK), 0).astype(int), removable)
-    return Space(groups, sizes, ranked, fixed, np.where(forced, 0, removable), free & ~forced, round_to)
+    return Space(groups, sizes, ranked, worth, fixed, np.where(forced, 0, removable), free & ~forced, round_to)
 
 
-def _keys(space: Space, scores: Mapping[str, np.ndarray], scope: str) -> list[np.ndarray]:
+def _keys(space: Space, scope: str) -> list[np.ndarray]:
     """For each group, the score of the 1st, 2nd, ... channel to go; in layer scope the share gone is the score."""
-    removable = zip(space.groups, space.ranked, space.removable, strict=True)
     if scope == "layer":
-        return [(np.arange(n) + 1) / g.size for g, _, n in removable]
-    return [scores[g.name][rank[:n]] for g, rank, n in removable]
+        return [(np.arange(n) + 1) / size for size, n in zip(space.sizes, space.removable, strict=True)]
+    return [worth[:n] for worth, n in zip(space.worth, space.removable, strict=True)]
 
 
 def _threshold(

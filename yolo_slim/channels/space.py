@@ -19,6 +19,7 @@ class Space:
     groups: tuple[Group, ...]
     sizes: Ints
     ranked: list[Ints]  # a group's channels by index, the lowest score first; empty: it stays whole
+    worth: list[np.ndarray]  # their scores, in that order
     fixed: Ints  # channels that go in any case
     removable: Ints  # further ones that may go: not the floor's, none with an infinite score
     counted: np.ndarray  # bool: may lose channels and has no share of its own
