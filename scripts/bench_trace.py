@@ -1,4 +1,4 @@
-"""How long tracing, selecting and cutting take, in a fresh process, after import.
+"""How long tracing, scoring, selecting (by threshold and by knapsack) and cutting take, in a fresh process.
 
     python scripts/bench_trace.py [yolov5l.yaml ...]
 
@@ -21,7 +21,7 @@ from yolo_slim.importance import score
 def main(models: list[str]) -> None:
     """Print a line per model and run."""
     torch.manual_seed(0)
-    print(f"{'model':16}{'run':>4}{'trace':>8}{'score':>8}{'select':>8}{'cut':>8}{'all, s':>8}")
+    print(f"{'model':16}{'run':>4}{'trace':>8}{'score':>8}{'select':>8}{'knapsack':>10}{'cut':>8}{'all, s':>8}")
     for name in models:
         detector = build(name)
         for run in (1, 2):
@@ -32,9 +32,12 @@ def main(models: list[str]) -> None:
             marks.append(time.perf_counter())
             selection = select(wiring, scores, target={"flops": 0.5})
             marks.append(time.perf_counter())
+            select(wiring, scores, target={"flops": 0.5}, solver="knapsack")
+            marks.append(time.perf_counter())
             cut(detector, wiring, selection.plan.kept)
             marks.append(time.perf_counter())
-            parts = "".join(f"{b - a:8.2f}" for a, b in pairwise(marks))
+            widths = (8, 8, 8, 10, 8)
+            parts = "".join(f"{b - a:{w}.2f}" for w, (a, b) in zip(widths, pairwise(marks), strict=True))
             print(f"{name:16}{run:4}{parts}{marks[-1] - marks[0]:8.2f}", flush=True)
 
 

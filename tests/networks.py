@@ -3,6 +3,7 @@
 A network is a recipe: a list of (layer, indices of earlier values), replayed by `forward`. Same seed, same network.
 """
 
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -62,6 +63,14 @@ class Act(nn.Sequential):
         layers = [nn.Conv2d(c1, c2, k, padding=k // 2, bias=bias, **options)]
         layers += [nn.BatchNorm2d(c2, affine=affine)] if norm else []
         super().__init__(*layers, act or nn.SiLU())
+
+
+class Line(nn.Sequential):
+    """1x1 convolutions in a row, without bias: widths are all there is."""
+
+    def __init__(self, *widths):
+        convs = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(widths)]
+        super().__init__(*convs, nn.Flatten(2))
 
 
 class Probe(nn.Module):

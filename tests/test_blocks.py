@@ -19,6 +19,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from yolo_slim import SlimError, checkpoint, prune, record
 from yolo_slim.channels import (
+    Costs,
     absorb_missing,
     drop,
     emptiable,
@@ -30,7 +31,6 @@ from yolo_slim.channels import (
     select,
     trace,
 )
-from yolo_slim.channels.plan import Costs
 from yolo_slim.config import Prune
 from yolo_slim.importance import Evidence, score_blocks
 from yolo_slim.measure import cost

@@ -16,6 +16,7 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "run": {"original", "sparse_train", "prune", "finetune", "report", "export"},
     "sparse-train": {"original", "sparse_train"},
     "prune": {"original", "sparse_train", "prune", "finetune"},  # finetune: between rounds
+    "sensitivity": {"original", "sparse_train", "prune"},
     "finetune": {"finetune"},
     "report": {"report"},
     "export": {"export"},

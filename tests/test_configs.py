@@ -75,8 +75,7 @@ def test_the_template_names_every_setting_once() -> None:
 def test_the_template_shows_the_default(key: str) -> None:
     shown = {k: yaml.safe_load(v) for k, v, _ in lines()}
     default = settings()[key].get_default(call_default_factory=True)
-    if isinstance(default, BaseModel):
-        default = default.model_dump()
+    default = default.model_dump() if isinstance(default, BaseModel) else default
     assert shown[key] == default
     assert type(shown[key]) is type(default)
 

@@ -7,6 +7,7 @@ stock `ultralytics.YOLO(path)` on a machine without this package.
 from __future__ import annotations
 
 import copy
+import io
 import os
 import re
 import tempfile
@@ -165,6 +166,18 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
     path = Path(path)
     if check_yolov5u_filename(path.name, verbose=False) != path.name:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
+    write_whole({**_content(detector), **extra}, path)
+    return path
+
+
+def file_bytes(detector: nn.Module) -> int:
+    """How large a file `save` would write."""
+    file = io.BytesIO()
+    torch.save(_content(detector), file)
+    return file.tell()
+
+
+def _content(detector: nn.Module) -> dict[str, Any]:
     stored = copy.deepcopy(detector).cpu().half().eval().requires_grad_(False)
     stored.criterion = None
     args = stored.args if isinstance(stored.args, dict) else vars(stored.args)
@@ -172,23 +185,18 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
     for tensor in stored.state_dict().values():  # a running variance beyond fp16 becomes its largest number
         if tensor.is_floating_point():
             torch.nan_to_num_(tensor)
-    write_whole(
-        {
-            "date": datetime.now(timezone.utc).isoformat(),
-            "version": ultralytics_version,
-            "license": "AGPL-3.0 (https://ultralytics.com/license)",
-            "epoch": -1,
-            "best_fitness": None,
-            "model": stored,
-            "ema": None,
-            "updates": None,
-            "optimizer": None,
-            "train_args": stored.args,
-            **extra,
-        },
-        path,
-    )
-    return path
+    return {
+        "date": datetime.now(timezone.utc).isoformat(),
+        "version": ultralytics_version,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+        "epoch": -1,
+        "best_fitness": None,
+        "model": stored,
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": stored.args,
+    }
 
 
 def write_whole(ckpt: dict[str, Any], path: Path) -> None:

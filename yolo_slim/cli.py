@@ -14,6 +14,7 @@ STAGES = {
     "run": "all stages in order, skipping what is done",
     "sparse-train": "pull batch-norm scales towards zero, so that the channels that do not matter show",
     "prune": "remove channels to a ratio or a budget, prove the cut, recalibrate",
+    "sensitivity": "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
     "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
     "export": "write ONNX and compare it with PyTorch on real images",
@@ -24,6 +25,7 @@ USES = {  # the sections of settings a stage reads, beside the general ones
     "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
     "sparse-train": ["original", "sparse_train"],
     "prune": ["original", "sparse_train", "prune", "finetune"],
+    "sensitivity": ["original", "sparse_train", "prune"],
     "finetune": ["finetune"],
     "report": ["report"],
     "export": ["export"],
@@ -34,6 +36,7 @@ EXAMPLES = {
     "run": "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
     "sparse-train": "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
     "prune": "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
+    "sensitivity": "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
     "finetune": "yolo-slim finetune configs/bccd.yaml finetune.distill.teacher=original",
     "report": "yolo-slim report configs/bccd.yaml",
     "export": "yolo-slim export configs/bccd.yaml",
@@ -100,6 +103,8 @@ def _stage(name: str) -> Any:
         from yolo_slim.stages.sparse_train import sparse_train as stage
     elif name == "prune":
         from yolo_slim.stages.prune import prune_stage as stage
+    elif name == "sensitivity":
+        from yolo_slim.stages.sensitivity import sensitivity as stage
     elif name == "finetune":
         from yolo_slim.stages.finetune import finetune as stage
     elif name == "report":

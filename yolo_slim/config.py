@@ -125,6 +125,31 @@ class Target(Section):
 
     flops: Share | None = Field(None, description="share of the FLOPs to keep")
     params: Share | None = Field(None, description="share of the parameters to keep")
+    size_mb: float | None = Field(None, gt=0, description="megabytes (1e6 bytes) that the checkpoint may have")
+
+
+class Sensitivity(Section):
+    """A scan: how much worse the detector gets when one group alone loses channels."""
+
+    ratios: list[Share] = Field(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        min_length=1,
+        description="shares of each group's channels that are silenced in turn, the lowest scores first",
+    )
+    metric: Literal["loss", "map50_95"] = Field(
+        "loss", description="loss: on training images; map50_95: on the val split, slower"
+    )
+    images: int = Field(128, ge=1, description="training images that the loss is measured on")
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        description="instead of a ratio or a target: every group loses what makes the detector no worse than this",
+    )
+
+    @field_validator("ratios")
+    @classmethod
+    def _rising(cls, ratios: list[float]) -> list[float]:
+        return sorted(set(ratios))
 
 
 class Iterations(Section):
@@ -165,11 +190,19 @@ class Prune(Section):
         "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random (default: obs where there "
         "is data, else l1)",
     )
+    solver: Literal["threshold", "knapsack", "sensitivity"] = Field(
+        "threshold",
+        description="threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys; "
+        "sensitivity: what a scan of the detector says hurts least",
+    )
     scope: Literal["global", "layer"] = Field(
         "global", description="global: compare over the whole detector; layer: the same share everywhere"
     )
     ratio: Share | None = Field(None, description="share of the prunable channels to remove (or give a target)")
-    target: Target | None = Field(None, description="{flops: share to keep} and/or {params: share to keep}")
+    target: Target | None = Field(
+        None, description="any of {flops: share to keep, params: share to keep, size_mb: megabytes}"
+    )
+    sensitivity: Sensitivity = Field(Sensitivity(), description="the scan of solver sensitivity")
     layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {},
         description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above",

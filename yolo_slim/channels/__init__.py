@@ -5,10 +5,13 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 
 from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
 from yolo_slim.channels.blocks import drop, emptiable, replay
+from yolo_slim.channels.costs import Budget, Costs, Meter
 from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
-from yolo_slim.channels.plan import Budget, Costs, Plan, Selection, plan_from_kept, select
+from yolo_slim.channels.plan import Plan, plan_from_kept
 from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.rounds import SCHEDULES, Start, composed
+from yolo_slim.channels.select import Selection, select
+from yolo_slim.channels.sensitivity import Curve
 from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices
 from yolo_slim.channels.trace import trace
 
@@ -18,7 +21,9 @@ __all__ = [
     "Budget",
     "Conv",
     "Costs",
+    "Curve",
     "Group",
+    "Meter",
     "Norm",
     "Plan",
     "Selection",

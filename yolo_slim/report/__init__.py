@@ -1,6 +1,7 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
 from yolo_slim.report.plots import draw
+from yolo_slim.report.scan import scan_plot, scan_summary
 from yolo_slim.report.sweep_plot import sweep_plot
 from yolo_slim.report.sweep_words import (
     SWEEP_HEAD,
@@ -20,6 +21,8 @@ __all__ = [
     "markdown",
     "recommended",
     "rounds",
+    "scan_plot",
+    "scan_summary",
     "sentences",
     "stays_within",
     "summary",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, Selection, Start, Trace, plan_from_kept, select, trace
+from yolo_slim.channels import Costs, Curve, Selection, Start, Trace, plan_from_kept, select, trace
+from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, score
 from yolo_slim.stages import depth
 from yolo_slim.stages.recover import absorption
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
+
+Curves: TypeAlias = dict[str, Curve]
+"""Group name -> what removing a share of its channels does."""
 
 LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
@@ -38,7 +45,9 @@ def plan_without(
     blocks: list[str],
     chosen: Prune,
     evidence: Evidence,
+    *,
     start: Start | None = None,
+    curves: Curves | None = None,
 ) -> tuple[list[str], nn.Module, Trace, Selection]:
     """Take these blocks out, then score and select. A block that loses all of an inner width goes as well.
 
@@ -48,7 +57,7 @@ def plan_without(
     how = absorption(chosen, evidence.images)
     while True:
         base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
-        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None)
+        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, curves=curves)
         empty = [g.name for g in wiring.free if not selection.plan.kept[g.channels].any()]
         if not empty:
             return blocks, base, wiring, selection
@@ -56,25 +65,9 @@ def plan_without(
         blocks = list(dict.fromkeys([*blocks, *(owner[name] for name in empty)]))
 
 
-def choose(
-    detector: nn.Module,
-    wiring: Trace,
-    chosen: Prune,
-    evidence: Evidence,
-    *,
-    start: Start | None = None,
-    whole: Trace | None = None,
-    gone: np.ndarray | None = None,
-) -> Selection:
-    """Score and select.
-
-    Args:
-        start: the detector before the first of several rounds, of which budgets and ratios are shares.
-        whole: the trace before blocks were taken out, of which budgets are shares.
-        gone: bool per channel; these go first, whatever they are worth.
-    """
-    start = start or Start(wiring, {})
-    scores = score(
+def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> dict[str, np.ndarray]:
+    """What every channel is worth: group name -> (n,)."""
+    return score(
         detector,
         wiring,
         chosen.criterion or ("obs" if evidence.batches else "l1"),
@@ -89,23 +82,79 @@ def choose(
             seed=chosen.seed,
         ),
     )
+
+
+def choose(
+    detector: nn.Module,
+    wiring: Trace,
+    chosen: Prune,
+    evidence: Evidence,
+    *,
+    start: Start | None = None,
+    whole: Trace | None = None,
+    gone: np.ndarray | None = None,
+    curves: Curves | None = None,
+) -> Selection:
+    """Score and select.
+
+    Args:
+        detector: to be cut.
+        wiring: of the detector.
+        chosen: the `prune:` section.
+        evidence: what criteria look at.
+        start: the detector before the first of several rounds, of which budgets and ratios are shares.
+        whole: the trace before blocks were taken out, of which budgets are shares.
+        gone: bool per channel; these go first, whatever they are worth.
+        curves: what a scan has found, for solver sensitivity.
+    """
+    start = start or Start(wiring, {})
+    target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
+    scores = judge(detector, wiring, chosen, evidence)
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
     selection = select(
         start.trace,
         start.scores(wiring, scores),
+        solver=chosen.solver,
         scope=chosen.scope,
         ratio=chosen.ratio,
-        target=chosen.target.model_dump(exclude_none=True) if chosen.target else None,
+        target=target,
         layers=chosen.layers,
         min_keep=chosen.min_keep,
         min_channels=chosen.min_channels,
         round_to=chosen.round_to,
         exclude=chosen.exclude,
+        overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
+        curves=curves,
+        tolerance=chosen.sensitivity.tolerance,
         whole=whole,
         may_empty=depth.may_empty(detector, wiring, chosen),
     )
     return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
+
+
+def overhead(detector: nn.Module, wiring: Trace) -> int:
+    """Bytes of a slim checkpoint beside its numbers: what the original's has, and at most this for the list of the cut.
+
+    In that list an index takes up to three bytes, and a name its length and some twenty.
+    """
+    costs = Costs(wiring)
+    full = costs.of(costs.full)
+    listed = sum(3 * len(c.outputs) + len(c.name) + 32 for c in wiring.convs.values())
+    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed
+
+
+def curves_in(scan: Path) -> Curves:
+    """What a scan on disk has found: group name -> how much worse the detector gets."""
+    found = json.loads(scan.read_text(encoding="utf-8"))
+    sign = -1 if found["metric"] == "map50_95" else 1  # mAP falls where loss rises
+    return {
+        group["group"]: Curve(
+            tuple(row["ratio"] for row in group["rows"]),
+            tuple(sign * (row["value"] - found["base"]) for row in group["rows"]),
+        )
+        for group in found["groups"]
+    }
 
 
 def follow_plan(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
@@ -137,5 +186,6 @@ def rehearse(config: Config) -> None:
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
+    harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
-    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None)
+    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, curves=harmless)

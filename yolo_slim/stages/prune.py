@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Selection, Start, Trace, cut, silent, trace
+from yolo_slim.channels.select import amount
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
 from yolo_slim.stages import depth
-from yolo_slim.stages.choose import evidence_from, follow_plan, plan_without
-from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.stages.choose import Curves, curves_in, evidence_from, follow_plan, plan_without
+from yolo_slim.stages.common import console, measured, run_stage, say
 from yolo_slim.stages.landed import landed_plan
-from yolo_slim.stages.original import original
 from yolo_slim.stages.prove import agree, prove
 from yolo_slim.stages.recover import recover
+from yolo_slim.stages.unpruned import unpruned
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,12 @@ def cut_to_plan(
     *,
     start: Start | None = None,
     follow: dict[str, list[int]] | None = None,
+    curves: Curves | None = None,
 ) -> Pruned:
     """Take blocks out, score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
 
-    With a `start`, shares and costs are those of that detector.
+    With a `start`, shares and costs are those of that detector; `curves` of the detector are what
+    prune.solver=sensitivity goes by.
     """
     whole = trace(detector, imgsz)
 
@@ -87,7 +90,7 @@ def cut_to_plan(
         return recover(slim, base, wiring, kept, chosen, imgsz, evidence.images, original=detector, also=also)
 
     def loss_without(blocks: list[str]) -> float:
-        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence)
+        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, curves=curves)
         kept = selection.plan.kept
         return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
 
@@ -95,7 +98,9 @@ def cut_to_plan(
         blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen)
     else:
         blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
-        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, start)
+        blocks, base, wiring, selection = plan_without(
+            detector, whole, blocks, chosen, evidence, start=start, curves=curves
+        )
     kept = selection.plan.kept
     slim = cut(base, wiring, kept)
     difference = prove(base, slim, wiring, kept)
@@ -113,21 +118,7 @@ def cut_to_plan(
 
 def prune_stage(config: Config) -> Record:
     """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
-    start = finished(config, "sparse") if config.sparse_train.epochs else None
-    if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "started.json").exists():
-        raise SlimError(
-            f"sparse training was begun in {config.folder / 'sparse'} and is not finished: run `yolo-slim "
-            "sparse-train` again, it goes on; or prune without it: sparse_train.epochs=0"
-        )
-    if start is not None and not _of_this_model(config):
-        raise SlimError(
-            f"{config.folder / 'sparse'} was trained from another detector than {config.model}: run `yolo-slim "
-            "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
-        )
-    plan = landed_plan(config)
-    if start is None:
-        console.print("no sparse training in this run: pruning the original")
-        start = original(config).output(config.folder / "original")
+    start, plan = unpruned(config), landed_plan(config)
     if config.prune.iterations.rounds > 1:
         from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
 
@@ -143,7 +134,12 @@ def prune_stage(config: Config) -> Record:
         raise SlimError(
             f"sparse_train.mode={config.sparse_train.mode} lands channels, not residual branches: leave out prune.depth"
         )
-    return cut_stage(config, "pruned", start, config.prune, plan=plan)
+    scan = None
+    if config.prune.solver == "sensitivity" and not plan:
+        from yolo_slim.stages.sensitivity import scanned  # only now: most cuts need no scan
+
+        scan = scanned(config)
+    return cut_stage(config, "pruned", start, config.prune, plan=plan, scan=scan)
 
 
 def cut_stage(
@@ -155,6 +151,7 @@ def cut_stage(
     start: Start | None = None,
     split: str | None = None,
     plan: Path | None = None,
+    scan: Path | None = None,
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
     settings = {**chosen.model_dump(exclude={"iterations"}), "imgsz": config.imgsz, "data": config.data}
@@ -166,7 +163,9 @@ def cut_stage(
         if plan:
             console.print(f"following the plan that sparse training has landed: {plan}")
         follow = json.loads(plan.read_text(encoding="utf-8")) if plan else None
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence_from(config), start=start, follow=follow)
+        curves = curves_in(scan) if scan else None
+        evidence = evidence_from(config)
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence, start=start, follow=follow, curves=curves)
         _tell(result)
         pruned = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
@@ -177,16 +176,7 @@ def cut_stage(
             console.print(f"mAP50-95 before the cut {before:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": pruned, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, stage, settings, [weights, plan] if plan else [weights], work)
-
-
-def _of_this_model(config: Config) -> bool:
-    """Whether the sparse detector comes from the original, and that from `model`."""
-    first, sparse = (record.read(config.folder / stage) for stage in ("original", "sparse"))
-    if first is None or sparse is None or not set(first.sums.values()) & set(sparse.inputs.values()):
-        return False
-    model = Path(config.model)
-    return model.suffix != ".pt" or not model.is_file() or record.sha256(model) in first.inputs.values()
+    return run_stage(config, stage, settings, [weights, *([plan] if plan else []), *([scan] if scan else [])], work)
 
 
 def _narrower(result: Pruned) -> dict[str, list[int]]:
@@ -219,11 +209,11 @@ def _details(result: Pruned) -> dict[str, Any]:
 
 def _tell(result: Pruned) -> None:
     cost = result.cost
-    asked = ", ".join(f"{k} x{v:.3f}" for k, v in cost.asked.items()) or "ratios by layer"
-    got = ", ".join(f"{k} x{v:.3f}" for k, v in cost.achieved.items())
+    asked = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.asked.items()) or "ratios by layer"
+    got = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.achieved.items())
     looser = (
-        f" (one channel fewer removed: {', '.join(f'{k} x{cost.looser[k]:.3f}' for k in cost.asked)})"
-        if cost.looser
+        f" (one step less removed: {', '.join(f'{k} {amount(k, cost.looser[k])}' for k in cost.asked)})"
+        if cost.looser and cost.asked
         else ""
     )
     console.print(f"asked for {asked}; achieved {got}{looser}")

@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import SCHEDULES, Start, composed, trace
-from yolo_slim.channels.plan import SLACK
+from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record

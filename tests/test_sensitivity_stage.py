@@ -1,0 +1,202 @@
+"""The scan: true to the detector, kept over a kill, and what `prune` makes of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from tiny import PX, contents, refused, run
+
+from yolo_slim import checkpoint, prune, record
+from yolo_slim.channels import trace
+from yolo_slim.config import check
+from yolo_slim.stages import sensitivity as stage
+from yolo_slim.training.calibrate import Batches, detection_loss
+
+pytest_plugins = ["tiny"]
+
+RATIOS = [0.3, 0.6, 0.9]
+
+
+def words(original: Path, data: Path, runs: Path, *more: str) -> list[str]:
+    scan = [f"prune.sensitivity.ratios={RATIOS}", "prune.sensitivity.images=4", "prune.criterion=l1"]
+    given = [f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", "sparse_train.epochs=0"]
+    return [*given, *scan, "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4", *more]
+
+
+@pytest.fixture(scope="module")
+def scanned(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder in which `sensitivity` has been done. Read it only."""
+    runs = tmp_path_factory.mktemp("scanned") / "runs"
+    before = original.read_bytes()
+    answer = run("sensitivity", *words(original, data, runs))
+    assert answer.code == 0, answer
+    assert "groups cost less than 1% of the loss" in " ".join(answer.out.split())
+    assert original.read_bytes() == before
+    return runs
+
+
+def read(runs: Path) -> dict:
+    return json.loads((runs / "slim" / "sensitivity" / "sensitivity.json").read_text())
+
+
+def test_every_free_group_at_every_ratio(scanned, loaded):
+    scan, free = read(scanned), trace(loaded, PX).free
+    assert [(g["group"], g["channels"]) for g in scan["groups"]] == [(g.name, g.size) for g in free]
+    for group in scan["groups"]:
+        assert [row["ratio"] for row in group["rows"]] == RATIOS
+        assert [row["removed"] for row in group["rows"]] == [int(r * group["channels"] + 1e-9) for r in RATIOS]
+        assert all(np.isfinite(row["value"]) for row in group["rows"])
+    assert scan["metric"] == "loss"
+
+
+def test_the_base_is_the_detector_as_it_is(scanned, data, original):
+    batches = list(Batches(str(data), PX, 4, labelled=True))
+    detector = checkpoint.load(scanned / "slim" / "original" / "original.pt")
+    with torch.no_grad():
+        assert read(scanned)["base"] == pytest.approx(float(detection_loss(detector, batches[0])), rel=1e-6)
+
+
+def test_a_picture_is_drawn(scanned):
+    image = imread(scanned / "slim" / "sensitivity" / "sensitivity.png")
+    assert image.shape[1] > 1000 and image[..., :3].std() > 0.02
+
+
+def test_a_second_scan_does_nothing_and_another_image_count_does_it_again(scanned, original, data, tmp_path):
+    before = contents(scanned)
+    assert "done before" in run("sensitivity", *words(original, data, scanned)).out
+    assert contents(scanned) == before
+    tolerant = run("sensitivity", *words(original, data, scanned, "prune.sensitivity.tolerance=0.5"))
+    assert "done before" in tolerant.out, "the tolerance is of the plan, not of the scan"
+
+
+def test_a_kill_keeps_the_groups_that_were_measured(scanned, original, data, tmp_path, monkeypatch):
+    """The next run measures the rest, and comes to the same numbers."""
+    evaluated, worth = [], stage._worth
+
+    def dying(after: int):
+        def make(config):
+            inner = worth(config)
+
+            def value(detector):
+                if len(evaluated) == after:
+                    raise KeyboardInterrupt
+                evaluated.append(1)
+                return inner(detector)
+
+            return value
+
+        return make
+
+    runs = tmp_path / "runs"
+    monkeypatch.setattr(stage, "_worth", dying(8))
+    assert run("sensitivity", *words(original, data, runs)).code == 130
+    assert len(read(runs)["groups"]) == 2 and record.read(runs / "slim" / "sensitivity") is None
+    evaluated.clear()
+    monkeypatch.setattr(stage, "_worth", dying(10**6))
+    answer = run("sensitivity", *words(original, data, runs))
+    assert answer.code == 0 and "2 groups were measured before" in answer.out
+    assert len(evaluated) == len(RATIOS) * (len(read(scanned)["groups"]) - 2)
+    assert {**read(runs), "made_from": None} == {**read(scanned), "made_from": None}
+
+
+def test_a_scan_begun_with_other_settings_is_not_gone_on_with(tmp_path):
+    file = tmp_path / "sensitivity.json"
+    for content, expected in (('{"made_from": 1}', True), ('{"made_from": 2}', False), ('{"made', False)):
+        file.write_text(content)
+        assert bool(stage._begun(file, 1)) == expected
+
+
+def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays(detector, data, tmp_path):
+    """Algorithms 2.8: their readers multiply by zero. And the scan leaves every bit of the detector as it was."""
+    wiring = trace(detector, PX)
+    group = next(g for g in wiring.free if len(g.producers) == 1 and g.size >= 16)
+    idle = group.channels[: group.size // 2]
+    with torch.no_grad():
+        for name in group.consumers:
+            unread = torch.as_tensor(np.isin(wiring.convs[name].inputs, idle))
+            detector.get_submodule(name).weight[:, unread] = 0
+        detector.get_submodule(group.producers[0]).weight[: group.size // 2] *= 1e-3  # the lowest by l1
+    state = {k: v.clone() for k, v in detector.state_dict().items()}
+    section = {"criterion": "l1", "sensitivity": {"ratios": [0.25, 0.5, 0.75], "images": 4}}
+    config = check({"model": "x.pt", "data": str(data), "imgsz": PX, "prune": section})
+    scan = {"base": None, "groups": []}
+    stage.measure(config, detector, scan, tmp_path / "scan.json")
+    rows = next(g["rows"] for g in scan["groups"] if g["group"] == group.name)
+    assert [row["value"] for row in rows[:2]] == pytest.approx([scan["base"]] * 2, rel=1e-6)
+    assert rows[2]["value"] != pytest.approx(scan["base"], rel=1e-4)
+    assert all(torch.equal(v, state[k]) for k, v in detector.state_dict().items())
+
+
+def test_map_is_measured_on_val(original, data, tmp_path, monkeypatch):
+    seen = []
+
+    def accuracy(weights, data, imgsz, split, device):
+        seen.append(split)
+        return {"map50_95": 0.5 - 0.01 * len(seen)}
+
+    monkeypatch.setattr(stage, "accuracy", accuracy)
+    more = ["prune.sensitivity.metric=map50_95", "prune.exclude=[]"]
+    answer = run("sensitivity", *words(original, data, tmp_path, *more))
+    assert answer.code == 0, answer
+    assert set(seen) == {"val"} and read(tmp_path)["base"] == pytest.approx(0.49)
+    config = check({"model": str(original), "data": str(data), "imgsz": PX, "runs": str(tmp_path)})
+    settings = {"sensitivity": {"ratios": RATIOS, "images": 4, "metric": "map50_95"}, "calib_images": 4}
+    chosen = config.prune.model_validate({**settings, "criterion": "l1"})
+    sparse = config.sparse_train.model_copy(update={"epochs": 0})
+    _, curves = stage.curves_of(config.model_copy(update={"prune": chosen, "sparse_train": sparse}))
+    first = next(iter(curves.values()))
+    assert first.worse[0] == pytest.approx(0.01), "points lost count up"
+
+
+@pytest.mark.parametrize(
+    ("budget", "key", "most"),
+    [
+        pytest.param("prune.target={flops: 0.6}", "flops", 0.6, id="a target"),
+        pytest.param("prune.ratio=0.3", "channels", 0.7, id="a ratio"),
+    ],
+)
+def test_prune_by_a_scan_meets_the_budget(scanned, original, data, budget, key, most):
+    answer = run("prune", *words(original, data, scanned, "prune.solver=sensitivity", budget))
+    assert answer.code == 0, answer
+    assert "sensitivity: done before" in answer.out
+    done = record.read(scanned / "slim" / "pruned")
+    assert done.details["achieved"][key] <= most + 1e-3
+    assert any(name.endswith("sensitivity.json") for name in done.inputs)
+
+
+def test_prune_to_a_tolerance_scans_first_where_there_is_no_scan(original, data, tmp_path, scanned):
+    """Each group loses the most that the curve allows: here, by what the scan of another run has found."""
+    more = ["prune.solver=sensitivity", "prune.sensitivity.tolerance=0.05"]
+    answer = run("prune", *words(original, data, tmp_path / "runs", *more))
+    assert answer.code == 0, answer
+    assert (tmp_path / "runs" / "slim" / "sensitivity" / "stage.json").is_file()
+    scan, done = read(scanned), record.read(tmp_path / "runs" / "slim" / "pruned")
+    widths = {w["layer"]: w["after"] for w in done.details["widths"]}
+    for group in scan["groups"]:
+        stays = widths[group["group"]]
+        for row in group["rows"]:
+            if max(r["value"] for r in group["rows"] if r["ratio"] <= row["ratio"]) > scan["base"] + 0.05:
+                assert stays > group["channels"] * (1 - row["ratio"])
+    assert sum(widths.values()) < sum(w["before"] for w in done.details["widths"])
+
+
+def test_a_scan_needs_data(original, tmp_path):
+    refused(run("sensitivity", f"model={original}", f"imgsz={PX}", f"runs={tmp_path}"), "data=path/to/data.yaml")
+
+
+def test_a_tolerance_beside_a_target_is_refused(original, data, scanned):
+    more = ["prune.solver=sensitivity", "prune.sensitivity.tolerance=0.05", "prune.target.flops=0.5"]
+    refused(run("prune", *words(original, data, scanned, *more)), "prune.sensitivity.tolerance", "choose one")
+
+
+@pytest.mark.parametrize("solver", ["threshold", "knapsack"])
+@pytest.mark.parametrize("megabytes", [0.4, 0.3])
+def test_a_file_is_as_large_as_asked(loaded, tmp_path, solver, megabytes):
+    """What is promised is what the disk says, to 2 %, and no more."""
+    pruned = prune(loaded, imgsz=PX, criterion="l1", solver=solver, target={"size_mb": megabytes}, round_to=1)
+    size = checkpoint.save(pruned.model, tmp_path / "slim.pt").stat().st_size / 1e6
+    assert size <= pruned.cost.achieved["size_mb"] * 1.001 <= megabytes * 1.001
+    assert size == pytest.approx(pruned.cost.achieved["size_mb"], rel=0.03)

@@ -1,0 +1,267 @@
+"""Decide which channels stay: scores and a budget in, a plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from math import ceil, floor
+
+import numpy as np
+
+from yolo_slim.channels import knapsack, sensitivity
+from yolo_slim.channels.costs import Budget, Meter
+from yolo_slim.channels.groups import Group, Ints, Trace
+from yolo_slim.channels.plan import Plan
+from yolo_slim.channels.space import SLACK, Space, met, round_up
+from yolo_slim.errors import SlimError
+
+SOLVERS = ("threshold", "knapsack", "sensitivity")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A plan, with what was asked and what it achieves: shares of the original by name, and `size_mb` in megabytes."""
+
+    plan: Plan
+    before: Budget
+    after: Budget
+    asked: dict[str, float]
+    achieved: dict[str, float]
+    looser: dict[str, float] = field(default_factory=dict)  # the same, one removal fewer: misses the target
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
+
+
+def select(
+    trace: Trace,
+    scores: Mapping[str, np.ndarray],
+    *,
+    solver: str = "threshold",
+    scope: str = "global",
+    ratio: float | None = None,
+    target: Mapping[str, float] | None = None,
+    layers: Mapping[str, float] | None = None,
+    min_keep: float = 0.05,
+    min_channels: int = 8,
+    round_to: int = 8,
+    exclude: Sequence[str] = (),
+    tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    overhead: float | None = None,
+    curves: Mapping[str, sensitivity.Curve] | None = None,
+    tolerance: float | None = None,
+    whole: Trace | None = None,
+    may_empty: Collection[str] = (),
+) -> Selection:
+    """Choose how many channels each group keeps, so that the ratio and every target are met; the best of them stay.
+
+    Args:
+        trace: of the detector.
+        scores: group name -> (n,) score of each of its channels, high = keep, infinite = never remove.
+        solver: `threshold` removes the smallest scores first; `knapsack` keeps the largest sum of scores that the
+            budget buys; `sensitivity` removes where the scanned `curves` say that it hurts least.
+        scope: of the threshold. `global` compares scores over the whole detector; `layer` removes the same share of
+            every group.
+        ratio: share of all prunable channels to remove; exactly floor(ratio * n) go when nothing is rounded.
+        target: `flops`, `params` or a name in `tables` -> the share of it that may stay; `size_mb` -> megabytes of the
+            checkpoint. Any of them together. Met from below, within one rounding step.
+        layers: pattern of module names -> share of the channels to remove there; the rest follows ratio or target.
+        min_keep: share of each group that stays at least.
+        min_channels: channels of each group that stay at least.
+        round_to: kept widths are rounded up to a multiple of this, never above the group's own width.
+        exclude: patterns of module names that stay whole.
+        tables: further costs to budget: name -> {group name: (n + 1,) cost of keeping 0..n channels}, added up over
+            the groups; not falling with width.
+        overhead: bytes of the checkpoint beside its numbers (`size_mb` needs it).
+        curves: group name -> what removing a share of its channels does to the detector.
+        tolerance: solver sensitivity, without ratio and target: how much worse any group may make the detector.
+        whole: trace of the detector before residual branches were dropped, of which ratio and target are shares and
+            whose layers the patterns name; None: nothing was dropped.
+        may_empty: names of groups that may lose all of their channels, as far as the floors allow.
+
+    Ties go by order: the earlier group, then the lower index, is removed first. A group's channel counts once,
+    however many layers produce it.
+
+    Raises:
+        SlimError: nothing to do, a pattern that matches nothing, or a target below what the floors allow.
+    """
+    if ratio is None and not target and not layers and tolerance is None and whole is None:
+        raise SlimError(
+            "nothing says how much to prune: give prune.ratio, prune.target.flops, prune.target.params, "
+            "prune.target.size_mb or prune.layers"
+        )
+    _check_solver(solver, scope, curves, tolerance, ratio, target)
+    free, share = _patterns(trace, exclude, layers or {}, may_miss=whole is not None)
+    space = _space(trace, scores, free, share, min_keep, min_channels, round_to, may_empty)
+    total = None
+    if whole is not None:
+        free, share = _patterns(whole, exclude, layers or {})
+        total = int(sum(g.size for g, f, s in zip(whole.groups, free, share, strict=True) if f and np.isnan(s)))
+    meter = Meter(trace, space.counted, tables, overhead, whole=whole, total=total)
+    asked = _asked(meter, target or {})
+    if ratio is not None and scope == "layer":
+        space = space.without(np.floor(ratio * space.sizes + SLACK))
+        wanted, asked = asked, {"channels": 1 - ratio} | asked
+    else:
+        n = meter.total
+        asked |= {"channels": 1 - floor(ratio * n + SLACK) / n} if ratio is not None and n else {}
+        wanted = asked
+
+    keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
+    keeps, looser = _threshold(space, keys, meter, wanted, tolerance)
+    if solver == "knapsack":
+        keeps, looser = knapsack.improve(keeps, space, meter, asked)
+
+    kept = np.ones(trace.n_channels, bool)
+    for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
+        kept[group.channels[rank[: group.size - k]]] = False
+    now = meter.of(keeps)
+    return Selection(
+        Plan(kept), meter.before, meter.costs.of(keeps), asked, now, {} if looser is None else meter.of(looser)
+    )
+
+
+def amount(name: str, value: float) -> str:
+    """A cost as people read it: `x0.500` of the original, or `2.50 MB`."""
+    return f"{value:.2f} MB" if name == "size_mb" else f"x{value:.3f}"
+
+
+def _check_solver(
+    solver: str,
+    scope: str,
+    curves: Mapping[str, sensitivity.Curve] | None,
+    tolerance: float | None,
+    ratio: float | None,
+    target: Mapping[str, float] | None,
+) -> None:
+    if solver not in SOLVERS:
+        raise SlimError(f"expected prune.solver to be one of {', '.join(SOLVERS)}, got {solver}")
+    if scope == "layer" and solver != "threshold":
+        raise SlimError(f"prune.scope=layer belongs to prune.solver=threshold, got prune.solver={solver}: drop one")
+    if solver == "sensitivity" and curves is None:
+        raise SlimError("prune.solver=sensitivity needs a scan of the detector: run `yolo-slim sensitivity` first")
+    if tolerance is not None and (solver != "sensitivity" or ratio is not None or target):
+        raise SlimError(
+            "prune.sensitivity.tolerance says how much to prune, with prune.solver=sensitivity and neither prune.ratio "
+            "nor prune.target: choose one of them"
+        )
+
+
+def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
+    known = meter.of(meter.full).keys() - {"channels"}
+    for name in target.keys() - known:
+        why = "needs the overhead of a checkpoint" if name == "size_mb" else f"is none of {', '.join(sorted(known))}"
+        raise SlimError(f"prune.target.{name} {why}")
+    return dict(target)
+
+
+def _patterns(
+    trace: Trace, exclude: Sequence[str], layers: Mapping[str, float], may_miss: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every group: may it be cut, and the share to remove there (not a number: the general rule)."""
+    free = np.array([g.reason is None for g in trace.groups])
+    share = np.full(len(trace.groups), np.nan)
+    for pattern in exclude:
+        free[_matching(trace.groups, pattern, "prune.exclude", may_miss)] = False
+    for pattern, ratio in layers.items():
+        share[_matching(trace.groups, pattern, "prune.layers", may_miss)] = ratio
+    return free, share
+
+
+def _space(
+    trace: Trace,
+    scores: Mapping[str, np.ndarray],
+    free: np.ndarray,
+    share: np.ndarray,
+    min_keep: float,
+    min_channels: int,
+    round_to: int,
+    may_empty: Collection[str],
+) -> Space:
+    groups = trace.groups
+    sizes = np.array([g.size for g in groups])
+    least = [0 if g.name in may_empty else 1 for g in groups]
+    floors = np.array(
+        [min(n, max(one, min_channels, ceil(min_keep * n - SLACK))) for n, one in zip(sizes, least, strict=True)]
+    )
+    floors = round_up(floors, round_to, sizes)
+    ranked = [_ascending(scores, g) if f else np.empty(0, np.int64) for g, f in zip(groups, free, strict=True)]
+    worth = [scores[g.name][rank] if len(rank) else np.empty(0) for g, rank in zip(groups, ranked, strict=True)]
+    finite = np.array([int(np.isfinite(w).sum()) for w in worth])
+    removable = np.where(free, np.minimum(sizes - floors, finite), 0)
+    forced = ~np.isnan(share) & free
+    fixed = np.minimum(np.where(forced, np.floor(np.nan_to_num(share) * sizes + SLACK), 0).astype(int), removable)
+    return Space(groups, sizes, ranked, worth, fixed, np.where(forced, 0, removable), free & ~forced, round_to)
+
+
+def _keys(space: Space, scope: str) -> list[np.ndarray]:
+    """For each group, the score of the 1st, 2nd, ... channel to go; in layer scope the share gone is the score."""
+    if scope == "layer":
+        return [(np.arange(n) + 1) / size for size, n in zip(space.sizes, space.removable, strict=True)]
+    return [worth[:n] for worth, n in zip(space.worth, space.removable, strict=True)]
+
+
+def _threshold(
+    space: Space, keys: list[np.ndarray], meter: Meter, asked: Mapping[str, float], tolerance: float | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Remove by rising key, as little as meets every target: cost never rises with another removal, so bisect.
+
+    Returns:
+        widths, and those of one removal fewer (None: there is none).
+    """
+    key = np.concatenate(keys)
+    owner = np.repeat(np.arange(len(keys)), space.removable)  # group that loses a channel
+    rank = np.concatenate([np.arange(n) for n in space.removable])
+    order = np.lexsort((rank, owner, key))
+
+    def keeps(step: int) -> np.ndarray:
+        return space.keeps(np.bincount(owner[order[:step]], minlength=len(space.groups)))
+
+    last = len(order)
+    if not met(meter.of(keeps(last)), asked):
+        raise _unreachable(meter.of(keeps(last)), asked)
+    low, high = 0, last
+    if tolerance is not None:
+        low = high = int((key <= tolerance).sum())
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(meter.of(keeps(middle)), asked) else (middle + 1, high)
+    return keeps(low), keeps(low - 1) if low else None
+
+
+def _unreachable(lowest: Mapping[str, float], asked: Mapping[str, float]) -> SlimError:
+    wanted = ", ".join(
+        f"{name} {amount(name, share)} (lowest possible: {amount(name, lowest[name])})"
+        for name, share in asked.items()
+        if lowest[name] > share
+    )
+    return SlimError(
+        f"the target cannot be met: {wanted}. Ask for less, or lower prune.min_keep, prune.min_channels "
+        "or prune.round_to, or shorten prune.exclude"
+    )
+
+
+def _ascending(scores: Mapping[str, np.ndarray], group: Group) -> Ints:
+    score = scores[group.name]
+    if len(score) != group.size or np.isnan(score).any():
+        raise SlimError(
+            f"expected {group.size} finite scores for {group.name}, got {len(score)} of which "
+            f"{int(np.isnan(score).sum())} are NaN. Is the checkpoint sound?"
+        )
+    return np.argsort(score, kind="stable")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern means this module; `model.2` stands for everything below it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def _matching(groups: Sequence[Group], pattern: str, setting: str, may_miss: bool) -> list[int]:
+    """Groups with a producer whose module name matches."""
+    found = [i for i, g in enumerate(groups) if any(matches(p, pattern) for p in g.producers)]
+    if not found and not may_miss:  # else it named layers of a branch that is gone
+        names = [p.removesuffix(".conv") for g in groups for p in g.producers]
+        near = get_close_matches(pattern.removesuffix(".conv"), names, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SlimError(f"{setting}: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
+    return found

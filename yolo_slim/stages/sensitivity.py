@@ -1,0 +1,153 @@
+"""Sensitivity: how much worse the detector gets when one group of channels alone loses some, without training.
+
+For every group and ratio the channels with the lowest scores are silenced in a copy, and the copy is evaluated
+(Li et al., Pruning Filters, ICLR 2017, arXiv:1608.08710, 3.2).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import nn
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import select_device
+
+from yolo_slim import checkpoint, record, report
+from yolo_slim.channels import Group, Trace, masked, trace
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
+from yolo_slim.record import Record
+from yolo_slim.stages.choose import evidence_from, judge
+from yolo_slim.stages.common import console, run_stage, sums_of
+from yolo_slim.stages.unpruned import unpruned
+from yolo_slim.training.calibrate import Batches, detection_loss
+
+SCORING = {
+    *("criterion", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
+    *("calib_images", "seed"),
+}
+"""Settings of `prune:` that decide which channels of a group go first."""
+
+Worth = Callable[[nn.Module], float]
+"""What a detector is worth: its loss or its mAP."""
+
+
+def sensitivity(config: Config) -> Record:
+    """runs/<name>/sensitivity/sensitivity.json and sensitivity.png."""
+    if not config.data:
+        raise SlimError("the scan measures the detector on images: give data=path/to/data.yaml")
+    start, wanted = unpruned(config), config.prune.sensitivity
+    settings = {
+        **config.prune.model_dump(include=SCORING),
+        **wanted.model_dump(exclude={"tolerance"}),
+        "imgsz": config.imgsz,
+        "data": config.data,
+    }
+
+    def work(folder: Path) -> tuple:
+        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([start, *_file(config.data)])}))
+        file = folder / "sensitivity.json"
+        scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
+        measure(config, checkpoint.load(start), scan, file)
+        (plot,) = report.draw(scan, folder, {"sensitivity.png": report.scan_plot})
+        console.print(f"[bold green]sensitivity[/]: {report.scan_summary(scan)}  -> {plot}")
+        return {"scan": file, "plot": plot}, {"metric": wanted.metric, "base": scan["base"]}, {}
+
+    return run_stage(config, "sensitivity", settings, [start], work)
+
+
+def scanned(config: Config) -> Path:
+    """The scan of the detector that is to be pruned, made now if it is not there."""
+    return sensitivity(config).output(config.folder / "sensitivity", "scan")
+
+
+def measure(config: Config, detector: nn.Module, scan: dict[str, Any], file: Path) -> None:
+    """Evaluate what is still missing in the scan, which grows on disk group by group; the detector is left alone."""
+    wiring = trace(detector, config.imgsz)
+    scores = judge(detector, wiring, config.prune, evidence_from(config))
+    worth, ratios = _worth(config), config.prune.sensitivity.ratios
+    if scan["base"] is None:
+        scan["base"] = worth(detector)
+    done = {group["group"] for group in scan["groups"]}
+    missing = [(g, r) for g in wiring.free if g.name not in done for r in ratios]
+    console.print(f"{len(wiring.free)} groups at {len(ratios)} ratios; {len(done)} groups were measured before")
+    rows: list[dict[str, Any]] = []
+    for group, ratio in track(missing, description="sensitivity"):
+        kept = lowest_gone(wiring, group, scores[group.name], ratio)
+        removed = int((~kept).sum())
+        before = rows[-1] if rows else {"removed": 0, "value": scan["base"]}
+        same = removed == before["removed"]
+        value = before["value"] if same else worth(masked(detector, wiring, kept))
+        rows.append({"ratio": ratio, "removed": removed, "value": value})
+        if ratio == ratios[-1]:
+            scan["groups"].append({"group": group.name, "channels": group.size, "rows": rows})
+            record.write_json(file, scan)
+            rows = []
+
+
+def lowest_gone(wiring: Trace, group: Group, scores: np.ndarray, ratio: float) -> np.ndarray:
+    """Bool per channel: all stay but floor(ratio * n) of one group, its lowest scores; infinite ones stay."""
+    n = min(int(ratio * group.size + 1e-9), int(np.isfinite(scores).sum()))
+    kept = np.ones(wiring.n_channels, bool)
+    kept[group.channels[np.argsort(scores, kind="stable")[:n]]] = False
+    return kept
+
+
+def _worth(config: Config) -> Worth:
+    wanted = config.prune.sensitivity
+    where = select_device(config.device, verbose=False)
+    if wanted.metric == "map50_95":
+        return lambda detector: _map(detector, config)
+    batches = Batches(config.data, config.imgsz, wanted.images, seed=config.prune.seed, labelled=True)
+
+    @torch.no_grad()
+    def loss(detector: nn.Module) -> float:
+        detector.to(where)
+        sums = [
+            (float(detection_loss(detector, {**batch, "img": batch["img"].to(where)})), len(batch["img"]))
+            for batch in batches
+        ]
+        detector.cpu()
+        return sum(value * n for value, n in sums) / sum(n for _, n in sums)
+
+    return loss
+
+
+def _map(detector: nn.Module, config: Config) -> float:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
+        return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hundreds of validations need not each say what they found."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+def _file(data: str | None) -> list[Path]:
+    return [Path(data)] if data and Path(data).is_file() else []
+
+
+def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """A scan that was killed, if it was of the same detector with the same settings."""
+    try:
+        scan = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return scan if scan.get("made_from") == made_from else None

@@ -1,0 +1,43 @@
+"""The weights that are pruned: what sparse training has made, or the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yolo_slim import record
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.stages.common import console, finished
+from yolo_slim.stages.original import original
+
+
+def unpruned(config: Config) -> Path:
+    """The sparse-trained weights where the configuration has that stage and it was done, else the original.
+
+    Raises:
+        SlimError: sparse training was begun and not finished, or began with another detector.
+    """
+    start = finished(config, "sparse") if config.sparse_train.epochs else None
+    if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "started.json").exists():
+        raise SlimError(
+            f"sparse training was begun in {config.folder / 'sparse'} and is not finished: run `yolo-slim "
+            "sparse-train` again, it goes on; or prune without it: sparse_train.epochs=0"
+        )
+    if start is not None and not _of_this_model(config):
+        raise SlimError(
+            f"{config.folder / 'sparse'} was trained from another detector than {config.model}: run `yolo-slim "
+            "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
+        )
+    if start is None:
+        console.print("no sparse training in this run: pruning the original")
+        start = original(config).output(config.folder / "original")
+    return start
+
+
+def _of_this_model(config: Config) -> bool:
+    """Whether the sparse detector comes from the original, and that from `model`."""
+    first, sparse = (record.read(config.folder / stage) for stage in ("original", "sparse"))
+    if first is None or sparse is None or not set(first.sums.values()) & set(sparse.inputs.values()):
+        return False
+    model = Path(config.model)
+    return model.suffix != ".pt" or not model.is_file() or record.sha256(model) in first.inputs.values()
