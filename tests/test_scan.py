@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from yolo_slim.report import draw_scan, scan_summary
-from yolo_slim.report.scan import harm, heat_map
+from yolo_slim.report import draw, scan_plot, scan_summary
+from yolo_slim.report.scan import harm
 
 
 def scan(groups=3, metric="loss", base=2.0, step=0.1):
@@ -47,22 +47,22 @@ def test_no_number_is_the_worst_there_is():
 
 @pytest.mark.parametrize(("groups", "panels"), [(1, 1), (40, 1), (41, 2), (90, 3)])
 def test_groups_are_shared_out_over_rows(groups, panels):
-    figure = heat_map(scan(groups))
+    figure = scan_plot(scan(groups))
     assert len(figure.axes) == panels + 1  # the last: what the colours mean
     labels = [tick.get_text() for axes in figure.axes[:-1] for tick in axes.get_xticklabels()]
     assert labels == [f"{i}  (16)" for i in range(groups)]
 
 
 def test_the_darker_the_worse():
-    image = heat_map(scan()).axes[0].collections[0]
+    image = scan_plot(scan()).axes[0].collections[0]
     assert np.asarray(image.get_array()).reshape(3, 3) == pytest.approx(np.outer([1, 2, 3], [0, 0.1, 0.2]))
     assert image.norm(0.4) > image.norm(0.2) > image.norm(0.02) > 0
 
 
 def test_a_picture_is_written_whole(tmp_path):
-    file = draw_scan(scan(), tmp_path / "scan.png")
+    (file,) = draw(scan(), tmp_path, {"scan.png": scan_plot})
     assert imread(file).shape[1] > 1000 and [p.name for p in tmp_path.iterdir()] == ["scan.png"]
 
 
 def test_nothing_scanned_nothing_drawn():
-    assert heat_map({"metric": "loss", "base": 1.0, "groups": []}) is None
+    assert scan_plot({"metric": "loss", "base": 1.0, "groups": []}) is None

@@ -13,6 +13,7 @@ from yolo_slim import checkpoint, prune, record
 from yolo_slim.channels import trace
 from yolo_slim.config import check
 from yolo_slim.stages import sensitivity as stage
+from yolo_slim.stages.choose import curves_in
 from yolo_slim.training.calibrate import Batches, detection_loss
 
 pytest_plugins = ["tiny"]
@@ -146,7 +147,7 @@ def test_map_is_measured_on_val(original, data, tmp_path, monkeypatch):
     settings = {"sensitivity": {"ratios": RATIOS, "images": 4, "metric": "map50_95"}, "calib_images": 4}
     chosen = config.prune.model_validate({**settings, "criterion": "l1"})
     sparse = config.sparse_train.model_copy(update={"epochs": 0})
-    _, curves = stage.curves_of(config.model_copy(update={"prune": chosen, "sparse_train": sparse}))
+    curves = curves_in(stage.scanned(config.model_copy(update={"prune": chosen, "sparse_train": sparse})))
     first = next(iter(curves.values()))
     assert first.worse[0] == pytest.approx(0.01), "points lost count up"
 

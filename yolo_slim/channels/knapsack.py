@@ -1,8 +1,8 @@
 """The largest sum of scores that a budget buys: an exact multiple-choice knapsack, repeated as costs move.
 
 Every group picks one width and keeps its best channels (the problem of HALP: Shen et al., NeurIPS 2022,
-arXiv:2210.06659). What a width costs depends on the widths around it: so costs are taken along each group alone from
-the present plan, the knapsack is solved to the optimum, mended to what the plan truly costs, and solved again from there.
+arXiv:2210.06659). What a width costs depends on the widths around it: costs are taken along each group alone from the
+present plan, the knapsack is solved to the optimum, mended to what the plan truly costs, and solved again from there.
 """
 
 from __future__ import annotations

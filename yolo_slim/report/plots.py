@@ -56,9 +56,9 @@ def draw(
     try:
         # Other libraries of the process set matplotlib's defaults too: ours hold here and nowhere else.
         with matplotlib.rc_context(STYLE):
-            for file, plot in plots.items():
-                if figure := plot(content):
-                    parts[file] = part = file.with_name(f".{file.name}.part")
+            for name, plot in plots.items():
+                if figure := plot(report):
+                    parts[folder / name] = part = folder / f".{name}.part"
                     figure.savefig(part, format="png", dpi=150)
         for file, part in parts.items():
             part.replace(file)
