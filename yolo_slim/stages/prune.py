@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import (
-    Costs,
     Selection,
     Trace,
     absorb,
     cut,
     input_means,
     masked,
-    plan_from_kept,
     relative_difference,
     select,
     silenced,
@@ -35,16 +33,13 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, score
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.stages.landed import follow, landed_plan
 from yolo_slim.stages.original import original
 from yolo_slim.training.calibrate import Batches, detection_loss, first, recalibrate
 
 TOLERANCE = 1e-5
 LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
-PLANNED = {"targeted", "soft"}
-"""Modes of sparse training that choose the channels themselves, by the `prune:` section."""
-RECOVERY = {"absorb", "recalibrate"}
-"""Settings of `prune:` that have no say in which channels go."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def cut_to_plan(
 ) -> Pruned:
     """Score and select, or follow a plan that was made before (`outputs`, as kept.json); cut, prove, recover."""
     wiring = trace(detector, imgsz)
-    selection = choose(detector, wiring, chosen, evidence) if outputs is None else _follow(wiring, outputs, chosen)
+    selection = choose(detector, wiring, chosen, evidence) if outputs is None else follow(wiring, outputs, chosen)
     kept = selection.plan.kept
     slim = cut(detector, wiring, kept)
     difference = prove(detector, slim, wiring, kept, imgsz)
@@ -147,22 +142,6 @@ def choose(
         exclude=chosen.exclude,
     )
     return replace(selection, scores=scores)
-
-
-def _follow(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
-    """The plan as it stands, with what it comes to."""
-    plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
-    before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
-    free = np.concatenate([g.channels for g in wiring.free])
-    achieved = {
-        "flops": after.macs / before.macs,
-        "params": after.params / before.params,
-        "channels": float(plan.kept[free].mean()),
-    }
-    asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
-    if chosen.ratio is not None:
-        asked["channels"] = 1 - chosen.ratio
-    return Selection(plan, before, after, asked, achieved)
 
 
 def rehearse(config: Config) -> None:
@@ -267,38 +246,6 @@ def prune_stage(config: Config) -> Record:
         return {"weights": weights, "kept": folder / "kept.json"}, row, _details(result)
 
     return run_stage(config, "pruned", settings, [start, plan] if plan else [start], work)
-
-
-def decisive(config: Config) -> dict[str, Any]:
-    """What decides which channels go: a plan made before holds as long as this is the same."""
-    chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
-    return {**chosen, "imgsz": config.imgsz}
-
-
-def landed_plan(config: Config) -> Path | None:
-    """The plan that sparse training has worked towards, in the modes that have one.
-
-    Raises:
-        SlimError: there is none yet, or it was made for another budget.
-    """
-    mode, folder = config.sparse_train.mode, config.folder / "sparse"
-    if mode not in PLANNED or not config.sparse_train.epochs:
-        return None
-    done = record.read(folder)
-    if done is None or "plan" not in done.outputs or done.settings["mode"] != mode:
-        raise SlimError(
-            f"sparse_train.mode={mode} chooses channels before pruning, and {folder} has no such plan: run `yolo-slim "
-            "sparse-train` with this configuration first, or prune without it: sparse_train.epochs=0"
-        )
-    then, now = done.settings["prune"], decisive(config)
-    changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
-    if changed:
-        raise SlimError(
-            f"the channels that {folder} has brought to zero are not those that the prune: section asks for now: "
-            f"{', '.join(changed)}. Run `yolo-slim sparse-train` again, it lands the new plan; or set that back; "
-            "or choose anew from the weights as they are: sparse_train.mode=uniform"
-        )
-    return done.output(folder, "plan")
 
 
 def _of_this_model(config: Config) -> bool:

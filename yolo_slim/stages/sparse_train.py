@@ -14,9 +14,9 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.landed import PLANNED, decisive
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
-from yolo_slim.stages.prune import PLANNED, decisive
 
 
 def sparse_train(config: Config) -> Record:
