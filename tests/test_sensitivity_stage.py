@@ -119,6 +119,7 @@ def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays
         for name in group.consumers:
             unread = torch.as_tensor(np.isin(wiring.convs[name].inputs, idle))
             detector.get_submodule(name).weight[:, unread] = 0
+            detector.get_submodule(name).weight[:, ~unread] *= 10  # the others are heard
         detector.get_submodule(group.producers[0]).weight[: group.size // 2] *= 1e-3  # the lowest by l1
     state = {k: v.clone() for k, v in detector.state_dict().items()}
     section = {"criterion": "l1", "sensitivity": {"ratios": [0.25, 0.5, 0.75], "images": 4}}
