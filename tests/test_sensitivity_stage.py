@@ -113,13 +113,12 @@ def test_a_scan_begun_with_other_settings_is_not_gone_on_with(tmp_path):
 def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays(detector, data, tmp_path):
     """Algorithms 2.8: their readers multiply by zero. And the scan leaves every bit of the detector as it was."""
     wiring = trace(detector, PX)
-    group = next(g for g in wiring.free if len(g.producers) == 1 and g.size >= 16)
+    group = next(g for g in wiring.free[::-1] if len(g.producers) == 1 and g.size >= 16)  # near the predictions
     idle = group.channels[: group.size // 2]
     with torch.no_grad():
         for name in group.consumers:
             unread = torch.as_tensor(np.isin(wiring.convs[name].inputs, idle))
             detector.get_submodule(name).weight[:, unread] = 0
-            detector.get_submodule(name).weight[:, ~unread] *= 10  # the others are heard
         detector.get_submodule(group.producers[0]).weight[: group.size // 2] *= 1e-3  # the lowest by l1
     state = {k: v.clone() for k, v in detector.state_dict().items()}
     section = {"criterion": "l1", "sensitivity": {"ratios": [0.25, 0.5, 0.75], "images": 4}}
