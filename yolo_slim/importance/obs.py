@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.reconstruct import Moments, draw, patches
 from yolo_slim.channels.surgery import evaluating
+from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows
 from yolo_slim.importance.evidence import Evidence
 
@@ -33,12 +34,12 @@ def obs(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """Added loss when a channel goes as the cheapest of those left, its readers refitted; one row a group.
 
     Raises:
-        SlimError: no labelled images.
+        SlimError: no labelled images, or numbers on them that are not finite.
     """
     readers = {name for group in trace.free for name in group.consumers if trace.convs[name].groups == 1}
     layers = _watch(detector, sorted(readers), evidence)
     return {
-        group.name: _eliminate(trace, group, layers)[None] for group in trace.free if set(group.consumers) & readers
+        group.name: _eliminate(trace, group, layers)[None] for group in trace.free if layers.keys() & {*group.consumers}
     }
 
 
@@ -52,20 +53,19 @@ class _Layer:
 
 
 def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[str, _Layer]:
+    """What the layers read and how the loss answers to what they put out; without those that never run in eval mode."""
     batches, loss = evidence.need_batches("obs")
     moments = {name: Moments() for name in names}
-    fisher: dict[str, Tensor] = {}
+    fisher = dict.fromkeys(names, torch.zeros(()))
     images = 0
 
     def watch(name: str) -> object:
         def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-            at = draw(out, POINTS, [evidence.seed, images])
-            x = patches(args[0].detach(), layer, *at)
+            x = patches(args[0].detach(), layer, *draw(out, POINTS, [evidence.seed, images]))
             moments[name].add(x, x[:, :0])
 
             def see(gradient: Tensor) -> None:  # the loss is a mean over the batch: times B gives each image's own
-                seen = (gradient * len(gradient)).square().sum((0, 2, 3))
-                fisher[name] = fisher.get(name, 0) + seen
+                fisher[name] = fisher[name] + (gradient * len(gradient)).double().square().sum((0, 2, 3))
 
             out.register_hook(see)
 
@@ -75,23 +75,31 @@ def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[st
     try:
         with evaluating(detector), torch.enable_grad():
             for batch in batches:
-                value = loss(detector, batch)
-                torch.autograd.grad(value, [p for p in detector.parameters() if p.requires_grad], allow_unused=True)
-                images += len(batch["img"])
+                image = batch["img"].detach().requires_grad_()  # so that gradients flow through frozen layers as well
+                torch.autograd.grad(loss(detector, {**batch, "img": image}), image)
+                images += len(image)
     finally:
         for handle in handles:
             handle.remove()
-    layers = {}
-    for name in names:
-        conv = detector.get_submodule(name)
-        covariance = moments[name].covariance()
-        damping = DAMPING * covariance.diagonal().mean().clamp(min=1e-12)
-        inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance)).to(covariance))
-        root = (fisher[name] / images / 2).sqrt().double()
-        layers[name] = _Layer(
-            conv.weight.detach().flatten(1).double() * root[:, None], inverse, conv.weight[0, 0].numel()
+    if not images:
+        raise SlimError("prune.criterion=obs looks at the loss on labelled images: there are none")
+    return {
+        name: _layer(detector.get_submodule(name), moments[name], fisher[name] / images, name)
+        for name in names
+        if moments[name].n
+    }
+
+
+def _layer(conv: nn.Conv2d, inputs: Moments, fisher: Tensor, name: str) -> _Layer:
+    if not inputs.finite() or not torch.isfinite(fisher).all():
+        raise SlimError(
+            f"prune.criterion=obs: what {name} reads, or the gradient of the loss there, is not finite. "
+            "Are the images in [0, 1], and all weights of the detector finite?"
         )
-    return layers
+    covariance, weight = inputs.covariance(), conv.weight.detach().double()
+    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
+    weighted = weight.flatten(1) * (fisher / 2).sqrt().reshape(-1, 1)
+    return _Layer(weighted, torch.linalg.inv(covariance), weight[0, 0].numel())
 
 
 @torch.no_grad()
@@ -119,7 +127,6 @@ def _eliminate(trace: Trace, group: Group, layers: dict[str, _Layer]) -> np.ndar
             pull = torch.linalg.solve(v[gone][:, gone], v[gone])  # [b, a]
             w -= w[:, gone] @ pull
             v -= v[:, gone] @ pull
-            v[gone, gone] = 1.0  # gone for good: no row, no column, nothing to divide by
         left = np.delete(left, at)
     return costs
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ def recover(
     imgsz: int,
     images: Iterable[Tensor],
 ) -> nn.Module:
-    """A copy of `slim` that has been given back what can be given back without training.
+    """`slim`, or a copy of it that has been given back what can be given back without training.
 
     Least squares contains absorption (the intercept) and fits each layer to statistics that batch norm already holds:
     after it, neither absorption nor, unless asked for, recalibration follows.
@@ -50,6 +50,7 @@ def recover(
 def _refit(
     slim: nn.Module, detector: nn.Module, wiring: Trace, kept: np.ndarray, chosen: Prune, images: Iterable[Tensor]
 ) -> nn.Module:
+    next(iter(images), None)  # reading them has a bar of its own: before this one
     columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -75,13 +76,13 @@ def _absorb(
 ) -> nn.Module:
     how = chosen.absorb or ("measured" if images else "beta")
     if how == "none":
-        return slim
+        return copy.deepcopy(slim)
     if how == "measured":
         if not images:
             raise SlimError("prune.absorb=measured needs images: give data= (or calibration=), or use absorb=beta")
         means = input_means(detector, wiring, images)
     else:  # with its scale at zero a removed channel is constant on any image
         first_conv = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-        blank = torch.zeros(1, first_conv.in_channels, imgsz, imgsz)
+        blank = first_conv.weight.new_zeros(1, first_conv.in_channels, imgsz, imgsz)
         means = input_means(silenced(detector, wiring, kept), wiring, [blank])
     return absorb(slim, detector, wiring, kept, means)
