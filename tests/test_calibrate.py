@@ -1,4 +1,5 @@
-"""Recalibration: running statistics are the average over the batches; which images those are, and that they stay so."""
+"""Recalibration: running statistics are the average over the batches; which images those are, and that they stay so;
+what the loss on them is."""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from training_helpers import PX, TRAIN, draw_shapes, tiny
+from training_helpers import CLASSES, PX, TRAIN, draw_shapes, tiny
+from ultralytics.cfg import get_cfg
+from ultralytics.utils.loss import v8DetectionLoss
 
 from yolo_slim import SlimError
-from yolo_slim.training.calibrate import Batches, dataset_info, recalibrate
+from yolo_slim.training import calibrate
+from yolo_slim.training.calibrate import Batches, Shown, dataset_info, detection_loss, first, recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +160,124 @@ def test_dataset_info_holds_names_and_splits(data):
     info = dataset_info(data)
     assert info["nc"] == len(info["names"]) == 4
     assert all(Path(info[split]).is_dir() for split in ("train", "val", "test"))
+
+
+def test_labels_come_with_their_image(data):
+    """Of whatever images the seed draws, in whatever order: what the label file beside the picture says."""
+    seen = 0
+    for batch in Batches(data, PX, 7, batch=3, seed=5, labelled=True):
+        assert batch["img"].dtype == torch.float32 and batch["img"].max() <= 1
+        for i, picture in enumerate(batch["im_file"]):
+            file = Path(picture.replace("images", "labels")).with_suffix(".txt")
+            expected = torch.tensor([[float(v) for v in line.split()] for line in file.read_text().splitlines()])
+            here = batch["batch_idx"] == i
+            found = torch.cat([batch["cls"][here], batch["bboxes"][here]], 1)
+            assert torch.allclose(found, expected.reshape(-1, 5), atol=1e-4)
+            seen += len(found)
+    assert seen > 7
+
+
+def test_labelled_or_not_the_images_are_the_same(data):
+    with_labels = [batch["img"] for batch in Batches(data, PX, 7, batch=3, seed=5, labelled=True)]
+    assert all(map(torch.equal, with_labels, Batches(data, PX, 7, batch=3, seed=5)))
+
+
+def test_images_are_read_once_when_first_asked_for_and_held_as_bytes(data, monkeypatch):
+    reads = []
+    build = calibrate.build_yolo_dataset
+    monkeypatch.setattr(calibrate, "build_yolo_dataset", lambda *a, **k: reads.append(1) or build(*a, **k))
+    batches = Batches(data, PX, 4)
+    assert not reads
+    for image in batches:
+        image.zero_()  # whoever gets them may write to them
+    assert all(image.max() > 0.5 for image in batches) and len(reads) == 1
+    assert {item["img"].dtype for item in batches.items} == {torch.uint8}
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_bar_changes_nothing(data, labelled, capsys):
+    plain = Batches(data, PX, 7, batch=3, labelled=labelled)
+    shown = Shown(Batches(data, PX, 7, batch=3, labelled=labelled), "looking")
+    for _ in range(2):
+        pairs = list(zip(plain, shown, strict=True))
+        assert len(pairs) == 3
+        assert all(torch.equal(*((b["img"] if labelled else b) for b in pair)) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        pytest.param(0, [], id="none"),
+        pytest.param(1, [1], id="part of the first batch"),
+        pytest.param(3, [3], id="the first batch, and not a look at the second"),
+        pytest.param(4, [3, 1], id="part of the second"),
+        pytest.param(7, [3, 3, 1], id="all"),
+        pytest.param(99, [3, 3, 1], id="as many as there are"),
+    ],
+)
+def test_the_first_images(n, expected):
+    batches = torch.arange(7.0).reshape(7, 1, 1, 1).split(3)
+    taken = list(first(batches, n))
+    assert [len(batch) for batch in taken] == expected
+    assert torch.cat([*taken, torch.empty(0, 1, 1, 1)]).flatten().tolist() == list(range(min(n, 7)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss
+
+
+@pytest.fixture(scope="module")
+def labelled(data):
+    return list(Batches(data, PX, 8, batch=4, labelled=True))
+
+
+@pytest.fixture
+def net(tmp_path):
+    return tiny(tmp_path).eval()
+
+
+@pytest.mark.parametrize("stored", [{}, {"box": 2.0, "cls": 3.0, "dfl": 0.5}, get_cfg(overrides={"cls": 4.0})], ids=str)
+def test_the_loss_is_ultralytics_own(net, labelled, stored):
+    """Box, class and distribution terms as its validator adds them up, with the gains that the detector stores."""
+    net.args = get_cfg(overrides=stored if isinstance(stored, dict) else vars(stored))
+    items = [v8DetectionLoss(net)(net(batch["img"]), batch)[1] for batch in labelled]
+    net.args = stored
+    for batch, expected in zip(labelled, items, strict=True):
+        assert detection_loss(net, batch).item() == pytest.approx(sum(v.item() for v in expected.values()), rel=1e-5)
+
+
+def test_a_loss_made_before_does_not_answer_for_this_detector(net, labelled):
+    """Its gains may be others: training stores the criterion on the detector."""
+    expected = detection_loss(net, labelled[0]).item()
+    net.args = get_cfg(overrides={"box": 100.0})
+    net.criterion = net.init_criterion()
+    net.args = {}
+    assert detection_loss(net, labelled[0]).item() == pytest.approx(expected)
+
+
+def test_the_loss_has_a_gradient_everywhere(net, labelled):
+    trainable = {name: p for name, p in net.named_parameters() if "dfl" not in name}
+    gradients = torch.autograd.grad(detection_loss(net, labelled[0]), list(trainable.values()))
+    assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients)
+
+
+def test_an_image_without_objects_has_a_loss(net, labelled):
+    """It says: nothing here."""
+    empty = {**labelled[0], "cls": torch.empty(0, 1), "bboxes": torch.empty(0, 4), "batch_idx": torch.empty(0)}
+    assert 0 < detection_loss(net, empty).item() < float("inf")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("criterion", [None, "one of its own"])
+def test_the_detector_is_as_it_was(net, labelled, criterion, fails):
+    stored = {"box": 2.0}
+    net.args, net.criterion = stored, criterion
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    if fails:
+        with pytest.raises(KeyError):
+            detection_loss(net, {"img": labelled[0]["img"]})
+    else:
+        detection_loss(net, labelled[0]).backward()
+    assert net.args is stored and stored == {"box": 2.0} and net.criterion is criterion
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert not net.training and net.model[-1].nc == CLASSES

@@ -1,9 +1,10 @@
-"""The two scripts that prepare data: labels agree with pixels, and no folder is ever half-written."""
+"""Scripts: labels agree with pixels, no folder is ever half-written, and a benchmark measures what it says."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+
+pytest_plugins = ["tiny"]
 
 
 def script(name: str) -> ModuleType:
@@ -25,6 +28,7 @@ def script(name: str) -> ModuleType:
 
 
 make_shapes, voc_to_yolo = script("make_shapes"), script("voc_to_yolo")
+bench_reconstruct = script("bench_reconstruct")
 
 SMALL = {"train": 6, "val": 3, "test": 3, "imgsz": 64, "seed": 0}
 
@@ -458,7 +462,23 @@ def test_a_conversion_cut_short_leaves_nothing(
     assert not list((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize("module", [make_shapes, voc_to_yolo])
+# ---------------------------------------------------------------------------------------------------------------------
+# bench_reconstruct
+
+
+def test_the_benchmark_of_reconstruction(shapes: Path, original: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", original, "--data", shapes / "shapes.yaml", "--imgsz", "64", "--images", "5"]
+    bench_reconstruct.main([str(word) for word in words])
+    said = re.search(
+        r"^(\d+) layers refitted on 5 images at 64 px, \d+ threads: [\d.]+ s \([\d.]+ s of processors\), "
+        r"peak memory ([\d.]+) GiB$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
+    assert said and int(said[1]) > 5 and 0.05 < float(said[2]) < 100
+
+
+@pytest.mark.parametrize("module", [make_shapes, voc_to_yolo, bench_reconstruct])
 def test_help_teaches(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])

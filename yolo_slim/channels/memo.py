@@ -4,6 +4,8 @@ While layers are settled one after another, front to back, everything before the
 holds no NaN depends on nothing that waits (what waits answers NaN), so its output is final: it is kept for each batch,
 handed out instead of computed, and forgotten when nothing reads it any more. What is kept is bounded. Where something
 is missing after all, was forgotten too early or has been written to, the batch is computed from its beginning.
+
+Operators must pass NaN on. All that stand between a detector's convolutions do; a comparison or an index would not.
 """
 
 from __future__ import annotations
@@ -182,7 +184,7 @@ class Memo:
         own = {name: vars(m).get("forward") for name, m in self.modules.items()}
         in_place = [m for m in self.modules.values() if getattr(m, "inplace", False) is True]
         for name, forward in forwards.items():
-            self.modules[name].forward = forward  # type: ignore[method-assign]
+            vars(self.modules[name])["forward"] = forward  # setattr would search parameters and buffers first: slow
         for module in in_place:
             module.inplace = False
         try:
@@ -192,9 +194,9 @@ class Memo:
                 module.inplace = True
             for name, forward in own.items():
                 if forward is None:
-                    del self.modules[name].forward
+                    del vars(self.modules[name])["forward"]
                 else:
-                    self.modules[name].forward = forward  # type: ignore[method-assign]
+                    vars(self.modules[name])["forward"] = forward
 
 
 def _watched(out: Tensor, on_read: Callable[[], None]) -> Tensor:

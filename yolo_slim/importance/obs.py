@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.reconstruct import Moments, draw, patches
+from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows
 from yolo_slim.importance.evidence import Evidence
 
@@ -34,7 +35,7 @@ def obs(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """Added loss when a channel goes as the cheapest of those left, its readers refitted; one row a group.
 
     Raises:
-        SlimError: no labelled images.
+        SlimError: no labelled images, or numbers on them that are not finite.
     """
     readers = {name for group in trace.free for name in group.consumers if trace.convs[name].groups == 1}
     layers = _watch(detector, sorted(readers), evidence)
@@ -72,24 +73,34 @@ def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[st
 
     for name in names:
         twin.get_submodule(name).register_forward_hook(watch(name))
+    seen = False
     for batch in batches:
+        seen = True
         outputs.clear()
         with torch.enable_grad():
             gradients = torch.autograd.grad(loss(twin, batch), [out for _, out in outputs], allow_unused=True)
         for (name, out), gradient in zip(outputs, gradients, strict=True):
             if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
-                fisher[name] = fisher[name] + (gradient * len(out)).square().sum((0, 2, 3))
-    layers = {}
-    for name in names:
-        conv = detector.get_submodule(name)
-        covariance = moments[name].covariance()
-        damping = DAMPING * covariance.diagonal().mean().clamp(min=1e-12)
-        inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance)).to(covariance))
-        root = (torch.as_tensor(fisher[name]) / images[name] / 2).sqrt().double().expand(conv.out_channels)
-        layers[name] = _Layer(
-            conv.weight.detach().flatten(1).double() * root[:, None], inverse, conv.weight[0, 0].numel()
+                fisher[name] = fisher[name] + (gradient * len(out)).double().square().sum((0, 2, 3))
+    if not seen:
+        raise SlimError("prune.criterion=obs looks at the loss on labelled images: there are none")
+    return {
+        name: _layer(detector.get_submodule(name), moments[name], torch.as_tensor(fisher[name]) / images[name], name)
+        for name in names
+        if images[name]
+    }
+
+
+def _layer(conv: nn.Conv2d, inputs: Moments, fisher: Tensor, name: str) -> _Layer:
+    if not inputs.finite() or not torch.isfinite(fisher).all():
+        raise SlimError(
+            f"prune.criterion=obs: what {name} reads, or the gradient of the loss there, is not finite. "
+            "Are the images in [0, 1], and all weights of the detector finite?"
         )
-    return layers
+    covariance, weight = inputs.covariance(), conv.weight.detach().double()
+    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
+    weighted = weight.flatten(1) * (fisher.double() / 2).sqrt().reshape(-1, 1)
+    return _Layer(weighted, torch.linalg.inv(covariance), weight[0, 0].numel())
 
 
 @torch.no_grad()
@@ -117,7 +128,6 @@ def _eliminate(trace: Trace, group: Group, layers: dict[str, _Layer]) -> np.ndar
             pull = torch.linalg.solve(v[gone][:, gone], v[gone])  # [b, a]
             w -= w[:, gone] @ pull
             v -= v[:, gone] @ pull
-            v[gone, gone] = 1.0  # gone for good: no row, no column, nothing to divide by
         left = np.delete(left, at)
     return costs
 

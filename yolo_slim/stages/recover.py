@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable
 
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -46,6 +46,7 @@ def recover(
     Raises:
         SlimError: a recovery that looks at images, and there are none.
     """
+    slim = copy.deepcopy(slim)
     if kept.all() and not also:
         return slim
     how = recovery(chosen, images)
@@ -93,6 +94,7 @@ def _refit(
     chosen: Prune,
     images: Iterable[Tensor],
 ) -> nn.Module:
+    next(iter(images), None)  # reading them has a bar of its own: before this one
     columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -116,5 +118,5 @@ def _means(
         return input_means(detector, wiring, images)
     # with its scale at zero a removed channel is constant on any image
     first_conv = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    blank = torch.zeros(1, first_conv.in_channels, imgsz, imgsz)
+    blank = first_conv.weight.new_zeros(1, first_conv.in_channels, imgsz, imgsz)
     return input_means(silenced(detector, wiring, kept), wiring, [blank])

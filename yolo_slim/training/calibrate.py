@@ -87,15 +87,14 @@ def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:
 
 def detection_loss(detector: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Ultralytics' training loss of one labelled batch, a mean over its images."""
-    stored = detector.args
-    detector.args = get_cfg(
-        overrides=stored if isinstance(stored, dict) else vars(stored)
-    )  # the loss reads gains there
+    args, criterion = detector.args, getattr(detector, "criterion", None)
+    # The loss reads its gains there; a criterion made before may hold others.
+    detector.args = get_cfg(overrides=args if isinstance(args, dict) else vars(args))
     detector.criterion = None
     try:
         return detector.loss(batch)[0].sum() / len(batch["img"])
     finally:
-        detector.args, detector.criterion = stored, None
+        detector.args, detector.criterion = args, criterion
 
 
 def dataset_info(data: str) -> dict:
