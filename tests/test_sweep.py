@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -527,3 +528,28 @@ def test_a_process_that_is_killed_is_told_of(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SlimError, match=r"was killed.*sweep\.workers=1"):
         list(executors.make_all(["die", "a"], executors.in_processes(1, tmp_path / "log")))
     assert not [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        pytest.param("10.0.0.1:6379", r"10\.0\.0\.1:6379.*ray status.*token", id="a cluster that does not answer"),
+        pytest.param(None, r"this machine.*sweep\.executor=processes", id="one that does not come up here"),
+    ],
+)
+def test_ray_that_cannot_be_used_is_told_of(address: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    class Ray(ModuleType):
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **settings: object) -> None:
+            assert settings["address"] == (address or "local")
+            raise RuntimeError("timed out.")
+
+    with (
+        pytest.raises(SlimError, match=rf"cannot use Ray at {said}"),
+        executors.on_ray(Ray("ray"), 2, 1, address),
+    ):
+        pass

@@ -113,7 +113,7 @@ def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> 
     """Tasks on a running cluster, as many at a time as it has room for, or on one of `workers` started here.
 
     Raises:
-        SlimError: no cluster answers at the address.
+        SlimError: no cluster answers at the address, or none can be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here goes online
     address = address or os.environ.get("RAY_ADDRESS")
@@ -122,11 +122,14 @@ def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> 
     try:
         if ours:
             ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as e:
-        raise SlimError(
-            f"no Ray cluster can be used at {address or 'this machine'}: {e}. Is it running (`ray status`), and if it "
-            "asks for a token, does this shell have it (Ray's documentation: token authentication)?"
-        ) from e
+    except Exception as e:  # Ray raises bare ones, as when its processes are not up within 30 s
+        hint = (
+            "Is it running (`ray status`), and if it asks for a token, does this shell have it (Ray's documentation: "
+            "token authentication)?"
+            if address
+            else "Is the machine very busy? sweep.executor=processes does without Ray"
+        )
+        raise SlimError(f"cannot use Ray at {address or 'this machine'}: {e} {hint}") from e
     try:
         task = ray.remote(num_cpus=threads, max_retries=0)(work)
         yield lambda points: [task.remote(point).future() for point in points]
