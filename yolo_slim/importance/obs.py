@@ -55,7 +55,9 @@ class _Layer:
 
 def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[str, _Layer]:
     batches, loss = evidence.need_batches("obs")
-    twin = copy.deepcopy(detector).eval().float().requires_grad_(True)
+    twin = copy.deepcopy(detector).eval().requires_grad_(True)
+    if next(twin.parameters()).itemsize < 4:
+        twin.float()
     moments = {name: Moments() for name in names}
     fisher: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
     images: dict[str, int] = dict.fromkeys(names, 0)
@@ -106,30 +108,33 @@ def _layer(conv: nn.Conv2d, inputs: Moments, fisher: Tensor, name: str) -> _Laye
 @torch.no_grad()
 def _eliminate(trace: Trace, group: Group, layers: dict[str, _Layer]) -> np.ndarray:
     """Remove the group's channels one by one, always the cheapest: (n,) what each cost, never falling."""
-    weights, inverses, slots = [], [], []
-    for name in group.consumers:
-        if name not in layers:
-            continue
-        layer, inputs = layers[name], trace.convs[name].inputs
-        weights.append(layer.weight.clone())
-        inverses.append(layer.inverse.clone())
-        channel = [np.flatnonzero(inputs == c) for c in group.channels]  # [n, times it occurs]
-        inside = np.arange(layer.kernel)
-        slots.append(torch.as_tensor(np.array([(at[:, None] * layer.kernel + inside).ravel() for at in channel])))
+    readers = [_of_group(layers[n], trace.convs[n].inputs, group) for n in group.consumers if n in layers]
     costs, dearest = np.zeros(group.size), 0.0
     left = np.arange(group.size)
     while len(left):
-        price = sum(_prices(w, v, s[left]) for w, v, s in zip(weights, inverses, slots, strict=True))
+        price = sum(_prices(weight, inverse, slots[left]) for weight, inverse, slots in readers)
         at = int(price.argmin())
-        dearest = max(dearest, float(price[at]))
+        dearest = max(float(np.nextafter(dearest, np.inf)), float(price[at]))  # rising, so that the order can be read
         costs[left[at]] = dearest
-        for w, v, s in zip(weights, inverses, slots, strict=True):
-            gone = s[left[at]]
-            pull = torch.linalg.solve(v[gone][:, gone], v[gone])  # [b, a]
-            w -= w[:, gone] @ pull
-            v -= v[:, gone] @ pull
+        for weight, inverse, slots in readers:
+            gone = slots[left[at]]
+            pull = torch.linalg.solve(inverse[gone][:, gone], inverse[gone])  # [b, a]
+            weight.addmm_(weight[:, gone], pull, alpha=-1)
+            inverse.addmm_(inverse[:, gone], pull, alpha=-1)
         left = np.delete(left, at)
     return costs
+
+
+def _of_group(layer: _Layer, inputs: np.ndarray, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a reader what concerns the group: weights (Co, a), inverse (a, a), slots of each channel in these (n, b).
+
+    Inputs of other groups have had their say when the covariance was inverted: they only ever lend, and never go.
+    """
+    inside = np.arange(layer.kernel)
+    at = [(np.flatnonzero(inputs == c)[:, None] * layer.kernel + inside).ravel() for c in group.channels]
+    mine = torch.as_tensor(np.concatenate(at))
+    slots = torch.arange(len(mine)).reshape(group.size, -1)
+    return layer.weight[:, mine].clone(), layer.inverse[mine][:, mine].clone(), slots
 
 
 def _prices(weight: Tensor, inverse: Tensor, slots: Tensor) -> Tensor:

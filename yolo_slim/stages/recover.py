@@ -27,7 +27,7 @@ def recover(
     original: nn.Module | None = None,
     also: Collection[str] = (),
 ) -> nn.Module:
-    """A copy of `slim` that has been given back what can be given back without training.
+    """`slim`, or a copy of it that has been given back what can be given back without training.
 
     Least squares contains absorption (the intercept) and fits each layer to statistics that batch norm already holds:
     after it, neither absorption nor, unless asked for, recalibration follows.
@@ -46,13 +46,14 @@ def recover(
     Raises:
         SlimError: a recovery that looks at images, and there are none.
     """
-    slim = copy.deepcopy(slim)
     if kept.all() and not also:
         return slim
     how = recovery(chosen, images)
     if how == "lstsq":
         slim = _refit(slim, original or detector, wiring, kept, also, chosen, images)
-    elif how != "none" and not kept.all():
+    elif how == "none" or kept.all():
+        slim = copy.deepcopy(slim)
+    else:
         slim = absorb(slim, detector, wiring, kept, _means(how, detector, wiring, kept, imgsz, images))
     n = chosen.recalibrate if chosen.recalibrate is not None else 0 if how == "lstsq" else chosen.calib_images
     if images and n:
