@@ -23,6 +23,10 @@ from yolo_slim.stages.prune import cut_to_plan, prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training.trainer import SlimTrainer
 
+RECIPE = ("sparse_train.epochs=15", "sparse_train.strength=0.3", "prune.criterion=bn_scale", "prune.scope=layer",
+          "prune.reconstruct=none", "prune.recalibrate=200")  # fmt: skip
+"""Network slimming as it is usually done: sparse training, scales, constants absorbed, batch norm recalibrated."""
+
 ROWS = {  # key -> what the row is called
     "original": "original",
     "longer": "original, trained on for as many epochs as all stages together",
@@ -57,7 +61,7 @@ def main() -> None:
 
 def make(args: argparse.Namespace, rows: dict, store: Path) -> None:
     """Every row, in an order in which later ones build on earlier ones."""
-    common = [f"model={args.model}", f"data={args.data}", f"device={args.device}", f"runs={args.runs}"]
+    common = [f"model={args.model}", f"data={args.data}", f"device={args.device}", f"runs={args.runs}", *RECIPE]
 
     def config(name: str, *words: str) -> Config:
         return read_config(args.config, [*common, f"name=bench_bccd_{name}", *words])

@@ -74,11 +74,13 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
 def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Round], str | None]:
     """The rounds, and why they ended early; the last one is then the one that fell too far."""
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
-    before = trace(checkpoint.load(start), config.imgsz)
+    before, whole_mb = trace(checkpoint.load(start), config.imgsz), start.stat().st_size / 1e6
     rounds: list[Round] = []
     for k in range(1, chosen.rounds + 1):
         weights = _weights(config, rounds[-1]) if rounds else start
-        rounds.append(_round(config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds))
+        rounds.append(
+            _round(config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds, whole_mb)
+        )
         drop = whole - rounds[-1].map50_95 if rounds[-1].tuned else 0.0
         if limit is not None and drop > limit + SLACK:
             said = (
@@ -94,9 +96,10 @@ def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Roun
     return rounds, None
 
 
-def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Round]) -> Round:
+def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Round], whole_mb: float) -> Round:
     chosen, iterations = config.prune, config.prune.iterations
-    asked, settings = _asked(chosen, k / iterations.rounds, earlier[-1].cut.details["achieved"] if earlier else {})
+    achieved = earlier[-1].cut.details["achieved"] if earlier else {}
+    asked, settings = _asked(chosen, k / iterations.rounds, achieved, whole_mb)
     cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start=start, split=SPLIT)
     tuned = None
     if k < iterations.rounds:
@@ -105,17 +108,23 @@ def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Ro
     return Round(asked, cut, tuned)
 
 
-def _asked(chosen: Prune, done: float, achieved: dict[str, float]) -> tuple[dict[str, float], Prune]:
-    """What is to be left when this share of the rounds is done, and the settings that ask for it."""
+def _asked(
+    chosen: Prune, done: float, achieved: dict[str, float], whole_mb: float = 1.0
+) -> tuple[dict[str, float], Prune]:
+    """What is to be left when this share of the rounds is done, and the settings that ask for it.
+
+    Schedules are of shares: `size_mb` is one of `whole_mb`, the megabytes of the checkpoint before the first round.
+    """
 
     def keep(share: float) -> float:
-        return SCHEDULES[chosen.iterations.schedule](share, done)
+        return SCHEDULES[chosen.iterations.schedule](min(share, 1.0), done)
 
-    asked = {key: keep(v) for key, v in (chosen.target.model_dump(exclude_none=True) if chosen.target else {}).items()}
+    target = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
+    asked = {key: whole_mb * keep(v / whole_mb) if key == "size_mb" else keep(v) for key, v in target.items()}
     if chosen.ratio is not None:
         asked["channels"] = keep(1 - chosen.ratio)
     # A round that overshot may have done the next one's work: then that one cuts nothing, and nothing comes back.
-    least = {key: min(share, achieved.get(key, 1.0)) for key, share in asked.items()}
+    least = {key: min(share, achieved.get(key, share)) for key, share in asked.items()}
     update: dict[str, Any] = {"layers": {pattern: 1 - keep(1 - share) for pattern, share in chosen.layers.items()}}
     if chosen.target:
         update["target"] = chosen.target.model_copy(update=least)

@@ -21,8 +21,10 @@ from yolo_slim.stages.original import original
 
 def sparse_train(config: Config) -> Record:
     """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales, epoch by epoch), and plan.json in modes that choose."""
-    start = original(config).output(config.folder / "original")
     chosen = config.sparse_train
+    if not chosen.epochs:
+        raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
+    start = original(config).output(config.folder / "original")
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
     if chosen.mode in PLANNED:
         settings["prune"] = decisive(config)
