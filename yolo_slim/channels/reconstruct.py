@@ -185,7 +185,7 @@ def _ready(memos: tuple[Memo, Memo], batch: Tensor, waiting: set[str]) -> list[s
     """
     slim, full = ([name for name, _ in memo.probe(0, batch, waiting)] for memo in memos)
     calls = memos[1].calls
-    waiting &= calls.keys()
+    waiting.intersection_update(calls)
     if slim != full or (waiting and not full):
         raise _not_finite(sorted(waiting)[0])
     return [name for name in full if full.count(name) == calls[name]] or full
