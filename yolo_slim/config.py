@@ -44,8 +44,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 RECOVERIES: dict[str, dict[str, Any]] = {
     "none": {"reconstruct": "none", "absorb": "none", "recalibrate": 0},
     "absorb": {"reconstruct": "none", "absorb": "measured", "recalibrate": 0},
-    "recalibrate": {"reconstruct": "none", "absorb": "measured", "recalibrate": None},
-    "reconstruct": {"reconstruct": "lstsq", "recalibrate": None},
+    "recalibrate": {"reconstruct": "none", "absorb": "measured"},
+    "reconstruct": {"reconstruct": "lstsq", "recalibrate": 0},
 }
 """What a sweep calls a recovery: settings of the `prune:` section that it puts over the user's own."""
 

@@ -86,7 +86,8 @@ def grid(config: Config, weights: Path) -> list[Point]:
 def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Prune:
     """The `prune:` section of a point."""
     target = (prune.target or Target()).model_copy(update={"flops": share})
-    replaced = {"criterion": criterion, "ratio": None, "target": target, **RECOVERIES[recovery]}
+    images = prune.recalibrate or None  # who prunes without recalibration may still ask what it would bring
+    replaced = {"criterion": criterion, "ratio": None, "target": target, "recalibrate": images, **RECOVERIES[recovery]}
     return prune.model_copy(update=replaced)
 
 
