@@ -353,7 +353,7 @@ def typed(model: Path, data: Path, folder: Path) -> list[str]:
     return ["sweep", *(f"{key}={value}" for key, value in settings.items())]
 
 
-KEYS = {f"{criterion}-x{share}-recalibrate" for criterion in ("l1", "random") for share in (0.8, 0.6)}
+KEYS = {f"{criterion}-x{share}-reconstruct" for criterion in ("l1", "random") for share in (0.8, 0.6)}
 PATIENCE = 600.0  # seconds until a moment that does not come is given up
 
 
@@ -437,7 +437,7 @@ def test_a_point_that_cannot_be_made_is_a_row_with_its_reason(story: dict[str, A
     ]
     assert [r["error"] is None for r in rows] == [True, True, False] * 2
     assert "the target cannot be met" in rows[2]["error"]
-    assert "l1 (recalibrate) at FLOPs ×0.01: the target cannot be met" in answer.out
+    assert "l1 (reconstruct) at FLOPs ×0.01: the target cannot be met" in answer.out
     for r in (r for r in rows if r["error"] is None):
         assert r["flops_asked"] - 0.15 < r["flops_achieved"] <= r["flops_asked"]
         assert 0 <= r["map50_95"] <= r["map50"] <= 1
