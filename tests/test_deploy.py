@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yolo_slim import checkpoint, record
 from yolo_slim.deploy import compare_onnx, export_onnx
 from yolo_slim.errors import SlimError
-from yolo_slim.training.calibrate import images
+from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
 
@@ -29,7 +29,7 @@ def exported(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def batches(data: Path) -> list[Tensor]:
-    return list(images(str(data), PX, 3, split="val", batch=1))
+    return list(Batches(str(data), PX, 3, split="val", batch=1))
 
 
 def test_only_the_file_is_written(exported: Path, slim: Path) -> None:
