@@ -136,6 +136,13 @@ def test_every_stage_starts_from_the_one_before(whole, stage, inputs):
     assert used == set(written)
 
 
+@pytest.mark.parametrize(("stage", "rate"), [("original", 0.1), ("sparse", 0.0), ("finetuned", 0.0)])
+def test_only_biases_of_an_untrained_detector_start_fast(whole, stage, rate):
+    """Ultralytics' default for them undoes a trained detector in its first epoch."""
+    arguments = yaml.safe_load((whole.folder / stage / "train" / "args.yaml").read_text())
+    assert arguments["warmup_bias_lr"] == rate
+
+
 @pytest.mark.parametrize("stage", ROWS)
 def test_metrics_bear_the_names_of_the_report(whole, stage):
     metrics = whole.record(stage).metrics

@@ -150,8 +150,12 @@ def train_in(
     return last.parent
 
 
-def train_arguments(config: Config, epochs: int, train: dict[str, Any]) -> dict[str, Any]:
-    """Ultralytics' arguments for a training stage: ours, then whatever its `train:` section says."""
+def train_arguments(config: Config, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
+    """Ultralytics' arguments for a training stage: ours, then whatever its `train:` section says.
+
+    Biases of a trained detector warm up from 0 as everything else does. Ultralytics' default lets them start at a
+    learning rate of 0.1: with AdamW it took a recovered cut from mAP50-95 .58 to .23 in its first epoch (BCCD).
+    """
     if not config.data:
         raise SlimError("training needs a data set: data=path/to/data.yaml")
     return {
@@ -160,6 +164,7 @@ def train_arguments(config: Config, epochs: int, train: dict[str, Any]) -> dict[
         "imgsz": config.imgsz,
         "device": config.device,
         "seed": config.seed,
+        **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
 

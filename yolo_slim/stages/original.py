@@ -35,7 +35,7 @@ def original(config: Config) -> Record:
 
 def _train(config: Config, folder: Path, settings: dict) -> object:
     checkpoint.build(config.model)  # a clear message before anything is written
-    arguments = train_arguments(config, config.original.epochs, config.original.train)
+    arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=True)
     weights = train_in(folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments)
     return checkpoint.load(weights / "best.pt")
 
