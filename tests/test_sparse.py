@@ -278,7 +278,7 @@ def test_subgradient_waits_while_the_learning_rate_is_zero():
 
 
 def test_the_average_follows_the_live_scales_and_is_not_shrunk_again(tmp_path, data, start):
-    path, old = [], 2000  # updates so far: a young average would follow at once
+    path, old = [], 20  # updates so far: a young average would follow at once
 
     class Following(Loose):
         def _setup_train(self) -> None:
@@ -291,8 +291,8 @@ def test_the_average_follows_the_live_scales_and_is_not_shrunk_again(tmp_path, d
 
     trainer = fit(Following, start, tmp_path, data, epochs=2, files=pull(), **QUICK)
     average = 1.0
-    for updates, now in enumerate(path, start=old + 1):  # ModelEMA
-        decay = 0.9999 * (1 - math.exp(-updates / 2000))
+    for updates, now in enumerate(path, start=old + 1):
+        decay = SlimTrainer.decay(updates)
         average = decay * average + (1 - decay) * now
     averaged = trainer.ema.ema.state_dict()[LOOSE[0]].mean().item()
     assert averaged == pytest.approx(average, abs=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -214,6 +215,51 @@ def test_resume_goes_on_from_the_live_weights(tmp_path, data, slim):
     assert any(not torch.equal(v, average[k]) for k, v in at_start["live"].items())
     # The average is stored in fp16
     assert all(torch.allclose(v.float(), at_kill["ema"][k].float(), rtol=1e-3, atol=1e-3) for k, v in average.items())
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        pytest.param(1, 0.0, id="the first update forgets what training began from"),
+        pytest.param(2, 1 - 4 / 5, id="by hand"),
+        pytest.param(37, 0.9, id="by hand, later"),
+        pytest.param(10**6, 0.9999, id="Ultralytics' bound"),
+    ],
+)
+def test_decay_of_the_average(updates, expected):
+    assert SlimTrainer.decay(updates) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [40, 400])
+def test_two_thirds_of_the_average_come_from_the_last_quarter(steps):
+    """However long the training is."""
+    share = np.zeros(steps)
+    for step in range(steps):
+        share *= SlimTrainer.decay(step + 1)
+        share[step] = 1 - share.sum()
+    assert share.sum() == pytest.approx(1) and share[-steps // 4 :].sum() == pytest.approx(1 - 0.75**4, abs=0.02)
+
+
+def test_the_average_is_that_of_the_weights_there_have_been(tmp_path, data, slim):
+    path, updates, name = [], [], "model.0.conv.weight"
+
+    class Noted(SlimTrainer):
+        def optimizer_step(self) -> None:
+            super().optimizer_step()
+            path.append(live(self)[name].clone())
+            updates.append(self.ema.updates)
+
+    with pytest.raises(Killed):
+        fit(killed_after(Noted, 1), slim, tmp_path, data, epochs=2, val=False)
+    before = len(path)
+    trainer = fit(Noted, slim, tmp_path, data, epochs=2, resume=True, val=False)
+    assert 1 < before < len(path) and updates == list(range(1, len(path) + 1))
+    average = torch.zeros(())
+    for n, now in enumerate(path, start=1):
+        average = SlimTrainer.decay(n) * average + (1 - SlimTrainer.decay(n)) * now
+    # stored in fp16 at the kill
+    assert torch.allclose(trainer.ema.ema.state_dict()[name], average, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(path[-1], average, rtol=1e-3, atol=1e-3)
 
 
 def test_the_average_after_a_resume_is_the_stored_one_not_the_live_one(tmp_path, data, slim):

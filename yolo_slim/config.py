@@ -108,7 +108,7 @@ class SparseTrain(TrainSection):
     every: int = Field(1, ge=1, description="soft: epochs between two zeroings")
     polarization_t: float = Field(1.2, ge=0, le=2, description="polarization: t; a share of 1/2 - t/4 is let stay")
     weights: Literal["live", "average"] = Field(
-        "live", description="what goes to the pruner: the weights themselves or Ultralytics' moving average of them"
+        "live", description="what goes to the pruner: the weights themselves or the moving average of them"
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 The stock trainer rebuilds the network from its YAML, at full width, and copies what fits. This one keeps the module.
 It also keeps the live weights beside their average in `last.pt`, so that a resumed run goes on from where it was (the
-stock one goes on from the fp16 average), and writes checkpoints whole or not at all.
+stock one goes on from the fp16 average), averages over a fair part of a short training as well, and writes checkpoints
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class SlimTrainer(DetectionTrainer):
         super()._load_checkpoint_state(ckpt)
         if ckpt.get("live"):
             unwrap_model(self.model).load_state_dict(ckpt["live"])
+        self._average_fairly()
 
     def _setup_train(self) -> None:
         if self.device.type == "cpu":
@@ -73,6 +75,21 @@ class SlimTrainer(DetectionTrainer):
         # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
         with patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda):
             super()._setup_train()
+        self._average_fairly()
+
+    def _average_fairly(self) -> None:
+        """Let the average of the weights follow `decay`; also when Ultralytics makes a new one after a NaN."""
+        if self.ema:
+            self.ema.decay = self.decay
+
+    @staticmethod
+    def decay(updates: int) -> float:
+        """How much of the average stays at an update: two thirds of it come from the last quarter of all updates so far.
+
+        Polynomial-decay averaging: Shamir & Zhang, ICML 2013, arXiv:1212.1824, section 4, with eta = 3. Ultralytics' own
+        0.9999 (1 - exp(-n / 2000)) is made for long trainings: after 260 updates it spans eight. The bound is the same.
+        """
+        return min(1 - 4 / (updates + 3), 0.9999)
 
     def extra_state(self) -> dict[str, Any]:
         """What a subclass must find again when training resumes; plain values and tensors."""
