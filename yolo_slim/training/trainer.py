@@ -84,10 +84,10 @@ class SlimTrainer(DetectionTrainer):
 
     @staticmethod
     def decay(updates: int) -> float:
-        """How much of the average stays at an update: two thirds of it come from the last quarter of all updates so far.
+        """How much of the average stays at an update: two thirds of it come from the last quarter of the updates.
 
-        Polynomial-decay averaging: Shamir & Zhang, ICML 2013, arXiv:1212.1824, section 4, with eta = 3. Ultralytics' own
-        0.9999 (1 - exp(-n / 2000)) is made for long trainings: after 260 updates it spans eight. The bound is the same.
+        Polynomial-decay averaging: Shamir & Zhang, ICML 2013, arXiv:1212.1824, section 4, with eta = 3. Ultralytics'
+        0.9999 (1 - exp(-n / 2000)) is made for long trainings: after 260 updates it spans eight. Its bound holds here.
         """
         return min(1 - 4 / (updates + 3), 0.9999)
 
