@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -61,6 +62,7 @@ class Recipe:
     landing: tuple[str, ...] = ()
     before: float = 0.0
     trained: bool = True
+    stock: bool = False  # Ultralytics' own warm-up of biases and average of weights
 
 
 RECIPES = {
@@ -72,6 +74,7 @@ RECIPES = {
     "tp_groupnorm": Recipe("Torch-Pruning, GroupNormPruner, global", "tp", ("groupnorm_max", "global")),
     "random": Recipe("random channels, our recovery", "slim", ("prune.criterion=random", "prune.scope=layer"),
                      RECOVERY),
+    "ours_stock": Recipe("ours, Ultralytics' own warm-up and average", "slim", OURS, RECOVERY, stock=True),
     "longer": Recipe("original, trained on", "whole"),
     "scratch_e": Recipe("ours from scratch, as many epochs (Scratch-E)", "scratch", OURS, RECOVERY),
     "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
@@ -85,6 +88,15 @@ RECIPES = {
 
 
 OURS_IN_THE_END, WHOLE = ("ours", "ours_landing"), ("original", "longer")
+
+
+class StockTrainer(SlimTrainer):
+    """SlimTrainer with Ultralytics' own average of the weights (ModelEMA's defaults)."""
+
+    @staticmethod
+    def decay(updates: int) -> float:
+        """How much of the average stays at an update."""
+        return 0.9999 * (1 - math.exp(-updates / 2000))
 
 
 @dataclass(frozen=True)
@@ -279,8 +291,9 @@ def make_trained(job: Job) -> dict[str, Any]:
     config, start = job.config(), job.folder / "start.pt"
     if not epochs:
         return {**begun, "epochs": _before(job)}
-    arguments = train_arguments(config, epochs, TRAIN)
-    trained = train_in(job.folder, SlimTrainer, start, settings={}, inputs=[start], extra={}, arguments=arguments)
+    trainer_class, changed = (StockTrainer, {"warmup_bias_lr": 0.1}) if job.spec.stock else (SlimTrainer, {})
+    arguments = train_arguments(config, epochs, {**TRAIN, **changed})
+    trained = train_in(job.folder, trainer_class, start, settings={}, inputs=[start], extra={}, arguments=arguments)
     weights = checkpoint.save(checkpoint.load(trained / "best.pt"), job.folder / "trained.pt")
     return {**measured(config, weights), "epochs": _before(job) + epochs}
 
