@@ -35,9 +35,9 @@ def landed_plan(config: Config) -> Path | None:
         return None
     if done.settings["mode"] != mode:
         raise SlimError(
-            f"{folder} was trained with sparse_train.mode={done.settings['mode']}, and leaves no plan that {mode} would "
-            "follow: run `yolo-slim sparse-train` with this configuration first, give the mode that it was trained "
-            "with, or prune the original: sparse_train.epochs=0"
+            f"{folder} was trained with sparse_train.mode={done.settings['mode']}, and leaves no plan that {mode} "
+            "would follow: run `yolo-slim sparse-train` with this configuration first, give the mode that it was "
+            "trained with, or prune the original: sparse_train.epochs=0"
         )
     then, now = done.settings["prune"], decisive(config)
     changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
