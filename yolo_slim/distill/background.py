@@ -25,7 +25,7 @@ class Background(nn.Module):
         threshold: background is where all of the teacher's probabilities are lower.
     """
 
-    weight = 100.0
+    weight = 30.0
 
     def __init__(
         self, pair: Pair, *, temperature: float = 1.0, background: float = 1.5, threshold: float = 0.25

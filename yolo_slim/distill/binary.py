@@ -21,7 +21,7 @@ class Binary(nn.Module):
         temperature: T.
     """
 
-    weight = 1.0
+    weight = 2.0
 
     def __init__(self, pair: Pair, *, temperature: float = 1.0) -> None:
         super().__init__()

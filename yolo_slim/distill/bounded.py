@@ -22,7 +22,7 @@ class Bounded(nn.Module):
         margin: in strides squared; above 0 the student should do better than the teacher.
     """
 
-    weight = 0.1
+    weight = 0.5  # the paper's nu
 
     def __init__(self, pair: Pair, *, margin: float = 0.0) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class Mgd(nn.Module):
         masked: share of positions that the generator does not see; others are drawn for each batch.
     """
 
-    weight = 1.0
+    weight = 10.0
 
     def __init__(
         self, pair: Pair, *, adapter: bool | None = None, normalize: bool = True, masked: float = 0.65

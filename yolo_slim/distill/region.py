@@ -26,7 +26,7 @@ class Region(nn.Module):
         overlap: IoU beyond which the teacher's less sure box of a class goes.
     """
 
-    weight = 1.0
+    weight = 3.0
 
     def __init__(
         self,
