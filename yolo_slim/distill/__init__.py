@@ -25,7 +25,6 @@ from yolo_slim.distill.fsp import Fsp
 from yolo_slim.distill.hint import Hint
 from yolo_slim.distill.ld import Ld
 from yolo_slim.distill.mgd import Mgd
-from yolo_slim.distill.mimic import Mimic
 from yolo_slim.distill.pkd import Pkd
 from yolo_slim.distill.region import Region
 from yolo_slim.distill.scored import Scored
@@ -57,4 +56,4 @@ OUTPUTS: dict[str, type[nn.Module]] = {
 
 LOSSES: dict[str, type[nn.Module]] = {**FEATURES, **OUTPUTS}
 
-__all__ = ["FEATURES", "LOSSES", "OUTPUTS", "Mimic", "Pair", "Scene", "View"]
+__all__ = ["FEATURES", "LOSSES", "OUTPUTS", "Pair", "Scene", "View"]

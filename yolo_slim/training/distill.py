@@ -122,7 +122,7 @@ class DistillTrainer(SlimTrainer):
             self.taps.close()
 
     def strength(self) -> float:
-        """What all weights are multiplied by in this batch: rises to 1 over the ramp; 0 in the last epochs, if asked."""
+        """What all weights are multiplied by in this batch: rises over the ramp; 0 in the last epochs, if asked."""
         if self.epoch >= self.epochs - self.settings["stop_before"]:
             return 0.0
         ramp = self.settings["ramp_epochs"]
