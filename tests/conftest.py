@@ -1,4 +1,4 @@
-"""One thread, no network: set before Ultralytics is imported."""
+"""One thread, no network: set before Ultralytics is imported. The longest first, so that no process ends alone."""
 
 import os
 
@@ -7,3 +7,10 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 import torch
 
 torch.set_num_threads(1)
+
+LONG = ("test_sweep", "test_kill", "test_rounds", "test_pipeline")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files that start processes of their own go first."""
+    items.sort(key=lambda item: not item.path.stem.startswith(LONG))

@@ -731,8 +731,8 @@ def test_a_saved_cut_replays(shallow, loaded):
     for name, parameter in replayed.named_parameters():
         if "conv.weight" in name:
             assert torch.equal(parameter.half(), stored.get_parameter(name).half())
-    written = stored.yaml["slim"]["cuts"][0]
-    assert written == {n: k for n, k in kept.items() if len(k) < len(trace(loaded, PX).convs[n].outputs)}
+    written, convs = stored.yaml["slim"]["cuts"][0], trace(loaded, PX).convs
+    assert written == {n: k for n, k in kept.items() if len(k) < len(convs[n].outputs)}
 
 
 def maps_of(net, names, image):

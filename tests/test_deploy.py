@@ -73,12 +73,18 @@ def test_another_file_is_noticed(
     assert not compare_onnx(checkpoint.load(slim), tmp_path / "other.onnx", batches) <= AGREES
 
 
-def test_the_worst_image_counts(exported: Path, slim: Path, batches: list[Tensor]) -> None:
-    other = checkpoint.load(slim)
-    with torch.no_grad():
-        last(other, "cv3").weight.mul_(1.1)
+@torch.no_grad()
+def test_the_worst_image_counts(slim: Path, batches: list[Tensor], tmp_path: Path) -> None:
+    """With norms that follow the images: those of the untrained detector let hardly anything of them through."""
+    detector = checkpoint.load(slim).train()
+    for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    detector(torch.cat(batches))
+    seeing = checkpoint.save(detector.eval(), tmp_path / "seeing.pt")
+    exported, other = export_onnx(seeing, tmp_path / "seeing.onnx", PX), checkpoint.load(seeing)
+    last(other, "cv3").weight.mul_(1.1)
     alone = [compare_onnx(other, exported, [image]) for image in batches]
-    assert compare_onnx(other, exported, batches) == max(alone) > min(alone)
+    assert compare_onnx(other, exported, batches) == max(alone) > 1.01 * min(alone)
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxslim"])

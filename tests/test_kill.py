@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
@@ -46,14 +45,11 @@ class Command:
         self.config = folder / "kill.yaml"
         self.config.write_text(yaml.safe_dump(settings))
 
-    def start(self) -> tuple[subprocess.Popen, Path]:
+    def start(self) -> tuple[BaseProcess, Path]:
         """The process and the file that its output goes to."""
         self.starts += 1
         log = self.folder / f"log{self.starts}.txt"
-        environment = {**os.environ, "YOLO_OFFLINE": "true", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "yolo_slim.cli", self.stage, str(self.config)]
-        with log.open("w") as out:
-            return subprocess.Popen(words, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, env=environment), log
+        return forked.start([self.stage, str(self.config)], self.folder, log), log
 
     def kill_when(self, moment: Callable[[str], bool]) -> str:
         """Start it, kill it as soon as `moment(its output)` has come, and return the output."""
@@ -61,22 +57,23 @@ class Command:
         deadline = time.monotonic() + PATIENCE
         try:
             while not moment(log.read_text()):
-                assert process.poll() is None, f"it ended before that moment:\n{log.read_text()[-3000:]}"
+                assert process.is_alive(), f"it ended before that moment:\n{log.read_text()[-3000:]}"
                 assert time.monotonic() < deadline, f"that moment did not come:\n{log.read_text()[-3000:]}"
                 time.sleep(0.005)
         finally:
             process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         return log.read_text()
 
     def to_the_end(self) -> str:
         """Run it through; its output."""
         process, log = self.start()
         try:
-            code = process.wait(PATIENCE)
+            process.join(PATIENCE)
         finally:
             process.kill()
-        assert code == 0, log.read_text()[-3000:]
+        assert process.exitcode == 0, log.read_text()[-3000:]
         return log.read_text()
 
     def done(self) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from networks import Act, detector, randomise_norms
+from networks import Act, randomise_norms
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -226,12 +226,10 @@ def evidence(data) -> Evidence:
     return Evidence(batches=Batches(str(data), 64, 8, batch=4, labelled=True), loss=detection_loss)
 
 
-def test_yolov5n(evidence: Evidence) -> None:
-    """Every free group has a finite price for each channel, the residual ones too; rising in order of removal."""
-    net = detector("yolov5n", nc=4)
-    net.args = {}  # as Ultralytics' loss needs it: its own defaults
-    found = trace(net, 64)
-    values = score(net, found, "obs", evidence=evidence)
+def test_every_free_group_has_prices(loaded: nn.Module, evidence: Evidence) -> None:
+    """A finite one for each channel, in residual groups too, by Ultralytics' own loss."""
+    found = trace(loaded, 64)
+    values = score(loaded, found, "obs", evidence=evidence)
     for group in found.groups:
         if group.reason is None:
             assert np.isfinite(values[group.name]).all() and (values[group.name] >= 0).all(), group.name

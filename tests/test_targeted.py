@@ -149,23 +149,27 @@ def test_nothing_fades_while_the_rate_warms_up(tmp_path, data, start):
     assert seen == [1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("trainer", [Targeted, Restless])
+LANDS = {Targeted: files(landing=0.6), Restless: files(landing=0.6, rechoose=1)}
+
+
+@pytest.fixture(scope="module", params=LANDS)
+def whole(request, tmp_path_factory, data, start):
+    """A landing that nobody interrupts."""
+    run = tmp_path_factory.mktemp("whole")
+    return fit(request.param, start, run, data, epochs=5, files=LANDS[request.param], **SAVED)
+
+
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_resumed_landing_goes_on(tmp_path, data, start, trainer, epoch):
+def test_a_resumed_landing_goes_on(tmp_path, data, start, whole, epoch):
     """Killed in the middle of the landing and after it; chosen anew or not: the same channels, as far."""
-
-    def kept(run, which, **more):
-        return fit(which, start, run, data, epochs=5, **SAVED, **more)
-
-    settings = files(landing=0.6, rechoose=1 if trainer is Restless else 0)
-    whole = kept(tmp_path / "whole", trainer, files=settings)
+    trainer = type(whole)
     with pytest.raises(Killed):
-        kept(tmp_path / "killed", killed_after(trainer, epoch), files=settings)
-    again = kept(tmp_path / "killed", trainer, resume=True)
+        fit(killed_after(trainer, epoch), start, tmp_path, data, epochs=5, files=LANDS[trainer], **SAVED)
+    again = fit(trainer, start, tmp_path, data, epochs=5, resume=True, **SAVED)
     for name in ("kept", "start", "factor"):
         assert np.array_equal(getattr(again.landing, name), getattr(whole.landing, name))
     assert quiet(again) == [True, True] and again.steps == whole.steps
-    rows = [[float(r["landed"]) for r in rows_of(tmp_path / run)] for run in ("whole", "killed")]
+    rows = [[float(r["landed"]) for r in rows_of(run)] for run in (whole.save_dir, tmp_path)]
     assert rows[0] == rows[1]
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 os.environ["YOLO_OFFLINE"] = "true"  # before Ultralytics is imported: it looks for a connection then
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +86,11 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder: relative path -> sha256. A folder that is not there has none."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def colours(picture: np.ndarray) -> int:
+    """How many a picture (H, W, 4) in [0, 1] has."""
+    return len(np.unique((picture * 255).round().astype(np.uint8).view(np.uint32)))
 
 
 def build(folder: Path, seed: int = 0) -> nn.Module:

@@ -134,18 +134,20 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
     groups = _group(convs, norms, reasons, count)
     if extra:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
-    blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs)
+    blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs, count)
     maps = {name: of_label[labels] for name, labels in draft.maps.items()}
     return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks, maps)
 
 
-def _blocks(branches: dict[str, Ints], convs: dict[str, Conv]) -> dict[str, Block]:
+def _blocks(branches: dict[str, Ints], convs: dict[str, Conv], count: int) -> dict[str, Block]:
     found = {}
     for name, channels in branches.items():
         below = tuple(c for c in convs if c.startswith(f"{name}."))
         channels = channels[channels != FIXED]
-        ends = tuple(c for c in below if np.isin(convs[c].outputs, channels).any())
-        readers = tuple(c for c in convs if c not in below and np.isin(convs[c].inputs, channels).any())
+        inside = np.zeros(count + 1, bool)  # the last one is that of FIXED
+        inside[channels] = True
+        ends = tuple(c for c in below if inside[convs[c].outputs].any())
+        readers = tuple(c for c in convs if c not in below and inside[convs[c].inputs].any())
         if below:
             found[name] = Block(name, below, ends, readers)
     return found

@@ -31,7 +31,7 @@ def shape_of(op: Any, args: tuple) -> Any:
     """
     if op in NORMS:
         _fits(op, args[1] is None or args[1].shape[0] == args[0].shape[1], args[0], args[1])
-        return torch.empty_like(args[0]), None, None
+        return _like(args[0]), None, None
     if op is aten.convolution and not args[6] and args[0].dim() == 4:
         image, weight, _, stride, padding, dilation, _, _, groups = args
         _fits(op, image.shape[1] == weight.shape[1] * groups, image, weight)
@@ -41,6 +41,8 @@ def shape_of(op: Any, args: tuple) -> Any:
         ]
         _fits(op, min(hw) > 0, image, weight)
         return torch.empty(image.shape[0], weight.shape[0], *hw, device="meta")
+    if op in SAME_SHAPE and args[0].is_meta:
+        return _like(args[0])
     if op in ARITHMETIC and any(isinstance(a, Tensor) and a.is_meta for a in args[:2]):
         dtype = torch.result_type(args[0], args[1])
         if op is aten.div and not dtype.is_floating_point:
@@ -61,6 +63,10 @@ def shape_of(op: Any, args: tuple) -> Any:
             shape[dim] = sum(p.shape[dim] for p in args[0])
         return torch.empty(shape, dtype=first.dtype, device="meta")
     return None
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _fits(op: Any, yes: bool, *operands: Tensor) -> None:
@@ -250,6 +256,7 @@ MOVED: dict[str, Callable[[tuple, dict], list[int]]] = {
 
 aten = torch.ops.aten
 NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm}
+SAME_SHAPE = {aten.silu, aten.relu, aten.leaky_relu}
 ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(NORMS, _batch_norm),

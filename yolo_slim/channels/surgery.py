@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,7 +41,7 @@ def cut(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
             for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
                 if tensor is not None:
                     sliced[id(tensor)] = _slice(tensor, stay)
-    slim = copy.deepcopy(detector, sliced)
+    slim = duplicate(detector, sliced)
     for name, attributes in shapes.items():
         for key, value in attributes.items():
             setattr(slim.get_submodule(name), key, value)
@@ -56,10 +57,25 @@ def _stay(slots: Ints, kept: np.ndarray) -> Ints:
     return np.flatnonzero((slots == FIXED) | kept[slots])
 
 
+def duplicate(detector: nn.Module, instead: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; `instead` says by its id what takes the place of an object.
+
+    A module is eleven empty dicts of hooks and little else: made anew, they take a third of the time of copying them.
+    """
+    memo = dict(instead or {})
+    for module in detector.modules():
+        memo.update((id(d), OrderedDict()) for d in vars(module).values() if type(d) is OrderedDict and not d)
+    return copy.deepcopy(detector, memo)
+
+
 def _slice(tensor: Tensor, out: Ints, into: Ints | None = None) -> Tensor:
-    value = tensor.detach()[torch.as_tensor(out, device=tensor.device)]
-    if into is not None and len(into) < value.shape[1]:
-        value = value[:, torch.as_tensor(into, device=tensor.device)]
+    if tensor.is_meta:  # there, indexing is slow Python
+        shape = [len(out), *tensor.shape[1:]] if into is None else [len(out), len(into), *tensor.shape[2:]]
+        value = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    else:
+        value = tensor.detach()[torch.as_tensor(out, device=tensor.device)]
+        if into is not None and len(into) < value.shape[1]:
+            value = value[:, torch.as_tensor(into, device=tensor.device)]
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
@@ -77,7 +93,7 @@ def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     Every activation a trace passes channels through has f(0) = 0, so the removed channels carry zeros wherever they
     go, and the cut detector must give the same output. Producers without a batch norm lose weight and bias instead.
     """
-    silent = copy.deepcopy(detector)
+    silent = duplicate(detector)
     with torch.no_grad():
         for norm in trace.norms.values():
             layer, gone = silent.get_submodule(norm.name), _gone(norm.channels, kept)

@@ -7,7 +7,6 @@ Each rule in `rules` is one operator of that sentence; no architecture is known 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.channels.groups import FIXED, Conv, Draft, Ints, Norm, Trace, form_groups, same_wiring
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
-from yolo_slim.channels.surgery import cut, tensors
+from yolo_slim.channels.surgery import cut, duplicate, tensors
 from yolo_slim.errors import SlimError
 
 
@@ -46,10 +45,11 @@ def _ghost(detector: nn.Module) -> nn.Module:
     """A copy of the detector on the meta device: all of its structure, none of its memory."""
     stand_ins: dict[int, Any] = {}
     for p in detector.parameters():
-        stand_ins[id(p)] = nn.Parameter(torch.empty_like(p, device="meta", dtype=torch.float32), requires_grad=False)
+        stand_ins[id(p)] = nn.Parameter(torch.empty(p.shape, device="meta"), requires_grad=False)
     for b in detector.buffers():
-        stand_ins[id(b)] = torch.empty_like(b, device="meta", dtype=torch.float32 if b.is_floating_point() else b.dtype)
-    return copy.deepcopy(detector, stand_ins)
+        dtype = torch.float32 if b.is_floating_point() else b.dtype
+        stand_ins[id(b)] = torch.empty(b.shape, device="meta", dtype=dtype)
+    return duplicate(detector, stand_ins)
 
 
 def _observe(ghost: nn.Module, hw: tuple[int, int]) -> Draft:

@@ -110,12 +110,15 @@ def _eliminate(trace: Trace, group: Group, layers: dict[str, _Layer]) -> np.ndar
     """Remove the group's channels one by one, always the cheapest: (n,) what each cost, never falling."""
     readers = [_of_group(layers[n], trace.convs[n].inputs, group) for n in group.consumers if n in layers]
     costs, dearest = np.zeros(group.size), 0.0
-    left = np.arange(group.size)
+    members = left = np.arange(group.size)  # channels in the matrices, and which of these are left
     while len(left):
+        if len(left) <= 0.8 * len(members):  # who has gone is only in the way: matrices shrink with the group
+            readers = [_only(weight, inverse, slots[left]) for weight, inverse, slots in readers]
+            members, left = members[left], np.arange(len(left))
         price = sum(_prices(weight, inverse, slots[left]) for weight, inverse, slots in readers)
         at = int(price.argmin())
         dearest = max(float(np.nextafter(dearest, np.inf)), float(price[at]))  # rising, so that the order can be read
-        costs[left[at]] = dearest
+        costs[members[left[at]]] = dearest
         for weight, inverse, slots in readers:
             gone = slots[left[at]]
             pull = torch.linalg.solve(inverse[gone][:, gone], inverse[gone])  # [b, a]
@@ -132,9 +135,13 @@ def _of_group(layer: _Layer, inputs: np.ndarray, group: Group) -> tuple[Tensor, 
     """
     inside = np.arange(layer.kernel)
     at = [(np.flatnonzero(inputs == c)[:, None] * layer.kernel + inside).ravel() for c in group.channels]
-    mine = torch.as_tensor(np.concatenate(at))
-    slots = torch.arange(len(mine)).reshape(group.size, -1)
-    return layer.weight[:, mine].clone(), layer.inverse[mine][:, mine].clone(), slots
+    return _only(layer.weight, layer.inverse, torch.as_tensor(np.stack(at)))
+
+
+def _only(weight: Tensor, inverse: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights and inverse at these slots (n, b) alone, and the slots numbered anew."""
+    mine = slots.flatten()
+    return weight[:, mine], inverse[mine][:, mine], torch.arange(len(mine)).reshape(slots.shape)
 
 
 def _prices(weight: Tensor, inverse: Tensor, slots: Tensor) -> Tensor:
