@@ -16,7 +16,7 @@ from yolo_slim.distill.fgfi import Fgfi, above
 from yolo_slim.distill.fsp import flow
 from yolo_slim.distill.match import Match, spread
 from yolo_slim.distill.positions import confidence_on
-from yolo_slim.distill.rois import confident_rois, home
+from yolo_slim.distill.rois import confident_rois, home, pool
 
 ROW = scene(size=(8, 32), strides=(8,))  # four positions side by side
 ONE = torch.tensor([[[[1.0, 2], [0, 1]], [[1, 0], [2, 1]]]])
@@ -125,6 +125,13 @@ def test_a_region_is_the_boxs_alone():
         for box in [(0, 0, 24, 64), (8, 8, 56, 56), (40, 0, 64, 64)]
     ]
     assert costs[0] == 0 and costs[2] == pytest.approx(0.5) and 0.15 < costs[1] < 0.35
+
+
+def test_pooling_reads_a_map_where_its_cells_are():
+    """Cells that hold their own middle, in strides of 8: a box of 16 to 40 pixels has its own at 3.5."""
+    middles = (torch.arange(8.0) + 0.5).expand(1, 1, 8, 8)
+    found = pool(middles, torch.tensor([[0, 16.0, 8, 40, 56]]), scene())
+    assert found.mean().item() == pytest.approx(3.5) and found.mT.mean(3)[0, 0, 0].item() == pytest.approx(2 + 3 / 14)
 
 
 @pytest.mark.parametrize(
