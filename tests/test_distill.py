@@ -295,7 +295,7 @@ def test_when_the_teacher_counts(tmp_path, data, student, teacher, ramp, stop, e
         def taught(self, preds, batch):
             found = super().taught(preds, batch)
             seen.append(self.strength())
-            looked.append(float(found["mimic"]) > 0)
+            looked.append(found["mimic"].item() > 0)
             return found
 
     files = under(teacher, ramp_epochs=ramp, stop_before=stop)
@@ -327,10 +327,10 @@ def test_the_teacher_sees_other_pictures_augmented_alike(tmp_path, data, student
     fit(Noted, student, tmp_path / "run", data, files=files, val=False, **still)
     assert len(seen) == 6
     for image, other in seen:
-        border = (image - 114 / 255).abs().amax(1) < 0.5 / 255  # grey in both, or nearly
-        off = (image + other - 1).abs().amax(1)
-        assert image.shape == other.shape and float((off < 3 / 255)[~border].float().mean()) > 0.97
-        assert not torch.equal(image, other)
+        inside = (image - 114 / 255).abs().amax(1) > 0.02  # the border is grey in both
+        apart = (image + other - 1).abs().mean(1)  # JPEG blurs colours by a few hundredths
+        assert apart[inside].mean() < 0.04
+        assert (image + other.flip(0) - 1).abs().mean(1)[inside].mean() > 0.08, "other pictures would show"
 
 
 def test_a_picture_that_is_missing_for_the_teacher(tmp_path, data, student, teacher):
