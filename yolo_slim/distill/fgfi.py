@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yolo_slim.distill.match import Match
 from yolo_slim.distill.positions import TINY
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
+from yolo_slim.distill.workers import over_workers
 
 
 class Fgfi(nn.Module):
@@ -52,7 +53,7 @@ class Fgfi(nn.Module):
             near = self.near(scene, len(t), (t.shape[2], t.shape[3]))
             errors.append(((s - t).square().sum(1) * near).sum())
             cells.append(near.sum())
-        return torch.stack(errors).sum() / (2 * torch.stack(cells).sum().clamp(min=TINY))
+        return torch.stack(errors).sum() / (2 * over_workers(torch.stack(cells).sum()).clamp(min=TINY))
 
     def near(self, scene: Scene, batch: int, hw: tuple[int, int]) -> Tensor:
         """1 in the cells of a map that are near a true box, 0 elsewhere, (B, H, W)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.distill.view import Pair
+from yolo_slim.distill.workers import over_workers
 from yolo_slim.errors import SlimError
 
 
@@ -88,4 +89,6 @@ class Match(nn.Module):
 def spread(values: Tensor) -> Tensor:
     """Standard deviation of all values, a scalar; 1 where they are one constant, up to half precision."""
     variance, mean = torch.var_mean(values, correction=0)
-    return torch.where(variance > 1e-6 * mean.square(), variance, 1).sqrt()
+    middle = over_workers(mean)
+    variance = over_workers(variance + (mean - middle).square())
+    return torch.where(variance > 1e-6 * middle.square(), variance, 1).sqrt()

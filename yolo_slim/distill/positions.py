@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.distill.view import Scene, View
+from yolo_slim.distill.workers import over_workers
 
 TINY = 1e-6
 """Weights that sum to less than this are none."""
@@ -91,4 +92,4 @@ def truth_at(scene: Scene, batch: int) -> tuple[Tensor, Tensor]:
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """A scalar; 0, with a graph, where nothing has weight."""
-    return (values * weights).sum() / weights.sum().clamp(min=TINY)
+    return (values * weights).sum() / over_workers(weights.sum()).clamp(min=TINY)

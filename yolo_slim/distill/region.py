@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.distill.match import Match
+from yolo_slim.distill.positions import TINY
 from yolo_slim.distill.rois import confident_rois, home, pool, true_rois
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
+from yolo_slim.distill.workers import over_workers
 
 
 class Region(nn.Module):
@@ -50,4 +52,5 @@ class Region(nn.Module):
         for i, (s, t) in enumerate(self.match(student.maps, teacher.maps)):
             mine = rois[homes == i]
             errors.append((pool(s, mine, scene) - pool(t, mine, scene)).square().mean((1, 2, 3)).sum())
-        return torch.stack(errors).sum() / (2 * max(len(rois), 1))
+        number = over_workers(rois.new_tensor(len(rois)))
+        return torch.stack(errors).sum() / (2 * number.clamp(min=TINY))
