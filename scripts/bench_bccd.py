@@ -23,7 +23,8 @@ from yolo_slim.stages.prune import cut_to_plan, prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training.trainer import SlimTrainer
 
-RECIPE = ("sparse_train.epochs=15", "sparse_train.strength=0.3", "prune.criterion=bn_scale", "prune.scope=layer",
+RECIPE = ("sparse_train.mode=uniform", "sparse_train.epochs=15", "sparse_train.strength=0.3",
+          "prune.criterion=bn_scale", "prune.scope=layer",
           "prune.reconstruct=none", "prune.recalibrate=200")  # fmt: skip
 """Network slimming as it is usually done: sparse training, scales, constants absorbed, batch norm recalibrated."""
 

@@ -14,7 +14,7 @@ from yolo_slim.config import Config, read_config, section
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
     "run": {"original", "sparse_train", "prune", "finetune", "report", "export"},
-    "sparse-train": {"original", "sparse_train"},
+    "sparse-train": {"original", "sparse_train", "prune"},  # targeted: the channels that prune removes
     "prune": {"original", "sparse_train", "prune", "finetune"},  # finetune: between rounds
     "sensitivity": {"original", "sparse_train", "prune"},
     "finetune": {"finetune"},

@@ -104,9 +104,20 @@ def test_the_plan_is_an_input_of_pruning(targeted):
     assert "done before" in targeted.did("prune") and "done before" in targeted.did("sparse-train")
 
 
-def test_without_a_plan_pruning_says_what_to_do(targeted):
+def test_without_sparse_training_the_original_is_pruned(targeted):
     code, output = targeted.before
-    assert code == 2 and "sparse-train" in output and "sparse_train.mode=targeted" in output
+    assert code == 0 and "no sparse training in this run: pruning the original" in output
+
+
+@pytest.mark.parametrize("mode", ["soft", "uniform"])
+def test_another_mode_than_that_of_the_training(targeted, mode):
+    """A plan is followed in the mode that made it; a mode without plans takes the weights as they are."""
+    code, output = run("prune", *targeted.words, f"sparse_train.mode={mode}", f"runs={targeted.folder.parent}")
+    if mode == "soft":
+        assert code == 2 and "was trained with sparse_train.mode=targeted" in " ".join(output.split())
+    else:
+        assert code == 0 and "following the plan" not in output
+        assert targeted.did("prune"), "and back"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,7 @@ def test_soft_pruning_cuts_the_last_selection_and_recovers(soft):
     conv = next(c for c in wiring.convs.values() if not kept[c.outputs].all())
     assert (detector.get_submodule(conv.name).weight[~kept[conv.outputs]] == 0).all()
     assert not soft.record("pruned").details["lossless"], "its batch norms still give constants: absorbed, recalibrated"
-    assert soft.before[0] == 2
+    assert soft.before[0] == 0
 
 
 def test_polarization_is_pruned_like_any_other(tmp_path):

@@ -71,7 +71,7 @@ class Whole:
             "imgsz": PX,
             "runs": str(folder / "runs"),
             "original": {"epochs": 1, "train": training},
-            "sparse_train": {"epochs": 2, "strength": 0.4, "train": training},
+            "sparse_train": {"mode": "uniform", "epochs": 2, "strength": 0.4, "train": training},
             "prune": {"ratio": 0.3, "recalibrate": 8, **PRUNE},
             "finetune": {"epochs": 1, "distill": {"teacher": "original"}, "train": training},
             "report": {"latency_runs": 2},

@@ -23,7 +23,7 @@ STAGES = {
 }
 USES = {  # the sections of settings a stage reads, beside the general ones
     "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
-    "sparse-train": ["original", "sparse_train"],
+    "sparse-train": ["original", "sparse_train", "prune"],  # targeted: the channels that prune removes
     "prune": ["original", "sparse_train", "prune", "finetune"],
     "sensitivity": ["original", "sparse_train", "prune"],
     "finetune": ["finetune"],

@@ -86,15 +86,16 @@ class SparseTrain(TrainSection):
     """Training that makes channels go, or show that they may."""
 
     epochs: int = Field(30, ge=0, description="epochs of it; 0: no sparse training, `run` goes on to prune")
-    mode: Literal["uniform", "targeted", "soft", "polarization"] = Field(
-        "uniform",
-        description="uniform: pull on all scales; targeted: fade the channels that the prune: section removes to zero; "
+    mode: Literal["targeted", "uniform", "soft", "polarization"] = Field(
+        "targeted",
+        description="targeted: fade the channels that the prune: section removes to zero; uniform: pull on all scales; "
         "soft: zero their filters again and again; polarization: part the scales in two",
     )
     strength: float = Field(
         0.3,
         ge=0,
-        description="travel: how far a scale moves towards zero in all if nothing holds it (1.0: from 1 to 0)",
+        description="uniform, polarization: travel, how far a scale moves towards zero in all if nothing holds it "
+        "(1.0: from 1 to 0)",
     )
     penalty: Literal["group_lasso", "l1"] = Field(
         "group_lasso", description="group_lasso: the layers tied by a shortcut go together; l1: each scale alone"

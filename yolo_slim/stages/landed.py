@@ -22,19 +22,22 @@ def decisive(config: Config) -> dict[str, Any]:
 
 
 def landed_plan(config: Config) -> Path | None:
-    """The plan that sparse training has worked towards, in the modes that have one.
+    """The plan that sparse training has worked towards; None without sparse training, or in a mode that makes none.
 
     Raises:
-        SlimError: there is none yet, or it was made for another budget.
+        SlimError: sparse training was done in another mode, or for another budget.
     """
     mode, folder = config.sparse_train.mode, config.folder / "sparse"
     if mode not in PLANNED or not config.sparse_train.epochs:
         return None
     done = record.read(folder)
-    if done is None or "plan" not in done.outputs or done.settings["mode"] != mode:
+    if done is None:
+        return None
+    if done.settings["mode"] != mode:
         raise SlimError(
-            f"sparse_train.mode={mode} chooses channels before pruning, and {folder} has no such plan: run `yolo-slim "
-            "sparse-train` with this configuration first, or prune without it: sparse_train.epochs=0"
+            f"{folder} was trained with sparse_train.mode={done.settings['mode']}, and leaves no plan that {mode} "
+            "would follow: run `yolo-slim sparse-train` with this configuration first, give the mode that it was "
+            "trained with, or prune the original: sparse_train.epochs=0"
         )
     then, now = done.settings["prune"], decisive(config)
     changed = [f"{k}: {now.get(k)} (then: {then.get(k)})" for k in now | then if now.get(k) != then.get(k)]
