@@ -416,6 +416,11 @@ def _line(recipe: str, cuts: list, ends: list, of: int, original: float | None, 
     return f"| {' | '.join(cells)} |"
 
 
+AHEAD = "ahead, by more than the spread of seeds, of"
+OPEN = "ahead, where one of the two has one seed and so no spread, of"
+NOT_AHEAD = "NOT ahead, or by less than the spread, of"
+
+
 def verdict(ours: str, results: dict[str, list[float]]) -> str:
     """In words: whom our row is ahead of by more than either spread over seeds, and how far it is from the original.
 
@@ -424,14 +429,14 @@ def verdict(ours: str, results: dict[str, list[float]]) -> str:
         results: recipe -> mAP50-95 after training, one a seed.
     """
     mine = results[ours]
-    sides: dict[bool, list[str]] = {True: [], False: []}
+    sides: dict[str, list[str]] = {}
     for rival, theirs in results.items():
         if rival not in (*OURS_IN_THE_END, *WHOLE) and theirs:
             gain = statistics.fmean(mine) - statistics.fmean(theirs)
-            noise = max((statistics.stdev(v) for v in (mine, theirs) if len(v) > 1), default=0.0)
-            sides[gain > noise].append(f"`{rival}` ({gain:+.3f})")
-    said = [f"ahead, by more than the spread of seeds, of {', '.join(sides[True]) or 'none'}"]
-    said += [f"NOT ahead of {', '.join(sides[False])}"] if sides[False] else []
+            spreads = [statistics.stdev(v) for v in (mine, theirs) if len(v) > 1]
+            side = NOT_AHEAD if gain <= max(spreads, default=0) else AHEAD if len(spreads) == 2 else OPEN
+            sides.setdefault(side, []).append(f"`{rival}` ({gain:+.3f})")
+    said = [f"{side} {', '.join(sides[side])}" for side in (AHEAD, OPEN, NOT_AHEAD) if side in sides]
     gaps = [f"`{r}` {statistics.fmean(mine) - statistics.fmean(results[r]):+.3f}" for r in WHOLE if results.get(r)]
     said += [f"against {', '.join(gaps)}"] if gaps else []
     return f"`{ours}` is {'; '.join(said)}."

@@ -198,11 +198,13 @@ def test_rows_of_another_process_are_kept(arguments: Callable, makers: list) -> 
 @pytest.mark.parametrize(
     ("mine", "theirs", "said"),
     [
-        pytest.param([0.5], [0.4], "of `l1` (+0.100); against `original` -0.100.", id="ahead"),
-        pytest.param([0.5], [0.5], "of none; NOT ahead of `l1` (+0.000); against", id="a draw is not ahead"),
-        pytest.param([0.45, 0.55], [0.45, 0.45], "of none; NOT ahead of `l1` (+0.050)", id="within our spread"),
-        pytest.param([0.5, 0.5], [0.41, 0.55], "of none; NOT ahead of `l1` (+0.020)", id="within their spread"),
-        pytest.param([0.49, 0.51], [0.44, 0.46], "of `l1` (+0.050);", id="beyond both"),
+        pytest.param([0.5], [0.4], f"is {bench.OPEN} `l1` (+0.100); against `original` -0.100.", id="one seed each"),
+        pytest.param([0.49, 0.51], [0.4], f"is {bench.OPEN} `l1` (+0.100);", id="one seed of theirs"),
+        pytest.param([0.5], [0.5], f"is {bench.NOT_AHEAD} `l1` (+0.000); against", id="a draw is not ahead"),
+        pytest.param([0.45, 0.55], [0.45, 0.45], f"is {bench.NOT_AHEAD} `l1` (+0.050)", id="within our spread"),
+        pytest.param([0.45, 0.55], [0.45], f"is {bench.NOT_AHEAD} `l1` (+0.050)", id="within the only spread"),
+        pytest.param([0.5, 0.5], [0.41, 0.55], f"is {bench.NOT_AHEAD} `l1` (+0.020)", id="within their spread"),
+        pytest.param([0.49, 0.51], [0.44, 0.46], f"is {bench.AHEAD} `l1` (+0.050);", id="beyond both"),
     ],
 )
 def test_the_table_says_in_words_whether_ours_is_ahead(mine: list, theirs: list, said: str) -> None:
