@@ -71,7 +71,7 @@ def make(args: argparse.Namespace, rows: dict, store: Path) -> None:
         rows[key] = {k: row[k] for k in ("params", "flops", "file_mb", "map50", "map50_95", "split")}
         record.write_json(store, rows)
 
-    plain, mimic = config("plain", "finetune.distill=null"), config("mimic", "finetune.distill.teacher=original")
+    plain, mimic = config("plain", "finetune.distill=null"), config("mimic", "finetune.distill.features=mimic")
     epochs = plain.sparse_train.epochs + plain.finetune.epochs
     direct = config("direct", "sparse_train.epochs=0", "prune.criterion=l1", "prune.scope=global",
                     f"finetune.epochs={epochs}", "finetune.distill=null")  # fmt: skip

@@ -14,7 +14,7 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -313,13 +313,13 @@ def found(rows: dict[str, dict], job: Job, name: str) -> dict[str, Any] | None:
     return kept if kept and kept["made_of"] == job.made_of(name) else None
 
 
-def part(job: Job, name: str) -> dict[str, Any]:
+def part(job: Job, name: str, make: Mapping[str, Callable[[Any], dict[str, Any]]] | None = None) -> dict[str, Any]:
     """A part of a row: kept, or made and kept."""
     kept = found(read_rows(job.args), job, name)
     if kept and (name == "trained" or (job.folder / "start.pt").exists()):
         return kept
     console.rule(f"{job.key}: {name}")
-    made = {**MAKE[name](job), "made_of": job.made_of(name)}
+    made = {**(make or MAKE)[name](job), "made_of": job.made_of(name)}
     rows = read_rows(job.args)  # another process may have written meanwhile
     rows.setdefault(job.key, {})[name] = made
     Path(job.args.rows).parent.mkdir(parents=True, exist_ok=True)

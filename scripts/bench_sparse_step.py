@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -30,26 +31,50 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = draw(Path(folder) / "shapes", train=args.batch * 2, val=8, test=8, imgsz=args.imgsz, seed=0)
+        pull = {SETTINGS: {"strength": 0.3, "penalty": "group_lasso", "update": "proximal"}}
         trainers = {
-            name: prepared(trainer, Path(folder) / name, data, args)
-            for name, trainer in (("plain", DetectionTrainer), ("sparse", SparseTrainer))
+            "plain": prepared(DetectionTrainer, Path(folder) / "plain", data, args),
+            "sparse": prepared(SparseTrainer, Path(folder) / "sparse", data, args, pull),
         }
-        times: dict[str, list[float]] = {name: [] for name in trainers}
-        for i in range(args.steps + 3):
-            for name, trainer in trainers.items():
-                seconds = step(trainer)
-                if i >= 3:  # the first steps warm caches up
-                    times[name].append(seconds)
+        times = in_turn(trainers, args.steps)
     median = {name: float(np.median(t)) for name, t in times.items()}
     ratios = np.array(times["sparse"]) / np.array(times["plain"])
     print(f"plain {median['plain'] * 1e3:.1f} ms, sparse {median['sparse'] * 1e3:.1f} ms per step")
     print(f"ratio of medians {median['sparse'] / median['plain']:.4f}, median of paired ratios {np.median(ratios):.4f}")
 
 
-def prepared(trainer_class: type, folder: Path, data: Path, args: argparse.Namespace) -> DetectionTrainer:
-    """A trainer that has set up everything and waits for its first batch."""
+def in_turn(trainers: dict[str, DetectionTrainer], steps: int) -> dict[str, list[float]]:
+    """Seconds of each step, of all trainers in turn, so that a machine that slows down slows all of them down."""
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    for i in range(steps + 3):
+        for name, trainer in trainers.items():
+            seconds = step(trainer)
+            if i >= 3:  # the first steps warm caches up
+                times[name].append(seconds)
+    return times
+
+
+def prepared(
+    trainer_class: type,
+    folder: Path,
+    data: Path,
+    args: argparse.Namespace,
+    files: dict[str, dict] | None = None,
+    **changed: Any,
+) -> DetectionTrainer:
+    """A trainer that has set up everything and waits for its first batch.
+
+    Args:
+        trainer_class: of the trainer.
+        folder: to be made, for its run.
+        data: the data set's YAML.
+        args: model, imgsz and batch.
+        files: for the run folder: name -> content.
+        changed: further Ultralytics arguments.
+    """
     folder.mkdir()
-    (folder / SETTINGS).write_text(yaml.safe_dump({"strength": 0.3, "penalty": "group_lasso", "update": "proximal"}))
+    for name, content in (files or {}).items():
+        (folder / name).write_text(yaml.safe_dump(content))
     overrides = {"model": args.model, "data": str(data), "imgsz": args.imgsz, "batch": args.batch, "nbs": args.batch}
     trainer = trainer_class(
         overrides={
@@ -59,6 +84,7 @@ def prepared(trainer_class: type, folder: Path, data: Path, args: argparse.Names
             "save_dir": str(folder),
             "plots": False,
             "warmup_epochs": 0,
+            **changed,
         }
     )
     trainer._setup_train()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from networks import PX as SIDE
-from networks import Act, Fn, Network, Probe, detector, randomise_norms
+from networks import Act, Fn, Network, Probe, detector, random_plan, randomise_norms
 from tiny import PX, build, run, run_alone
 from torch import nn
 from torch.nn.functional import max_pool2d
@@ -20,15 +20,19 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from yolo_slim import SlimError, checkpoint, prune, record
 from yolo_slim.channels import (
     Costs,
+    Plan,
     absorb_missing,
+    cut,
     drop,
     emptiable,
     flattened,
     input_means,
+    masked,
     missing_means,
     relative_difference,
     replay,
     select,
+    survivors,
     trace,
 )
 from yolo_slim.config import Prune
@@ -729,6 +733,49 @@ def test_a_saved_cut_replays(shallow, loaded):
             assert torch.equal(parameter.half(), stored.get_parameter(name).half())
     written, convs = stored.yaml["slim"]["cuts"][0], trace(loaded, PX).convs
     assert written == {n: k for n, k in kept.items() if len(k) < len(convs[n].outputs)}
+
+
+def maps_of(net, names, image):
+    """What leaves each of these modules, where it is one map."""
+    seen, handles = {}, []
+    for name in names:
+        keep = lambda m, a, out, name=name: seen.update({name: out})  # noqa: E731
+        handles.append(net.get_submodule(name).register_forward_hook(keep))
+    with torch.no_grad():
+        net(image)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov3-tiny", "yolov8n", "yolo11n"])
+def test_survivors_are_who_they_are_said_to_be(name):
+    """Map by map: the cut detector gives what the masked one gives in the channels that are named."""
+    net = randomise_norms(detector(name)).eval()
+    found = trace(net, PX)
+    plan = Plan(random_plan(found, np.random.default_rng(3)))
+    who = survivors(net, PX, plan.outputs(found))
+    image = torch.rand(1, 3, PX, PX, generator=torch.Generator().manual_seed(1))
+    inside = [n for n in who if n and n in dict(net.named_modules())]
+    before, after = (maps_of(d, inside, image) for d in (masked(net, found, plan.kept), cut(net, found, plan.kept)))
+    entering = [f"model.{i}" for i in net.model[-1].f]
+    assert set(entering) <= before.keys(), "Detect's inputs are understood"
+    narrowed = 0
+    for module, there in before.items():
+        here = after[module]
+        assert here.shape[1] == len(who[module]), module
+        assert torch.allclose(there[:, who[module]], here, rtol=1e-4, atol=1e-5 * float(there.abs().max())), module
+        narrowed += here.shape[1] < there.shape[1]
+    assert narrowed > 10
+
+
+def test_survivors_of_a_cut_that_takes_a_block_out(shallow, loaded):
+    kept = json.loads((shallow.parent / "kept.json").read_text())
+    who = survivors(loaded, PX, kept)
+    stored = checkpoint.load(shallow)
+    for module in ("model.2", "model.4", "model.9"):
+        assert len(who[module]) == maps_of(stored, [module], torch.rand(1, 3, PX, PX))[module].shape[1]
+    assert "model.2.m.0.cv1" not in who
 
 
 def test_replaying_half_a_block_is_refused(loaded):

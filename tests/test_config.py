@@ -79,7 +79,7 @@ finetune:
         ),
         pytest.param(
             ["finetune.distill.teacher=big.pt"],
-            {"finetune.distill.teacher": "big.pt", "finetune.distill.weight": 1.0},
+            {"finetune.distill.teacher": "big.pt", "finetune.distill.features": {"auto": {}}},
             id="a section that is off comes to be",
         ),
         pytest.param(

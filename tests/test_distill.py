@@ -1,10 +1,12 @@
-"""Fine-tuning under a teacher: what mimicry costs, by hand; and that the student holds neither teacher nor adapters."""
+"""Fine-tuning under a teacher: the losses are paid as asked, and the student holds neither teacher nor adapters."""
 
 from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from torch import Tensor
@@ -26,75 +28,11 @@ from ultralytics import YOLO
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
-from yolo_slim.distill import Mimic
-from yolo_slim.training.distill import SETTINGS, DistillTrainer, detect_inputs
+from yolo_slim.distill.together import joined
+from yolo_slim.training.distill import SETTINGS, DistillTrainer, same_channels
+from yolo_slim.training.teacher import Taps, entering, raw, scene_of, view_of
 
 WEIGHT = 0.5
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Mimicry by hand
-
-
-def mimic(*widths: int) -> Mimic:
-    """Adapters that pass their input on."""
-    adapters = Mimic(widths, widths)
-    with torch.no_grad():
-        for adapter, width in zip(adapters.adapters, widths, strict=True):
-            adapter.weight.copy_(torch.eye(width)[..., None, None])
-    return adapters
-
-
-def point(*values: float) -> Tensor:
-    """One image, one position: (1, C, 1, 1)."""
-    return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "expected"),
-    [
-        (
-            [point(0, 2, 3)],
-            [point(1, 2, 3)],
-            1 / 3,
-        ),  # FitNets' half squared norm would be 1/2; here the mean of squares
-        ([point(1, 2, 3)], [point(1, 2, 3)], 0),
-        ([point(0, 2, 3), point(5)], [point(1, 2, 3), point(5)], 1 / 6),  # the mean over levels, whatever their size
-        ([point(0, 2, 3).expand(4, 3, 8, 8)], [point(1, 2, 3).expand(4, 3, 8, 8)], 1 / 3),  # and over images, positions
-    ],
-)
-def test_mimicry_by_hand(student, teacher, expected):
-    assert mimic(*(s.shape[1] for s in student))(student, teacher).item() == pytest.approx(expected)
-
-
-def test_the_adapter_stands_between_the_widths():
-    adapters = Mimic([2], [3])
-    with torch.no_grad():
-        adapters.adapters[0].weight.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 1]])[..., None, None])
-    assert adapters([point(1, 2)], [point(1, 2, 6)]).item() == pytest.approx(9 / 3)
-
-
-def test_gradients_reach_student_and_adapters_alone():
-    adapters = Mimic([2], [3])
-    student, teacher = point(1, 2).requires_grad_(), point(3, 2, 1).requires_grad_()
-    adapters([student], [teacher.detach()]).backward()
-    assert student.grad.abs().sum() > 0 and adapters.adapters[0].weight.grad.abs().sum() > 0
-    assert teacher.grad is None
-
-
-def test_half_precision_maps_cost_in_full():
-    """Under AMP maps are fp16 or bf16; squares of large features overflow there."""
-    student, teacher = point(0.0).half(), point(300.0).half()
-    adapters = mimic(1).half()
-    cost = adapters([student], [teacher])
-    assert cost.dtype == torch.float32 and cost.item() == 90_000  # beyond fp16's largest, 65,504
-
-
-def test_levels_must_match():
-    with pytest.raises(ValueError):
-        Mimic([2, 3], [2])
-    with pytest.raises(ValueError):
-        mimic(1, 1)([point(1)], [point(1)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,9 +56,20 @@ def student(tmp_path_factory, teacher):
     return saved(pruned.model, tmp_path_factory.mktemp("student") / "student.pt")
 
 
-def under(teacher):
+def under(*teachers, **changed):
     """The settings file of a run."""
-    return {SETTINGS: {"teacher": str(teacher), "weight": WEIGHT}}
+    settings = {
+        "teachers": [str(t) for t in teachers],
+        "kin": False,
+        "features": {"mimic": {"weight": WEIGHT}},
+        "outputs": {},
+        "layers": None,
+        "ramp_epochs": 0.0,
+        "stop_before": 0,
+        "teacher_images": None,
+        "extra_images": None,
+    }
+    return {SETTINGS: settings | changed}
 
 
 @pytest.fixture(scope="module")
@@ -129,28 +78,32 @@ def taught(tmp_path_factory, data, student, teacher):
     run, before = tmp_path_factory.mktemp("taught"), {}
 
     def note(trainer):
-        before.update({k: v.clone() for k, v in trainer.mimic.state_dict().items()})
+        before.update({k: v.clone() for k, v in trainer.losses.state_dict().items()})
 
     trainer = fit(watched(DistillTrainer, note, "on_train_start"), student, run, data, files=under(teacher))
     return trainer, run, before
 
 
 def test_the_teacher_stays_as_it_is(taught, teacher):
-    """Weights, and the running statistics of its batch norms, which train mode would move."""
-    trainer, _, _ = taught
-    wanted = checkpoint.load(teacher).state_dict()
-    found = trainer.teacher.state_dict()
-    assert found.keys() == wanted.keys() and all(torch.equal(found[k], v) for k, v in wanted.items())
-    assert not any(m.training for m in trainer.teacher.modules())
-    assert not any(p.requires_grad or p.grad is not None for p in trainer.teacher.parameters())
+    """It says what its checkpoint says: no weight and no running statistic has moved."""
+    (there,) = taught[0].teachers
+    image = torch.rand(2, 3, PX, PX)
+    with torch.no_grad():
+        wanted = raw(checkpoint.load(teacher)(image))
+    found = there(image)
+    for mine, theirs in ((found.boxes, wanted["boxes"]), (found.scores, wanted["scores"])):
+        assert torch.allclose(mine.float(), theirs, atol=0.02 * float(theirs.abs().max())), "up to half precision"
+    assert [m.shape for m in found.maps] == [m.shape for m in wanted["feats"]]
+    assert not any(m.training for m in there.detector.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in there.detector.parameters())
 
 
 def test_the_adapters_learn(taught, student, teacher):
     trainer, _, before = taught
-    shapes = [tuple(a.weight.shape[:2]) for a in trainer.mimic.adapters]
+    shapes = [tuple(p.shape[:2]) for p in trainer.losses.parameters()]
     inputs = [(s, t) for (s, _), (t, _) in zip(*(detect_widths(p) for p in (student, teacher)), strict=True)]
     assert shapes == [(t, s) for s, t in inputs] and shapes[0][0] != shapes[0][1]
-    assert all(not torch.equal(v, before[k]) for k, v in trainer.mimic.state_dict().items())
+    assert all(not torch.equal(v, before[k]) for k, v in trainer.losses.state_dict().items())
 
 
 def detect_widths(path) -> list[tuple[int, int]]:
@@ -172,7 +125,7 @@ def test_no_trace_of_teacher_or_adapters_in_what_is_saved(taught, student):
     assert live(trainer).keys() == wanted.state_dict().keys()
     best, last = (checkpoint.read(run / "weights" / name) for name in ("best.pt", "last.pt"))
     assert "mimic" not in best
-    assert last["mimic"].keys() == trainer.mimic.state_dict().keys()
+    assert last["distill"].keys() == trainer.losses.state_dict().keys()
     assert last["live"].keys() == wanted.state_dict().keys()
 
 
@@ -197,52 +150,257 @@ def batch_of(boxes: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("boxes", [0, 3])
-def test_the_loss_is_ultralytics_plus_weighted_mimicry(taught, boxes):
-    """Also on images without an object, where there is nothing but the teacher to learn from."""
-    trainer, batch = taught[0], batch_of(boxes)
+def pay(trainer, batch):
+    """(loss, items) of a batch as training computes it, and of Ultralytics' criterion alone."""
     detector = trainer.model.train()
     preds = detector(batch["img"])
-    loss, items = detector.criterion(preds, batch)
-    own, own_items = detector.criterion.base(preds, batch)
+    return detector.criterion(preds, batch), detector.criterion.base(preds, batch), preds
+
+
+@pytest.mark.parametrize("boxes", [0, 3])
+def test_the_loss_is_ultralytics_plus_what_is_weighted(taught, boxes):
+    """Also on images without an object, where there is nothing but the teacher to learn from."""
+    trainer, batch = taught[0], batch_of(boxes)
+    (loss, items), (own, own_items), preds = pay(trainer, batch)
     with torch.no_grad():
-        wanted = trainer.mimic(detect_inputs(preds), detect_inputs(trainer.teacher(batch["img"])))
+        view, scene = view_of(preds, None), scene_of(preds, batch, trainer.model.stride)
+        (hint,) = trainer.losses.features["mimic"]
+        wanted = hint(view, trainer.teachers[0](batch["img"]), scene)
     assert items["mimic"].item() == pytest.approx(WEIGHT * wanted.item(), rel=1e-5)
     assert loss.item() == pytest.approx(own.sum().item() + 2 * WEIGHT * wanted.item(), rel=1e-5)  # two images
     assert {k: v.item() for k, v in items.items() if k != "mimic"} == {k: v.item() for k, v in own_items.items()}
     loss.backward()
-    grads = [p.grad for p in (*detector.parameters(), *trainer.mimic.parameters()) if p.grad is not None]
+    grads = [p.grad for p in (*trainer.model.parameters(), *trainer.losses.parameters()) if p.grad is not None]
     assert len(grads) > 50 and all(g.isfinite().all() for g in grads)
-    assert all(a.weight.grad.abs().sum() > 0 for a in trainer.mimic.adapters)
-    detector.zero_grad(), trainer.mimic.zero_grad()
+    assert all(p.grad.abs().sum() > 0 for p in trainer.losses.parameters())
+    trainer.model.zero_grad(), trainer.losses.zero_grad()
+
+
+def test_the_scene_is_what_the_batch_says(student):
+    detector = checkpoint.load(student)
+    batch = batch_of(2) | {"bboxes": torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.25, 0.75, 0.5, 0.5]])}
+    scene = scene_of(detector.train()(batch["img"]), batch, detector.stride)
+    assert scene.boxes.tolist() == [[16, 24, 48, 40], [0, 32, 32, 64]] and scene.size == (PX, PX)
+    assert scene.images.tolist() == [0, 0] and scene.classes.tolist() == [0, 0]
+    assert scene.points[:2].tolist() == [[4, 4], [12, 4]] and scene.points[-1].tolist() == [56, 56]
+    assert scene.strides.tolist() == [8] * 64 + [16] * 16
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_detect_inputs_are_the_same_in_either_mode(student, training):
-    detector = checkpoint.load(student)
-    seen = []
-    detector.model[-1].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
+def test_what_enters_detect_is_what_is_caught(student, training):
+    detector = checkpoint.load(student).train(training)
+    taps = Taps(detector, entering(detector))
+    taps.open()
     with torch.no_grad():
-        output = detector.train(training)(torch.rand(2, 3, PX, PX))
-    assert [m.shape for m in detect_inputs(output)] == [m.shape for m in seen] and len(seen) == 2
-    assert [tuple(m.shape[2:]) for m in seen] == [(PX // 8, PX // 8), (PX // 16, PX // 16)]
+        output = detector(torch.rand(2, 3, PX, PX))
+    assert all(a is b for a, b in zip(taps.caught(), raw(output)["feats"], strict=True))
+    taps.close()
+    assert not any(m._forward_hooks for m in detector.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [(["model.99"], "names model.99"), (["model.13"], "expected a map .* from model.13, got (tuple|dict)")],
+)
+def test_layers_that_are_not_there_or_give_no_map(tmp_path, data, student, teacher, layers, complaint):
+    files = under(teacher, layers={name: name for name in layers})
+    with pytest.raises(SlimError, match=complaint):
+        fit(DistillTrainer, student, tmp_path / "run", data, files=files)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Channels that are known by name
+
+
+def test_each_channel_of_the_student_is_a_known_one_of_the_teacher(student, teacher):
+    """By weights: what makes the channels that enter Detect was copied from the teacher's rows."""
+    small, large = checkpoint.load(student), checkpoint.load(teacher)
+    layers = {"model.3": "model.3", "model.9": "model.9", "model.8": "model.8"}
+    there = same_channels(small, large, layers, PX)
+    for name, rows in zip(("model.3.cv3.bn", "model.9.cv3.bn"), there, strict=False):
+        assert torch.equal(small.get_submodule(name).weight, large.get_submodule(name).weight[rows])
+        assert len(rows) < len(large.get_submodule(name).weight)
+    assert len(there[2]) == small.model[9].cv1.conv.in_channels, "a concatenation"
+    entering_both = same_channels(small, large, None, PX)
+    assert [len(rows) for rows in entering_both] == [s for s, _ in detect_widths(student)]
+
+
+def test_a_student_of_a_student(student, teacher):
+    """Under the original, cuts add up; under the first student, the second cut counts alone."""
+    first = checkpoint.load(student)
+    second = yolo_slim.prune(first, imgsz=PX, ratio=0.2, round_to=1, min_channels=2).model
+    far, near = (same_channels(second, d, None, PX) for d in (checkpoint.load(teacher), first))
+    back = same_channels(first, checkpoint.load(teacher), None, PX)
+    assert all(torch.equal(b[n], f) for b, n, f in zip(back, near, far, strict=True))
+    with pytest.raises(SlimError, match="was not cut from this teacher"):
+        same_channels(first, second, None, PX)
+
+
+def test_under_its_original_a_student_needs_no_adapters(tmp_path, data, student, teacher):
+    files = under(teacher, kin=True, features={"channels": {}, "pkd": {"weight": 0.1}}, outputs={"binary": {}})
+    trainer = fit(DistillTrainer, student, tmp_path, data, epochs=1, files=files, val=False)
+    assert not list(trainer.losses.parameters())
+    assert all(0 < trainer.tloss[name] < math.inf for name in ("channels", "pkd", "binary"))
+
+
+def test_channels_without_a_cut_are_refused(tmp_path, data, student, teacher):
+    with pytest.raises(SlimError, match="needs a student that was cut from this teacher"):
+        fit(DistillTrainer, student, tmp_path, data, files=under(teacher, features={"channels": {}}))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several losses, teachers, layers; when they count
+
+
+def test_maps_of_named_layers(tmp_path, data, student, teacher):
+    layers = {"model.3": "model.3", "model.5": "model.5"}
+    run = fit(DistillTrainer, student, tmp_path, data, files=under(teacher, layers=layers))
+    assert [tuple(p.shape[:2]) for p in run.losses.parameters()] == [
+        (large.model[i].cv3.conv.out_channels if i == 3 else large.model[i].cv2.conv.out_channels,
+         small.model[i].cv3.conv.out_channels if i == 3 else small.model[i].cv2.conv.out_channels)
+        for small, large in [(checkpoint.load(student), checkpoint.load(teacher))] for i in (3, 5)
+    ]  # fmt: skip
+    assert not any(m._forward_hooks for m in run.model.modules()), "nothing listens after training"
+    YOLO(tmp_path / "weights" / "best.pt")
+
+
+def test_two_teachers(tmp_path, data, student, teacher):
+    other = saved(tiny(tmp_path, seed=3), tmp_path / "other.pt")
+    files = under(teacher, other, outputs={"binary": {}, "box": {"weight": 0.5}})
+    trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    batch = batch_of(3)
+    (_, items), _, preds = pay(trainer, batch)
+    view, scene = view_of(preds, None), scene_of(preds, batch, trainer.model.stride)
+    views = [t(batch["img"]) for t in trainer.teachers]
+    each = [hint(view, v, scene).item() for hint, v in zip(trainer.losses.features["mimic"], views, strict=True)]
+    assert items["mimic"].item() == pytest.approx(WEIGHT * sum(each) / 2, rel=1e-5) and each[0] != each[1]
+    together = trainer.losses.outputs["box"](view, joined(views), scene)
+    assert items["box"].item() == pytest.approx(0.5 * together.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "stop", "expected"),
+    [
+        pytest.param(0.0, 0, [1] * 9, id="always"),
+        pytest.param(2.0, 0, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1], id="rising over two epochs of three"),
+        pytest.param(0.0, 1, [1] * 6 + [0] * 3, id="not in the last epoch"),
+        pytest.param(0.5, 2, [2 / 3, 1, 1] + [0] * 6, id="both"),
+    ],
+)
+def test_when_the_teacher_counts(tmp_path, data, student, teacher, ramp, stop, expected):
+    """Batch by batch; and with a kill in between the same."""
+    seen, looked = [], []
+
+    class Noted(DistillTrainer):
+        def taught(self, preds, batch):
+            found = super().taught(preds, batch)
+            seen.append(self.strength())
+            looked.append(found["mimic"].item() > 0)
+            return found
+
+    files = under(teacher, ramp_epochs=ramp, stop_before=stop)
+    with pytest.raises(Killed):
+        fit(killed_after(Noted, 1), student, tmp_path, data, epochs=3, files=files, val=False)
+    fit(Noted, student, tmp_path, data, epochs=3, resume=True, val=False)
+    assert seen == pytest.approx(expected)
+    assert looked == [s > 0 for s in expected], "nothing is paid for where it counts nothing"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other pictures for the teacher, and pictures without labels
+
+
+def test_the_teacher_sees_other_pictures_augmented_alike(tmp_path, data, student, teacher):
+    """Negatives of the training images: mosaic, scale, flip and all are the same, pixel by pixel."""
+    images, seen = Path(data).parent / "images" / "train", []
+    (tmp_path / "negatives").mkdir()
+    for file in images.iterdir():
+        cv2.imwrite(str(tmp_path / "negatives" / file.name), 255 - cv2.imread(str(file)))
+
+    class Noted(DistillTrainer):
+        def taught(self, preds, batch):
+            seen.append((batch["img"], batch["teacher_img"]))
+            return super().taught(preds, batch)
+
+    files = under(teacher, teacher_images=str(tmp_path / "negatives"))
+    still = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "close_mosaic": 1}
+    fit(Noted, student, tmp_path / "run", data, files=files, val=False, **still)
+    assert len(seen) == 6
+    for image, other in seen:
+        inside = (image - 114 / 255).abs().amax(1) > 0.02  # the border is grey in both
+        apart = (image + other - 1).abs().mean(1)  # JPEG blurs colours by a few hundredths
+        assert apart[inside].mean() < 0.04
+        assert (image + other.flip(0) - 1).abs().mean(1)[inside].mean() > 0.08, "other pictures would show"
+
+
+def test_a_picture_that_is_missing_for_the_teacher(tmp_path, data, student, teacher):
+    (tmp_path / "none").mkdir()
+    files = under(teacher, teacher_images=str(tmp_path / "none"))
+    with pytest.raises(SlimError, match="12 of 12 are missing"):
+        fit(DistillTrainer, student, tmp_path / "run", data, files=files)
+
+
+def test_images_without_labels_are_supervised_by_the_teacher_alone(tmp_path, data, student, teacher):
+    extra = Path(draw_shapes(tmp_path, train=6, seed=5)).parent / "images" / "train"
+    seen = []
+
+    class Noted(DistillTrainer):
+        def taught(self, preds, batch):
+            seen.append(batch)
+            return super().taught(preds, batch)
+
+    files = under(teacher, extra_images=str(extra), outputs={"binary": {}})
+    trainer = fit(Noted, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    flags = [flag for batch in seen for flag in batch["labelled"]]
+    assert flags.count(True) == 12 and flags.count(False) == 6
+    for batch in seen:
+        owners = {int(i) for i in batch["batch_idx"]}
+        assert all(batch["labelled"][i] for i in owners), "labels beside those images are not read"
+    assert all(0 < trainer.tloss[name] < math.inf for name in ("mimic", "binary", "box_loss"))
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (False, False), (True, True)])
+def test_unlabelled_images_add_nothing_to_ultralytics_loss(taught, flags):
+    trainer, batch = taught[0], batch_of(3)
+    batch["batch_idx"] = torch.full((3,), float(flags.index(True))) if any(flags) else torch.zeros(0)
+    if not any(flags):
+        batch |= {"cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    detector = trainer.model.eval()  # batch norms must not see the other image
+    preds = raw(detector(batch["img"]))
+    _, items = detector.criterion(preds, batch | {"labelled": flags})
+    stay = [i for i, flag in enumerate(flags) if flag]
+    if stay:
+        alone = {**batch, "img": batch["img"][stay], "batch_idx": batch["batch_idx"] - stay[0]}
+        if len(stay) == 2:
+            alone = batch
+        _, wanted = detector.criterion.base(raw(detector(alone["img"])), alone)
+        assert {k: v.item() for k, v in items.items() if k != "mimic"} == pytest.approx(
+            {k: v.item() for k, v in wanted.items()}, rel=1e-4
+        )
+    else:
+        assert {v.item() for k, v in items.items() if k != "mimic"} == {0}
+    assert items["mimic"] > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kills, NaN, teachers that do not fit
 
 
 def test_a_resumed_training_goes_on_with_its_adapters(tmp_path, data, student, teacher):
     found = {}
 
     def note(trainer):
-        found.update({k: v.clone() for k, v in trainer.mimic.state_dict().items()})
-        found["momenta"] = [trainer.optimizer.state[p]["momentum_buffer"].clone() for p in trainer.mimic.parameters()]
+        found.update({k: v.clone() for k, v in trainer.losses.state_dict().items()})
+        found["momenta"] = [trainer.optimizer.state[p]["momentum_buffer"].clone() for p in trainer.losses.parameters()]
 
     with pytest.raises(Killed):
         fit(killed_after(DistillTrainer, 1), student, tmp_path, data, files=under(teacher), val=False)
-    stored = checkpoint.read(tmp_path / "weights" / "last.pt")["mimic"]
+    stored = checkpoint.read(tmp_path / "weights" / "last.pt")["distill"]
     trainer = fit(watched(DistillTrainer, note, "on_train_start"), student, tmp_path, data, resume=True, val=False)
     assert trainer.start_epoch == 1
     assert all(torch.equal(found[k], v) for k, v in stored.items())
     assert all(m.abs().sum() > 0 for m in found["momenta"])
-    assert any(not torch.equal(v, stored[k]) for k, v in trainer.mimic.state_dict().items()), "and trains them on"
+    assert any(not torch.equal(v, stored[k]) for k, v in trainer.losses.state_dict().items()), "and trains them on"
 
 
 def test_recovery_from_nan_works_under_a_teacher_too(tmp_path, data, student, teacher):
@@ -251,7 +409,7 @@ def test_recovery_from_nan_works_under_a_teacher_too(tmp_path, data, student, te
 
     def spoil(trainer):
         if trainer.epoch == 0:
-            at_end.update({k: v.clone() for k, v in trainer.mimic.state_dict().items()})
+            at_end.update({k: v.clone() for k, v in trainer.losses.state_dict().items()})
         elif not again:
             again.append(None)
             trainer.loss = torch.tensor(math.nan)
@@ -260,7 +418,7 @@ def test_recovery_from_nan_works_under_a_teacher_too(tmp_path, data, student, te
         def _handle_nan_recovery(self, epoch):
             recovered = super()._handle_nan_recovery(epoch)
             if recovered:
-                again[0] = {k: v.clone() for k, v in self.mimic.state_dict().items()}
+                again[0] = {k: v.clone() for k, v in self.losses.state_dict().items()}
             return recovered
 
     run = watched(Recovering, spoil, "on_train_epoch_end")
@@ -288,5 +446,5 @@ def test_a_teacher_may_know_other_classes(tmp_path, data, student):
     """Only maps are compared, so a detector trained on anything may teach."""
     other = saved(tiny(tmp_path, YAML.replace(f"nc: {CLASSES}", "nc: 9")), tmp_path / "other.pt")
     trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=under(other), val=False)
-    assert trainer.teacher.model[-1].nc == 9 and trainer.model.model[-1].nc == CLASSES
+    assert trainer.teachers[0].classes == 9 and trainer.model.model[-1].nc == CLASSES
     assert 0 < trainer.tloss["mimic"] < math.inf

@@ -262,12 +262,53 @@ class Prune(Section):
         return self
 
 
+Losses = Annotated[dict[str, dict[str, Any]], BeforeValidator(lambda value: _by_name(value))]
+"""Names of losses, each with its options: `mimic`, `[mimic, cwd]`, `{mimic: 2.0}` and `{cwd: {weight: 1, tau: 4}}`."""
+
+
+def _by_name(value: Any) -> Any:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, list):
+        return {name: {} for name in value}
+    if isinstance(value, dict):
+        return {k: {"weight": v} if isinstance(v, (int, float)) and not isinstance(v, bool) else v or {}
+                for k, v in value.items()}  # fmt: skip
+    return value
+
+
 class Distill(Section):
     """What the student pays for differing from its teacher."""
 
-    teacher: str = Field("original", description="original (the unpruned detector), or a path to a checkpoint")
-    features: Literal["mimic"] = Field("mimic", description="mimic: maps at Detect's inputs through 1x1 adapters")
-    weight: float = Field(1.0, gt=0, description="of the mimicry against Ultralytics' own losses")
+    teacher: str | list[str] = Field(
+        "original", description="original (the unpruned detector), or a checkpoint with the same classes, or several"
+    )
+    features: Losses = Field(
+        "auto",
+        validate_default=True,
+        description="losses of maps: a name, a list, or {name: weight} or {name: {weight: ..., option: ...}}; auto: "
+        "channels where the teacher is the original, else mimic",
+    )
+    outputs: Losses = Field({}, description="losses of predictions, likewise")
+    layers: list[str] | dict[str, str] | None = Field(
+        None, description="modules whose maps are compared, or {the student's: the teacher's}; null: Detect's inputs"
+    )
+    ramp_epochs: float = Field(0.0, ge=0, description="epochs over which all weights rise from 0")
+    stop_before: int = Field(0, ge=0, description="last epochs without a teacher")
+    teacher_images: str | None = Field(
+        None, description="folder with other pictures of the training images, under the same names, for the teacher"
+    )
+    extra_images: str | None = Field(None, description="folder of images without labels, supervised by the teacher")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Distill:
+        if not self.features and not self.outputs:
+            raise ValueError("expected losses under features or outputs (`finetune.distill=null` leaves it out)")
+        if self.teacher_images and self.extra_images:
+            raise ValueError("extra_images have no counterpart under teacher_images: choose one of them")
+        return self
 
 
 class Finetune(TrainSection):
@@ -275,7 +316,7 @@ class Finetune(TrainSection):
 
     epochs: int = Field(30, ge=1, description="epochs of fine-tuning")
     distill: Distill | None = Field(
-        None, description="{teacher: original, features: mimic}: learn from the unpruned one"
+        None, description="{teacher: original}: learn from the unpruned one; {} takes the defaults"
     )
 
 

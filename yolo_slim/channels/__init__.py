@@ -4,7 +4,7 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 """
 
 from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
-from yolo_slim.channels.blocks import drop, emptiable, replay
+from yolo_slim.channels.blocks import drop, emptiable, replay, survivors
 from yolo_slim.channels.costs import Budget, Costs, Meter
 from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
 from yolo_slim.channels.plan import Plan, plan_from_kept
@@ -46,6 +46,7 @@ __all__ = [
     "select",
     "silenced",
     "silent",
+    "survivors",
     "trace",
     "voices",
 ]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim.channels.groups import Block, Group, Trace
-from yolo_slim.channels.plan import plan_from_kept
+from yolo_slim.channels.groups import FIXED, Block, Group, Trace
+from yolo_slim.channels.plan import Plan, plan_from_kept
 from yolo_slim.channels.surgery import cut
 from yolo_slim.channels.trace import trace
 
@@ -81,10 +81,37 @@ def replay(detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str,
     Raises:
         SlimError: a cut of another detector, see `plan_from_kept`.
     """
+    detector, wiring, plan = _planned(detector, imgsz, kept)
+    return cut(detector, wiring, plan.kept)
+
+
+def survivors(
+    detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Who is who after a saved cut: module name -> which channels of its map here are those of its map there, in order.
+
+    Modules whose maps are not understood are not named.
+
+    Args:
+        detector: before the cut.
+        imgsz: side, or (height, width), in pixels.
+        kept: as `replay` takes it.
+
+    Raises:
+        SlimError: a cut of another detector, see `plan_from_kept`.
+    """
+    _, wiring, plan = _planned(detector, imgsz, kept)
+    return {name: np.flatnonzero((slots == FIXED) | plan.kept[slots]) for name, slots in wiring.maps.items()}
+
+
+def _planned(
+    detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str, Sequence[int]]
+) -> tuple[nn.Module, Trace, Plan]:
+    """The detector without the residual branches that a saved cut takes out, and the rest of the cut as a plan."""
     wiring = trace(detector, imgsz)
     gone = [b.name for b in wiring.blocks.values() if all(n in kept and not kept[n] for n in b.convs)]
     if gone:
         detector = drop(detector, gone)
         wiring = trace(detector, imgsz)
         kept = {name: stay for name, stay in kept.items() if not any(overlaps(name, block) for block in gone)}
-    return cut(detector, wiring, plan_from_kept(wiring, kept).kept)
+    return detector, wiring, plan_from_kept(wiring, kept)

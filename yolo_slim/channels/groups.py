@@ -89,6 +89,7 @@ class Trace:
     params: int  # of the whole detector
     chunks: dict[str, int] = field(default_factory=dict)  # module that chunks its channels -> width of one part
     blocks: dict[str, Block] = field(default_factory=dict)  # residual branches, by module name
+    maps: dict[str, Ints] = field(default_factory=dict)  # module -> (C,) channel numbers or FIXED of what leaves it
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -109,6 +110,7 @@ class Draft:
     params: int
     chunks: dict[str, int]
     blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of f(x)
+    maps: dict[str, Ints] = field(default_factory=dict)  # module -> labels of what leaves it
 
 
 def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
@@ -133,7 +135,8 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
     if extra:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
     blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs, count)
-    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks)
+    maps = {name: of_label[labels] for name, labels in draft.maps.items()}
+    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks, maps)
 
 
 def _blocks(branches: dict[str, Ints], convs: dict[str, Conv], count: int) -> dict[str, Block]:

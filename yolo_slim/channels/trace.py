@@ -147,6 +147,7 @@ class Tracer(TorchDispatchMode):
         self.protected: list[tuple[Ints, str]] = []
         self.chunks: dict[str, int] = {}
         self.blocks: dict[str, Ints] = {}
+        self.maps: dict[str, Ints] = {}
         self.other_modules: set[str] = set()  # in one call at least they did something else than x + f(x)
         self.n_labels = 0
         self.weights = {id(m.weight): (n, m) for n, m in ghost.named_modules() if isinstance(m, nn.Conv2d)}
@@ -206,8 +207,11 @@ class Tracer(TorchDispatchMode):
         self.inputs.append((x, 0 if x is None else x._version))
 
     def leave(self, output: Any) -> None:
-        """A module whose output is the sum of its one input, as it came in, and something else: a residual branch."""
+        """Note what leaves a module; if it is the sum of its one input, as it came in, and something else: a branch."""
         name, (x, version) = self.path.pop(), self.inputs.pop()
+        axis, channels = self.labels(output) or (None, None)
+        if axis == 1:
+            self.maps[name] = channels
         total, then, parts, labels = self.sums.get(id(output), (None, 0, (), []))
         untouched = total is not None and then == total._version and x is not None and version == x._version
         other = next((i for i in (1, 0) if untouched and parts[1 - i] is x), None)
@@ -251,9 +255,8 @@ class Tracer(TorchDispatchMode):
 
     def draft(self, hw: tuple[int, int], params: int) -> Draft:
         blocks = {name: labels for name, labels in self.blocks.items() if name not in self.other_modules}
-        return Draft(
-            self.convs, self.norms, self.n_labels, self.equal, self.protected, hw, params, dict(self.chunks), blocks
-        )
+        wiring = self.convs, self.norms, self.n_labels, self.equal, self.protected
+        return Draft(*wiring, hw, params, dict(self.chunks), blocks, dict(self.maps))
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from yolo_slim import checkpoint
-from yolo_slim.config import Config
+from yolo_slim.config import Config, Distill
+from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import finished, measured, run_stage, say, train_arguments, train_in
@@ -29,9 +32,9 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
     settings = {**chosen.model_dump(), "epochs": epochs, "imgsz": config.imgsz, "seed": config.seed}
     inputs, extra, trainer = [start], {}, SlimTrainer
     if chosen.distill:
-        teacher = teacher_of(config)
-        inputs.append(teacher)
-        extra, trainer = {SETTINGS: {"teacher": str(teacher), "weight": chosen.distill.weight}}, DistillTrainer
+        teachers = teachers_of(config)
+        inputs += teachers
+        extra, trainer = {SETTINGS: lesson(chosen.distill, teachers)}, DistillTrainer
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, epochs, chosen.train)
@@ -40,24 +43,63 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
         weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
-        return {"weights": weights}, row, {"teacher": str(inputs[1]) if chosen.distill else None}
+        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None}
 
     return run_stage(config, stage, settings, inputs, work)
 
 
-def teacher_of(config: Config) -> Path:
-    """The checkpoint that `finetune.distill` names.
+def teachers_of(config: Config) -> list[Path]:
+    """The checkpoints that `finetune.distill` names.
 
     Raises:
-        SlimError: it is not there, or no detector.
+        SlimError: one is not there, or no detector.
     """
-    teacher = config.finetune.distill.teacher
-    if teacher != "original":
-        checkpoint.load(teacher)  # says what is wrong with it before anything runs
-        return Path(teacher)
-    path = finished(config, "original")
-    if path is None:
+    named = config.finetune.distill.teacher
+    found = []
+    for teacher in [named] if isinstance(named, str) else named:
+        path = finished(config, "original") if teacher == "original" else Path(teacher)
+        if path is None:
+            raise SlimError(
+                f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order"
+            )
+        checkpoint.load(path)  # says what is wrong with it before anything runs
+        found.append(path)
+    return found
+
+
+def lesson(chosen: Distill, teachers: list[Path]) -> dict[str, Any]:
+    """The settings file of DistillTrainer.
+
+    Raises:
+        SlimError: a loss, or an option of one, that there is not; a folder that is not there.
+    """
+    kin = chosen.teacher == "original" or "channels" in chosen.features  # who says so of a file must be right
+    features = dict(chosen.features)
+    if "auto" in features:
+        features = {"channels" if kin else "mimic": features.pop("auto"), **features}
+    asked = {"features": features, "outputs": dict(chosen.outputs)}
+    for kind, known in (("features", FEATURES), ("outputs", OUTPUTS)):
+        for name, options in asked[kind].items():
+            _check_loss(f"finetune.distill.{kind}", name, options, known)
+    for key in ("teacher_images", "extra_images"):
+        folder = getattr(chosen, key)
+        if folder and not Path(folder).is_dir():
+            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
+    layers = chosen.layers
+    return {
+        "teachers": [str(t) for t in teachers],
+        "kin": kin,
+        **asked,
+        "layers": {name: name for name in layers} if isinstance(layers, list) else layers,
+        **{k: getattr(chosen, k) for k in ("ramp_epochs", "stop_before", "teacher_images", "extra_images")},
+    }
+
+
+def _check_loss(where: str, name: str, options: dict[str, Any], known: dict[str, type]) -> None:
+    if name not in known:
+        raise SlimError(f"{where}: no loss {name}; expected one of {', '.join(known)}")
+    _, *takes = inspect.signature(known[name]).parameters
+    if unknown := options.keys() - {"weight", *takes}:
         raise SlimError(
-            f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order"
+            f"{where}.{name}: no option {', '.join(sorted(unknown))}; expected {', '.join(['weight', *takes])}"
         )
-    return path

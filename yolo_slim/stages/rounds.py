@@ -20,7 +20,7 @@ from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
-from yolo_slim.stages.finetune import teacher_of, tune
+from yolo_slim.stages.finetune import teachers_of, tune
 from yolo_slim.stages.prune import cut_stage
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
@@ -67,7 +67,7 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
         say("pruned", row, weights)
         return {"weights": weights, "kept": folder / "kept.json"}, row, details
 
-    inputs = [start, *([teacher_of(config)] if taught else [])]
+    inputs = [start, *(teachers_of(config) if taught else [])]
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
 
 

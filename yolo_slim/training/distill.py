@@ -1,13 +1,13 @@
-"""DistillTrainer: fine-tuning in which a teacher looks at the same images.
+"""DistillTrainer: fine-tuning in which teachers look at the same images.
 
-The teacher runs in eval mode without gradients on the augmented batch. Adapters live beside the detector, never in
-it: the optimizer trains them, `last.pt` keeps them for a resume, the saved detector has no trace of them.
+What is trained besides the student (adapters, generators) lives beside the detector, never in it: the optimizer trains
+it, `last.pt` keeps it for a resume, the saved detector has no trace of it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,97 +17,195 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.distill import Mimic
+from yolo_slim.channels import composed, survivors
+from yolo_slim.distill import FEATURES, OUTPUTS, Pair
+from yolo_slim.distill.together import Together
 from yolo_slim.errors import SlimError
+from yolo_slim.training.images import any_labelled, labelled, mixed, paired
+from yolo_slim.training.teacher import Taps, Teacher, entering, raw, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "distill.yaml"
-"""In the run folder: teacher, weight. A file, for the reason given in `sparse`."""
-
-
-def detect_inputs(output: Any) -> list[Tensor]:
-    """The maps that enter Detect, per level (B, C, H, W), from what the detector returns in either mode."""
-    raw = output[1] if isinstance(output, tuple) else output
-    return list(raw.get("one2many", raw)["feats"])
+"""In the run folder: teachers (paths), features and outputs (loss -> options), layers (the student's module -> the
+teachers'), kin (whether the student was cut from them), ramp_epochs, stop_before, teacher_images, extra_images. A file,
+because multi-GPU workers rebuild the trainer from its arguments alone, and so does a resumed run."""
 
 
 class DistillTrainer(SlimTrainer):
-    """SlimTrainer with feature mimicry of a teacher at Detect's inputs, logged as `mimic`."""
+    """SlimTrainer with the losses that `SETTINGS` names, each logged under its own name."""
 
     def setup_model(self) -> dict[str, Any] | None:
-        """Load the student, then the teacher and the adapters between them."""
+        """Load the student, then its teachers and what stands between them."""
         ckpt = super().setup_model()
-        settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
-        self.weight = settings["weight"]
-        self.teacher = checkpoint.load(settings["teacher"]).requires_grad_(False).to(self.device)
-        student = unwrap_model(self.model).to(self.device)
-        image = torch.zeros(1, next(student.parameters()).shape[1], 64, 64, device=self.device)
-        maps = [[m.shape for m in detect_inputs(_eval(d, image))] for d in (student, self.teacher)]
-        if [s[2:] for s in maps[0]] != [t[2:] for t in maps[1]]:
-            raise SlimError(
-                f"the teacher {settings['teacher']} has other strides than the student: {maps[1]}, {maps[0]}"
-            )
-        self.mimic = Mimic([s[1] for s in maps[0]], [t[1] for t in maps[1]]).to(self.device)
+        self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
+        student = unwrap_model(self.model)
+        layers = self.settings["layers"]
+        self.taps = Taps(student, list(layers)) if layers else None
+        self.teachers, pairs = [], []
+        for path in self.settings["teachers"]:
+            detector = checkpoint.load(path)
+            same = same_channels(student, detector, layers, self.args.imgsz) if self.settings["kin"] else None
+            teacher = Teacher(detector, path, student.stride.tolist(), list(layers.values()) if layers else None)
+            pairs.append(pair(student, teacher, list(layers) if layers else entering(student), same))
+            self.teachers.append(teacher.to(self.device))
+        chosen = (
+            {name: (losses[name], options) for name, options in self.settings[kind].items()}
+            for kind, losses in (("features", FEATURES), ("outputs", OUTPUTS))
+        )
+        self.losses = Together(pairs, *chosen).to(self.device)
         return ckpt
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+        """The images to train on: with what the teacher sees instead, and with those that it alone supervises."""
+        dataset = super().build_dataset(img_path, mode, batch)
+        if mode != "train":
+            return dataset
+        if self.settings["teacher_images"]:
+            dataset = paired(dataset, self.settings["teacher_images"], self.args)
+        if self.settings["extra_images"]:
+            extra = super().build_dataset(self.settings["extra_images"], mode, batch)
+            dataset = mixed(dataset, extra)
+        return dataset
+
+    def preprocess_batch(self, batch: dict) -> dict:
+        """As Ultralytics', for the teacher's images as well."""
+        batch = super().preprocess_batch(batch)
+        if "teacher_img" in batch and not isinstance(batch["teacher_img"], Tensor):
+            images = torch.stack(batch["teacher_img"]).to(self.device).float() / 255
+            size = batch["img"].shape[2:]
+            if images.shape[2:] != size:  # multi_scale
+                images = nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            batch["teacher_img"] = images
+        return batch
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
-        self.mimic.load_state_dict(ckpt["mimic"])
+        self.losses.load_state_dict(ckpt["distill"])
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Ultralytics' optimizer with the adapters in a group of their own."""
+        """Ultralytics' optimizer with what the losses train in a group of its own."""
         optimizer = super().build_optimizer(model, *args, **kwargs)
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.add_param_group({"params": list(self.mimic.parameters()), "lr": rate, "weight_decay": 0.0})
-        optimizer.register_step_pre_hook(self._average_adapters)
+        own = list(self.losses.parameters())
+        if own:
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+            optimizer.register_step_pre_hook(self._average_gradients)
         return optimizer
 
-    def _average_adapters(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """The adapters are outside the module that DDP wraps: average their gradients over workers here."""
+    def _average_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """The losses are outside the module that DDP wraps: average their gradients over workers here."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for p in self.mimic.parameters():
-                torch.distributed.all_reduce(p.grad)
-                p.grad /= torch.distributed.get_world_size()
+            for p in self.losses.parameters():
+                if p.grad is not None:
+                    torch.distributed.all_reduce(p.grad)
+                    p.grad /= torch.distributed.get_world_size()
 
     def _setup_train(self) -> None:
         super()._setup_train()
         detector = unwrap_model(self.model)
-        detector.criterion = _WithMimic(detector.criterion or detector.init_criterion(), self)
+        detector.criterion = _WithTeachers(detector.criterion or detector.init_criterion(), self)
+        self.batches = 0
+        self.add_callback("on_train_epoch_start", DistillTrainer._epoch_starts)
+        self.add_callback("on_train_batch_start", DistillTrainer._batch_starts)
+        self.add_callback("on_train_batch_end", DistillTrainer._batch_ends)
+
+    def _epoch_starts(self) -> None:
+        self.batches = 0
+
+    def _batch_starts(self) -> None:
+        self.batches += 1
+        if self.taps and self.strength():
+            self.taps.open()
+
+    def _batch_ends(self) -> None:
+        if self.taps:
+            self.taps.close()
+
+    def strength(self) -> float:
+        """What all weights are multiplied by in this batch: rises over the ramp; 0 in the last epochs, if asked."""
+        if self.epoch >= self.epochs - self.settings["stop_before"]:
+            return 0.0
+        ramp = self.settings["ramp_epochs"]
+        return min(1.0, (self.epoch + self.batches / len(self.train_loader)) / ramp) if ramp else 1.0
+
+    def taught(self, preds: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Name -> weighted loss of this batch, a mean over its images."""
+        now = self.strength()
+        if not now:
+            return {name: raw(preds)["scores"].new_zeros(()) for name in self.losses.names}
+        seen = batch.get("teacher_img", batch["img"])
+        views = [teacher(seen) for teacher in self.teachers]
+        student = view_of(preds, self.taps.caught() if self.taps else None)
+        scene = scene_of(preds, batch, unwrap_model(self.model).stride.to(self.device))
+        return {name: now * loss for name, loss in self.losses(student, views, scene).items()}
 
     def extra_state(self) -> dict[str, Any]:
-        """The adapters, so that a resumed run goes on with them."""
-        return {"mimic": {k: v.cpu() for k, v in self.mimic.state_dict().items()}}
+        """What the losses have learned, so that a resumed run goes on with it."""
+        return {"distill": {k: v.cpu() for k, v in self.losses.state_dict().items()}}
 
     def label_loss_items(self, loss_items: dict | None = None, prefix: str = "train") -> Any:
-        """As Ultralytics', without a validation column for mimicry: the teacher does not look at validation images."""
+        """As Ultralytics', without validation columns of ours: teachers do not look at validation images."""
         items = super().label_loss_items(loss_items, prefix)
         if prefix != "val":
             return items
+        ours = {f"val/{name}" for name in self.losses.names}
         if isinstance(items, dict):
-            return {k: v for k, v in items.items() if k != "val/mimic"}
-        return [k for k in items if k != "val/mimic"]
+            return {k: v for k, v in items.items() if k not in ours}
+        return [k for k in items if k not in ours]
 
 
-def _eval(detector: nn.Module, image: Tensor) -> Any:
-    was_training = detector.training
+def same_channels(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str] | None, imgsz: int) -> list[Tensor]:
+    """Which channel of the teacher's maps each channel of the student's is: per layer (Cs,).
+
+    Args:
+        student: cut from `teacher`, or from what was.
+        teacher: it may be slim itself.
+        layers: the student's modules -> the teacher's; None: what enters Detect.
+        imgsz: image side in pixels.
+
+    Raises:
+        SlimError: the student does not say that it was cut from such a detector.
+    """
+    cuts, before = (list((d.yaml.get("slim") or {}).get("cuts", [])) for d in (student, teacher))
+    if cuts[: len(before)] != before:
+        raise SlimError("the student was not cut from this teacher: their first cuts differ")
+    who = survivors(teacher, imgsz, composed(cuts[len(before) :]))
+    names = list(layers.values()) if layers else entering(teacher)
+    if unknown := [name for name in names if name not in who]:
+        raise SlimError(f"it is not known which channels leave {', '.join(unknown)}: name other layers")
+    return [torch.as_tensor(who[name]) for name in names]
+
+
+def pair(student: nn.Module, teacher: Teacher, layers: list[str], same: list[Tensor] | None) -> Pair:
+    """What losses must know of the two: found by running both on a blank image."""
+    device = next(student.parameters()).device
+    blank = torch.zeros(1, next(student.parameters()).shape[1], 64, 64, device=device)
+    taps, training = Taps(student, layers), student.training
+    taps.open()
     with torch.no_grad():
-        output = detector.eval()(image)
-    detector.train(was_training)
-    return output
+        student.eval()(blank)
+        maps = taps.caught()
+    taps.close()
+    student.train(training)
+    there = teacher.to(device)(blank).maps
+    head = student.model[-1]
+    widths = ([m.shape[1] for m in each] for each in (maps, there))
+    return Pair(*widths, same, head.nc, head.reg_max, teacher.classes, teacher.bins)
 
 
-class _WithMimic:
-    """Ultralytics' criterion plus weight * mimicry, scaled with the batch as Ultralytics scales its own."""
+class _WithTeachers:
+    """Ultralytics' criterion plus what teachers say, scaled with the batch as Ultralytics scales its own."""
 
     def __init__(self, base: Callable, trainer: DistillTrainer) -> None:
         self.base, self.trainer = base, trainer
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, items = self.base(preds, batch)
-        with torch.no_grad():
-            wanted = detect_inputs(self.trainer.teacher.eval()(batch["img"]))
-        mimic = self.trainer.weight * self.trainer.mimic(detect_inputs(preds), wanted)
-        return loss.sum() + mimic * len(batch["img"]), {**items, "mimic": mimic.detach()}
+        own = self.trainer.taught(preds, batch)
+        loss, items = self.base(*labelled(preds, batch))
+        if not any_labelled(batch):  # the graph stays, the gradient is 0
+            loss, items = 0 * loss, {name: 0 * value for name, value in items.items()}
+        total = loss.sum() + sum(own.values()) * len(batch["img"])
+        return total, {**items, **{name: value.detach() for name, value in own.items()}}
 
     def __deepcopy__(self, memo: dict) -> Callable:  # a copy of the detector is one without a teacher
         return copy.deepcopy(self.base, memo)

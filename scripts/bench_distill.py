@@ -1,0 +1,172 @@
+"""Does a teacher help? The same cut fine-tuned plainly, by our default, by Ultralytics' own and by each loss alone.
+
+    python scripts/bench_distill.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml
+
+Every row trains for as many epochs, with the same seed, from the same cut of `bench_peers.py`. Each finished row is
+kept on disk at once: interrupted, the same command goes on, and `--print` shows what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bench_peers as peers
+import torch
+
+from yolo_slim import checkpoint
+from yolo_slim.config import Distill
+from yolo_slim.distill import FEATURES, OUTPUTS
+from yolo_slim.errors import SlimError
+from yolo_slim.stages.common import console, measured, train_arguments, train_in
+from yolo_slim.stages.finetune import lesson
+from yolo_slim.training import trainer
+from yolo_slim.training.distill import SETTINGS, DistillTrainer
+from yolo_slim.training.trainer import SlimTrainer
+
+RECIPES: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "plain": ("plain fine-tuning", None),
+    "default": ("our default", {}),
+    "ultralytics": ("Ultralytics' own (`distill_model`)", None),
+    **{name: (f"`{name}` alone", {"features": {name: {}}}) for name in FEATURES},
+    **{name: (f"`{name}` alone", {"features": {}, "outputs": {name: {}}}) for name in OUTPUTS},
+}
+"""Name -> title, and the `finetune.distill` section."""
+SEEDED = ("plain", "default", "ultralytics")
+"""Rows of every seed; the others have the first alone."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One row, to be made; what `bench_peers.part` asks of one."""
+
+    args: argparse.Namespace
+    recipe: str
+    seed: int
+
+    @property
+    def cut(self) -> peers.Job:
+        """The row of the other table whose cut is taught."""
+        return peers.Job(self.args, "ours", self.args.flops[0], 0)
+
+    @property
+    def key(self) -> str:
+        """What the row is kept under."""
+        return f"{Path(self.args.data).stem} x{self.args.flops[0]:g} seed {self.seed} distill {self.recipe}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.cut.folder.with_name(f"distill-{self.recipe}-seed{self.seed}")
+
+    def section(self) -> Distill | None:
+        """The `finetune.distill` section."""
+        chosen = RECIPES[self.recipe][1]
+        return None if chosen is None else Distill(**chosen)
+
+    def made_of(self, part: str) -> dict[str, Any]:
+        """What decides the outcome."""
+        section = self.section()
+        return {
+            "cut": self.cut.made_of("cut"),
+            "distill": json.loads(section.model_dump_json()) if section else self.recipe,
+            "epochs": self.args.epochs,
+            "train": peers.TRAIN,
+        }
+
+
+def make_trained(row: Lesson) -> dict[str, Any]:
+    """Train from the cut, and measure."""
+    peers.part(row.cut, "cut")
+    start, teacher = row.cut.folder / "start.pt", Path(row.args.model)
+    config = row.cut.config(f"seed={row.seed}")
+    section, settings, extra, train, kind = row.section(), {}, {}, peers.TRAIN, SlimTrainer
+    if section:
+        settings = lesson(section, [teacher])
+        extra, kind = {SETTINGS: settings}, DistillTrainer
+    elif row.recipe == "ultralytics":
+        train = {**train, "distill_model": str(teacher)}
+        shutil.rmtree(row.folder / "train", ignore_errors=True)  # SlimTrainer cannot resume such a training
+    arguments = train_arguments(config, row.args.epochs, train)
+    inputs = [start, teacher]
+    row.folder.mkdir(parents=True, exist_ok=True)
+    done = train_in(row.folder, kind, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
+    weights = checkpoint.save(checkpoint.load(done / "best.pt"), row.folder / "trained.pt")
+    return {**measured(config, weights), "epochs": row.args.epochs}
+
+
+def rows_of(args: argparse.Namespace) -> list[Lesson]:
+    """In order: the first seed of all first."""
+    return [
+        Lesson(args, recipe, seed)
+        for seed in args.seeds
+        for recipe in args.recipes
+        if recipe in SEEDED or seed == args.seeds[0]
+    ]
+
+
+def table(args: argparse.Namespace) -> str:
+    """Markdown, with dashes for what is missing, and what it comes to in words."""
+    kept, rows, missing = peers.read_rows(args), rows_of(args), []
+    lines = [f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, mAP50-95 after {args.epochs} epochs", ""]
+    lines += ["| fine-tuning | trained | against plain, same seeds | seeds |", "| --- | ---: | ---: | ---: |"]
+    found = {(r.recipe, r.seed): t["map50_95"] for r in rows if (t := peers.found(kept, r, "trained"))}
+    for recipe in args.recipes:
+        seeds = [r.seed for r in rows if r.recipe == recipe]
+        made = [s for s in seeds if (recipe, s) in found]
+        pairs = [found[recipe, s] - found["plain", s] for s in made if ("plain", s) in found]
+        gain = f"{100 * statistics.fmean(pairs):+.1f} points" if pairs and recipe != "plain" else "–"
+        worth = peers.spread(found[recipe, s] for s in made)
+        lines.append(f"| {RECIPES[recipe][0]} (`{recipe}`) | {worth} | {gain} | {len(made)} of {len(seeds)} |")
+        missing += [f"{recipe} (seed {', '.join(str(s) for s in seeds if s not in made)})"] if made != seeds else []
+    if missing:
+        lines += ["", f"Still missing: {'; '.join(missing)}"]
+    return "\n".join(lines)
+
+
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="weights/bccd_v5n.pt", help="the unpruned detector: cut, and the teacher")
+    parser.add_argument("--data", default="data/bccd/bccd.yaml")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--flops", type=float, nargs=1, default=[0.5], help="share to keep")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="of these (default: all): %(default)s")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--runs", default="runs/bench_peers", help="shared with bench_peers.py, whose cut it takes")
+    parser.add_argument("--rows", help="where finished rows are kept (default: <runs>/rows.json)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of torch on a CPU (default: its own choice)")
+    parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
+    args = parser.parse_args(words)
+    args.recipes, args.smaller = args.recipes.split(","), None
+    if not Path(args.model).is_file():
+        parser.error(f"no checkpoint at {args.model}")
+    if unknown := set(args.recipes) - set(RECIPES):
+        parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
+    args.rows = args.rows or str(Path(args.runs) / "rows.json")
+    return args
+
+
+def main(words: list[str] | None = None) -> None:
+    """Make what is missing, then print the table."""
+    args = read_arguments(words)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+        trainer.THREADS = args.threads
+    for row in [] if args.print else rows_of(args):
+        try:
+            peers.part(row, "trained", {"trained": make_trained})
+        except SlimError as e:
+            console.print(f"{row.key}: not available: {e}")
+    print(table(args))
+
+
+if __name__ == "__main__":
+    main()

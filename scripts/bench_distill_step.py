@@ -1,0 +1,60 @@
+"""What a teacher costs a training step: plain fine-tuning, our default and Ultralytics' own, step by step in turn.
+
+    python scripts/bench_distill_step.py [--model weights/bccd_v5n.pt] [--imgsz 320] [--batch 16] [--steps 30]
+
+The student is the model cut to half of its FLOPs, the teacher the model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_sparse_step import in_turn, prepared  # beside this file
+from make_shapes import draw
+
+import yolo_slim
+from yolo_slim import checkpoint
+from yolo_slim.config import Distill
+from yolo_slim.stages.finetune import lesson
+from yolo_slim.training.distill import SETTINGS, DistillTrainer
+from yolo_slim.training.trainer import SlimTrainer
+
+
+def main() -> None:
+    """Print medians, and their ratio to plain fine-tuning."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="yolov5n.yaml", help="a .pt, or a .yaml (untrained: steps take as long)")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=30)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        detector = yolo_slim.load(args.model)
+        classes = detector.model[-1].nc
+        data = draw(folder / "shapes", train=args.batch * 2, val=8, test=8, imgsz=args.imgsz, seed=0)
+        named = data.read_text().partition("names:")[0]
+        data.write_text(named + "names:\n" + "".join(f"  {i}: class {i}\n" for i in range(max(classes, 4))))
+        teacher = checkpoint.save(detector, folder / "teacher.pt")
+        cut = yolo_slim.prune(detector, imgsz=args.imgsz, criterion="l1", target={"flops": 0.5})
+        args.model = str(checkpoint.save(cut.model, folder / "student.pt"))
+        files = {SETTINGS: lesson(Distill(), [teacher])}
+        trainers = {
+            "plain": prepared(SlimTrainer, folder / "plain", data, args),
+            "ours": prepared(DistillTrainer, folder / "ours", data, args, files),
+            "ultralytics": prepared(SlimTrainer, folder / "ultralytics", data, args, distill_model=str(teacher)),
+        }
+        times = in_turn(trainers, args.steps)
+    plain = np.array(times["plain"])
+    print(f"{args.imgsz} px, batch {args.batch}, {torch.get_num_threads()} threads, {args.steps} steps each, in turn")
+    for name, seconds in times.items():
+        ratio = np.median(np.array(seconds) / plain)
+        print(f"{name:12} {np.median(seconds) * 1e3:8.1f} ms per step, median of paired ratios {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()

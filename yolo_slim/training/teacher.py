@@ -1,0 +1,155 @@
+"""A teacher: a detector that looks at the same images as the student, and what either says of a batch.
+
+In eval mode, without gradients, once a batch however many losses look at what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.tal import make_anchors
+
+from yolo_slim.distill import Scene, View
+from yolo_slim.errors import SlimError
+
+
+def entering(detector: nn.Module) -> list[str]:
+    """The modules whose outputs enter Detect."""
+    return [f"model.{i}" for i in detector.model[-1].f]
+
+
+def raw(output: Any) -> Mapping[str, Any]:
+    """Logits and maps of the one-to-many head, from what a detector returns in either mode."""
+    found = output[1] if isinstance(output, tuple) else output
+    return found.get("one2many", found)
+
+
+class Taps:
+    """Catches what leaves some modules, from `open` to `close`."""
+
+    def __init__(self, detector: nn.Module, names: Sequence[str]) -> None:
+        modules = dict(detector.named_modules())
+        if missing := [n for n in names if n not in modules]:
+            raise SlimError(
+                f"finetune.distill.layers names {', '.join(missing)}, which is not there: expected names of modules, "
+                f"such as those that enter Detect, {', '.join(entering(detector))}"
+            )
+        self.names, self.modules = list(names), [modules[n] for n in names]
+        self.maps: list[Any] = []
+        self.handles: list[Any] = []
+
+    def open(self) -> None:
+        """Begin to catch. A copy that is made of the detector meanwhile would catch as well."""
+        self.close()
+        self.maps = [None] * len(self.modules)
+        for i, module in enumerate(self.modules):
+            self.handles.append(module.register_forward_hook(lambda m, a, out, i=i: self.maps.__setitem__(i, out)))
+
+    def close(self) -> None:
+        """End it, and forget what was caught."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles, self.maps = [], []
+
+    def caught(self) -> list[Tensor]:
+        """The maps of the last run.
+
+        Raises:
+            SlimError: a module that was not run, or gives something else than a map (B, C, H, W).
+        """
+        for name, found in zip(self.names, self.maps, strict=True):
+            if not isinstance(found, Tensor) or found.dim() != 4:
+                got = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise SlimError(f"finetune.distill.layers: expected a map (B, C, H, W) from {name}, got {got}")
+        return self.maps
+
+
+class Teacher:
+    """A detector that teaches a student with these strides.
+
+    Args:
+        detector: taken over: put into eval mode, frozen, its batch norms merged into its convolutions.
+        name: for messages.
+        strides: of the student's levels, in pixels.
+        layers: modules to catch; None: what enters Detect at the student's strides.
+
+    Raises:
+        SlimError: a stride of the student that the teacher does not have.
+    """
+
+    def __init__(
+        self, detector: nn.Module, name: str, strides: Sequence[float], layers: Sequence[str] | None = None
+    ) -> None:
+        own = [float(s) for s in detector.stride]
+        if missing := [s for s in strides if s not in own]:
+            raise SlimError(
+                f"the teacher {name} has other strides than the student: {own}, and none of "
+                f"{', '.join(f'{s:g}' for s in missing)}; take a teacher with the student's {list(strides)}"
+            )
+        self.levels = [own.index(s) for s in strides]
+        self.classes, self.bins = detector.model[-1].nc, detector.model[-1].reg_max
+        self.names = list(layers) if layers is not None else [entering(detector)[i] for i in self.levels]
+        self.detector = detector.eval().requires_grad_(False)
+        if layers is None and not hasattr(detector.model[-1], "one2one_cv2"):
+            # Merging drops batch norms, which may be named in `layers`, and the one-to-many half of a double head.
+            self.detector.fuse(verbose=False)
+        self.taps = Taps(self.detector, self.names)
+        self.taps.open()
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move it."""
+        self.detector.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> View:
+        """What it says of images (B, 3, H, W)."""
+        self.detector.eval()
+        with _cheap(images.device):
+            found = raw(self.detector(images))
+        sizes = [m.shape[2] * m.shape[3] for m in found["feats"]]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        at = torch.cat([torch.arange(starts[i], starts[i] + sizes[i], device=images.device) for i in self.levels])
+        return View(self.taps.caught(), found["boxes"][..., at], found["scores"][..., at])
+
+
+def _cheap(device: torch.device) -> AbstractContextManager:
+    """Half precision where the device is made for it; what a teacher says needs no more."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+def view_of(output: Any, maps: Sequence[Tensor] | None) -> View:
+    """What a student says, from what it returned; `maps`: those that were caught, None: what entered Detect."""
+    found = raw(output)
+    return View(found["feats"] if maps is None else maps, found["boxes"], found["scores"])
+
+
+def scene_of(output: Any, batch: Mapping[str, Any], strides: Tensor) -> Scene:
+    """Where a student's predictions stand, and the true boxes of an Ultralytics batch.
+
+    Args:
+        output: what the student returned.
+        batch: img (B, 3, H, W), bboxes (N, 4) xywh as shares of the image, cls (N, 1), batch_idx (N,).
+        strides: of the student's levels, in pixels.
+    """
+    points, per_point = make_anchors(raw(output)["feats"], strides, 0.5)
+    device = points.device
+    height, width = batch["img"].shape[2:]
+    boxes = batch["bboxes"].to(device) * torch.tensor([width, height, width, height], device=device)
+    half = boxes[:, 2:] / 2
+    return Scene(
+        points * per_point,
+        per_point[:, 0],
+        torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], 1),
+        batch["cls"].to(device).flatten(),
+        batch["batch_idx"].to(device).long(),
+        (height, width),
+    )
