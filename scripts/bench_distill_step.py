@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from bench_sparse_step import in_turn, prepared  # beside this file
 from make_shapes import draw
 
@@ -35,10 +36,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         detector = yolo_slim.load(args.model)
-        classes = detector.model[-1].nc
         data = draw(folder / "shapes", train=args.batch * 2, val=8, test=8, imgsz=args.imgsz, seed=0)
-        named = data.read_text().partition("names:")[0]
-        data.write_text(named + "names:\n" + "".join(f"  {i}: class {i}\n" for i in range(max(classes, 4))))
+        rename(data, detector.model[-1].nc)
         teacher = checkpoint.save(detector, folder / "teacher.pt")
         cut = yolo_slim.prune(detector, imgsz=args.imgsz, criterion="l1", target={"flops": 0.5})
         args.model = str(checkpoint.save(cut.model, folder / "student.pt"))
@@ -54,6 +53,15 @@ def main() -> None:
     for name, seconds in times.items():
         ratio = np.median(np.array(seconds) / plain)
         print(f"{name:12} {np.median(seconds) * 1e3:8.1f} ms per step, median of paired ratios {ratio:.3f}")
+
+
+def rename(data: Path, classes: int) -> None:
+    """Give the shapes as many classes as the detector knows; which shape is which does not matter here."""
+    described = yaml.safe_load(data.read_text())
+    data.write_text(yaml.safe_dump(described | {"names": {i: f"class {i}" for i in range(classes)}}))
+    for file in (data.parent / "labels").rglob("*.txt"):
+        rows = (line.split() for line in file.read_text().splitlines())
+        file.write_text("".join(f"{int(first) % classes} {' '.join(rest)}\n" for first, *rest in rows))
 
 
 if __name__ == "__main__":
