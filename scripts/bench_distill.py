@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import bench_peers as peers
-import torch
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Distill
@@ -25,7 +24,6 @@ from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.common import console, measured, train_arguments, train_in
 from yolo_slim.stages.finetune import lesson
-from yolo_slim.training import trainer
 from yolo_slim.training.distill import SETTINGS, DistillTrainer
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -131,35 +129,20 @@ def table(args: argparse.Namespace) -> str:
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="weights/bccd_v5n.pt", help="the unpruned detector: cut, and the teacher")
-    parser.add_argument("--data", default="data/bccd/bccd.yaml")
-    parser.add_argument("--imgsz", type=int, default=320)
+    parser = peers.common_parser(__doc__, RECIPES)
     parser.add_argument("--flops", type=float, nargs=1, default=[0.5], help="share to keep")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="of these (default: all): %(default)s")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--runs", default="runs/bench_peers", help="shared with bench_peers.py, whose cut it takes")
-    parser.add_argument("--rows", help="where finished rows are kept (default: <runs>/rows.json)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU (default: its own choice)")
-    parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
     args = parser.parse_args(words)
-    args.recipes, args.smaller = args.recipes.split(","), None
+    args.smaller = None
+    peers.settle(parser, args, RECIPES)
     if not Path(args.model).is_file():
         parser.error(f"no checkpoint at {args.model}")
-    if unknown := set(args.recipes) - set(RECIPES):
-        parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
-    args.rows = args.rows or str(Path(args.runs) / "rows.json")
     return args
 
 
 def main(words: list[str] | None = None) -> None:
     """Make what is missing, then print the table."""
     args = read_arguments(words)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        trainer.THREADS = args.threads
+    peers.use_threads(args.threads)
     for row in [] if args.print else rows_of(args):
         try:
             peers.part(row, "trained", {"trained": make_trained})

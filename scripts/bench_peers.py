@@ -442,45 +442,61 @@ def verdict(ours: str, results: dict[str, list[float]]) -> str:
     return f"`{ours}` is {'; '.join(said)}."
 
 
-def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="weights/bccd_v5n.pt")
+def common_parser(description: str | None, recipes: Iterable[str]) -> argparse.ArgumentParser:
+    """The command line that every table has; `settle` reads it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="weights/bccd_v5n.pt", help="the original")
     parser.add_argument("--data", default="data/bccd/bccd.yaml")
-    parser.add_argument("--smaller", help="the next smaller stock detector: a .pt trained on the data set, or a .yaml")
     parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--flops", type=float, nargs="+", help="share to keep (default 0.5; --table cut: 0.75 0.5)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--recipes", default=",".join(RECIPES), help="of these, with commas (default: all): %(default)s"
+        "--recipes", default=",".join(recipes), help="of these, with commas (default: all): %(default)s"
     )
     parser.add_argument("--epochs", type=int, default=20, help="of every row, those before the cut included")
-    parser.add_argument("--runs", default="runs/bench_peers")
+    parser.add_argument("--runs", default="runs/bench_peers", help="cuts in it serve every table")
     parser.add_argument("--rows", help="where finished rows are kept (default: <runs>/rows.json)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: its own choice)")
+    parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
+    return parser
+
+
+def settle(parser: argparse.ArgumentParser, args: argparse.Namespace, recipes: Iterable[str]) -> None:
+    """Complete the arguments that `common_parser` has read."""
+    args.recipes = args.recipes.split(",")
+    if unknown := set(args.recipes) - set(recipes):
+        parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; known: {', '.join(recipes)}")
+    args.rows = args.rows or str(Path(args.runs) / "rows.json")
+
+
+def use_threads(threads: int | None) -> None:
+    """As many as asked for, in what torch does here and in trainings."""
+    if threads:
+        torch.set_num_threads(threads)
+        trainer.THREADS = threads  # what the trainer sets, where Ultralytics would take one less
+
+
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = common_parser(__doc__, RECIPES)
+    parser.add_argument("--smaller", help="the next smaller stock detector: a .pt trained on the data set, or a .yaml")
+    parser.add_argument("--flops", type=float, nargs="+", help="share to keep (default 0.5; --table cut: 0.75 0.5)")
     parser.add_argument(
         "--table", choices=["trained", "cut"], default="trained", help="cut: right after it, no training"
     )
-    parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
     args = parser.parse_args(words)
-    args.recipes = args.recipes.split(",")
+    settle(parser, args, RECIPES)
     for file in filter(None, (args.model, args.smaller)):
         if file.endswith(".pt") and not Path(file).is_file():
             parser.error(f"no checkpoint at {file}")
-    if unknown := set(args.recipes) - set(RECIPES):
-        parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
     args.flops = args.flops or ([0.75, 0.5] if args.table == "cut" else [0.5])
-    args.rows = args.rows or str(Path(args.runs) / "rows.json")
     return args
 
 
 def main(words: list[str] | None = None) -> None:
     """Make what is missing, then print the table."""
     args = read_arguments(words)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        trainer.THREADS = args.threads  # what the trainer sets, where Ultralytics would take one less
+    use_threads(args.threads)
     refused = [] if args.print else make(args)
     print(table(args))
     for line in refused:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.distill.match import Match
+from yolo_slim.distill.match import Beside
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
 
 
@@ -23,14 +23,12 @@ class Attention(nn.Module):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()
-        self.match = None if pair.same is None else Match(pair, adapter=False, normalize=False)
+        self.beside = Beside(pair)
 
     @in_fp32
     def forward(self, student: View, teacher: View, scene: Scene) -> Tensor:
         """A scalar."""
-        pairs = zip(student.maps, teacher.maps, strict=True)
-        if self.match is not None:
-            pairs = self.match(student.maps, teacher.maps)
+        pairs = self.beside(student.maps, teacher.maps)
         return torch.stack([(attention(s) - attention(t)).square().mean() for s, t in pairs]).mean()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.distill.match import Match
+from yolo_slim.distill.match import Beside
 from yolo_slim.distill.positions import TINY
 from yolo_slim.distill.rois import pool, true_rois
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
@@ -31,15 +31,13 @@ class DarkRank(nn.Module):
 
     def __init__(self, pair: Pair, *, alpha: float = 3.0, beta: float = 3.0, length: int = 4) -> None:
         super().__init__()
-        self.match = None if pair.same is None else Match(pair, adapter=False, normalize=False)
+        self.beside = Beside(pair)
         self.alpha, self.beta, self.length = alpha, beta, length
 
     @in_fp32
     def forward(self, student: View, teacher: View, scene: Scene) -> Tensor:
         """A scalar; 0 with fewer than 3 true boxes, which have one order. Not 0 where both agree, unless surely."""
-        pairs = zip(student.maps, teacher.maps, strict=True)
-        if self.match is not None:
-            pairs = self.match(student.maps, teacher.maps)
+        pairs = self.beside(student.maps, teacher.maps)
         rois = true_rois(scene)
         pooled = [[pool(m, rois, scene).mean((2, 3)) for m in maps] for maps in zip(*pairs, strict=True)]
         s, t = (self._scores(torch.cat(parts, 1)) for parts in pooled)

@@ -86,6 +86,23 @@ class Match(nn.Module):
         return student, teacher
 
 
+class Beside(nn.Module):
+    """Pairs of maps for losses that compare within a detector, so that there is nothing to adapt.
+
+    A student that was cut from its teacher is compared with its own channels in the teacher.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.match = None if pair.same is None else Match(pair, adapter=False, normalize=False)
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Per level student's map (B, Cs, Hs, Ws) and teacher's (B, C, H, W)."""
+        if self.match is None:
+            return list(zip(student, teacher, strict=True))
+        return self.match(student, teacher)
+
+
 def spread(values: Tensor) -> Tensor:
     """Standard deviation of all values, a scalar; 1 where they are one constant, up to half precision."""
     variance, mean = torch.var_mean(values, correction=0)

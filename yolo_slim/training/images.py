@@ -79,7 +79,7 @@ def paired(dataset: Any, root: str, hyp: Any) -> Paired:
 
 
 class Marked(Dataset):
-    """An Ultralytics data set whose items say whether they are labelled; a twin for teachers is themselves."""
+    """An Ultralytics data set whose items say whether they are labelled."""
 
     def __init__(self, dataset: Any, labelled: bool) -> None:
         self.dataset, self.labelled = dataset, labelled
