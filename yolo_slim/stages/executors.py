@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from types import ModuleType
 
@@ -49,13 +49,17 @@ def make_all(points: Sequence[Point], where: AbstractContextManager[Start]) -> I
 
 @contextmanager
 def in_processes(workers: int, log: Path) -> Iterator[Start]:
-    """Fresh Python processes that write to a log file instead of the terminal.
+    """Processes of this machine, none of which has run anything yet, that write to a log file instead of the terminal.
 
     Raises:
         SlimError: one of them was killed.
     """
     others = set(active_children())
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _settle, (str(log),))
+    # Where there is a fork server the imports, seconds of each process, are made once, in the server.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([Point.__module__])
+    pool = ProcessPoolExecutor(workers, context, _settle, (str(log),))
 
     def start(points: Sequence[Point]) -> list[Future]:
         # Ctrl-C is for this process, which then ends the others: they are born with it blocked.
