@@ -388,6 +388,12 @@ def test_a_budget_that_cannot_be_met(original: Path, runs: Path, words: list[str
         pytest.param(["prune.target.flops=0.01"], ["cannot be met"], id="fewer FLOPs than the floors allow"),
         pytest.param([RATIO, "prune.criterion=l3"], ["prune.criterion", "bn_scale", "l3"], id="no such criterion"),
         pytest.param([RATIO, "prune.exclude=[modl.0]"], ["prune.exclude", "modl.0"], id="no such layer"),
+        pytest.param(
+            [RATIO, "finetune.distill.outputs.boxes.weight=1"],
+            ["finetune.distill.outputs", "boxes", "box"],
+            id="no such loss",
+        ),
+        pytest.param([RATIO, "finetune.distill.teacher=elsewhere.pt"], ["elsewhere.pt"], id="no such teacher"),
     ],
 )
 def test_no_training_before_a_mistake_is_told(

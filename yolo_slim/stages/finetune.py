@@ -48,6 +48,20 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
     return run_stage(config, stage, settings, inputs, work)
 
 
+def rehearse_distill(config: Config) -> None:
+    """What is wrong with `finetune.distill` shows before hours of training.
+
+    Raises:
+        SlimError: a loss that there is not, a file that is not there or no detector.
+    """
+    if chosen := config.finetune.distill:
+        named = [chosen.teacher] if isinstance(chosen.teacher, str) else chosen.teacher
+        files = [Path(teacher) for teacher in named if teacher != "original"]
+        for file in files:
+            checkpoint.load(file)
+        lesson(chosen, files)
+
+
 def teachers_of(config: Config) -> list[Path]:
     """The checkpoints that `finetune.distill` names.
 
