@@ -74,7 +74,7 @@ class Lesson:
             "cut": self.cut.made_of("cut"),
             "distill": json.loads(section.model_dump_json()) if section else self.recipe,
             "epochs": self.args.epochs,
-            "train": peers.TRAIN,
+            "train": peers.train_as(self.args),
         }
 
 
@@ -83,7 +83,7 @@ def make_trained(row: Lesson) -> dict[str, Any]:
     peers.part(row.cut, "cut")
     start, teacher = row.cut.folder / "start.pt", Path(row.args.model)
     config = row.cut.config(f"seed={row.seed}")
-    section, settings, extra, train, kind = row.section(), {}, {}, peers.TRAIN, SlimTrainer
+    section, settings, extra, train, kind = row.section(), {}, {}, peers.train_as(row.args), SlimTrainer
     if section:
         settings = lesson(section, [teacher])
         extra, kind = {SETTINGS: settings}, DistillTrainer

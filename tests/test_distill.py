@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from training_helpers import (
     CLASSES,
@@ -28,7 +30,9 @@ from ultralytics import YOLO
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
+from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
+from yolo_slim.training.calibrate import recalibrate
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, same_channels
 from yolo_slim.training.teacher import Taps, entering, raw, scene_of, view_of
 
@@ -96,6 +100,49 @@ def test_the_teacher_stays_as_it_is(taught, teacher):
     assert [m.shape for m in found.maps] == [m.shape for m in wanted["feats"]]
     assert not any(m.training for m in there.detector.modules())
     assert not any(p.requires_grad or p.grad is not None for p in there.detector.parameters())
+
+
+def relabelled(data: str, folder: Path, classes: int = CLASSES, keep: bool = True) -> str:
+    """The same pictures under other labels: with more classes to tell apart, or without any object."""
+    shutil.copytree(Path(data).parent, folder / "data")
+    path = folder / "data" / Path(data).name
+    described = yaml.safe_load(path.read_text()) | {"path": str(path.parent), "names": [str(i) for i in range(classes)]}
+    path.write_text(yaml.safe_dump(described))
+    for label in () if keep else (folder / "data").rglob("*.txt"):
+        label.write_text("")
+    for cache in (folder / "data").rglob("*.cache"):
+        cache.unlink()
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "keep", "arguments"),
+    [
+        pytest.param(CLASSES, True, {}, id="as it is"),
+        pytest.param(CLASSES, True, {"amp": "bf16"}, id="in mixed precision"),
+        pytest.param(CLASSES, False, {}, id="images without objects"),
+        pytest.param(1, True, {"single_cls": True}, id="one class"),
+        pytest.param(80, True, {}, id="80 classes"),
+        pytest.param(CLASSES, True, {"imgsz": 640, "batch": 2, "fraction": 0.34}, id="640 px"),
+    ],
+)
+def test_every_loss_is_finite_in_training(tmp_path, data, classes, keep, arguments):
+    original = tiny(tmp_path, YAML.replace(f"nc: {CLASSES}", f"nc: {classes}"))
+    recalibrate(original, [torch.rand(8, 3, PX, PX)])  # else it says nearly the same everywhere
+    model = yolo_slim.prune(original, imgsz=PX, ratio=0.4, round_to=1, min_channels=2).model
+    paths = [saved(m, tmp_path / f"{name}.pt") for name, m in (("slim", model), ("whole", original))]
+    every = {"features": {name: {} for name in FEATURES}, "outputs": {name: {} for name in OUTPUTS}}
+    files = under(paths[1], kin=True, **every)
+    labels = relabelled(data, tmp_path, max(classes, CLASSES), keep)
+    trainer = fit(DistillTrainer, paths[0], tmp_path / "run", labels, epochs=1, files=files, **arguments)
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    losses = {name: float(row[f"train/{name}"]) for name in trainer.losses.names}
+    assert losses.keys() == {*FEATURES, *OUTPUTS}
+    assert all(math.isfinite(v) and v >= 0 for v in losses.values()), losses
+    assert all(
+        v.isfinite().all() for v in checkpoint.load(tmp_path / "run" / "weights" / "last.pt").state_dict().values()
+    )
 
 
 def test_the_adapters_learn(taught, student, teacher):

@@ -109,6 +109,35 @@ def test_best_is_stripped_and_last_can_be_resumed(trained):
     assert sorted(p.name for p in (run / "weights").iterdir()) == ["best.pt", "last.pt"]
 
 
+def test_mixed_precision_on_a_cpu(tmp_path, data, slim):
+    """amp=bf16: convolutions in bfloat16, losses as in fp32 to its accuracy, checkpoints as ever; after a kill too."""
+    seen = set()
+
+    def look(trainer):
+        trainer.model.model[0].conv.register_forward_hook(lambda m, x, out: seen.add((m.training, out.dtype)))
+
+    for name, precision in (("full", True), ("mixed", "bf16")):
+        with pytest.raises(Killed):
+            fit(killed_after(SlimTrainer, 1), slim, tmp_path / name, data, amp=precision)
+    resumed = watched(SlimTrainer, look, "on_train_start")
+    fit(SlimTrainer, slim, tmp_path / "full", data, resume=True)
+    fit(resumed, slim, tmp_path / "mixed", data, resume=True)
+    assert (True, torch.bfloat16) in seen
+    full, mixed = (losses(tmp_path / name / "results.csv") for name in ("full", "mixed"))
+    assert full.shape == mixed.shape == (2, 3)
+    assert mixed == pytest.approx(full, rel=0.05)
+    ckpt = checkpoint.read(tmp_path / "mixed" / "weights" / "last.pt")
+    tensors = [*ckpt["live"].values(), *ckpt["ema"].state_dict().values()]
+    assert all(t.is_contiguous() and t.dtype != torch.bfloat16 for t in tensors)
+
+
+def losses(results: Path) -> np.ndarray:
+    """(epochs, 3): the training losses in results.csv."""
+    head, *rows = [line.split(",") for line in results.read_text().splitlines()]
+    at = [i for i, name in enumerate(head) if name.strip().startswith("train/")]
+    return np.array([[float(row[i]) for i in at] for row in rows])
+
+
 def test_a_resumed_training_stays_slim(tmp_path, data, slim):
     with pytest.raises(Killed):
         fit(killed_after(SlimTrainer, 1), slim, tmp_path, data)
