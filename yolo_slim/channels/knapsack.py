@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from yolo_slim.channels.costs import Meter
 from yolo_slim.channels.groups import Ints
+from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.multiple_choice import least_loss
 from yolo_slim.channels.space import SLACK, Space
 

@@ -70,7 +70,7 @@ class SlimTrainer(DetectionTrainer):
         self._average_fairly()
 
     def _do_train(self) -> None:
-        # Ultralytics refuses amp=bf16 on a CPU. Where that has AMX, a step takes half to two thirds of the time with it.
+        # Ultralytics refuses amp=bf16 on a CPU. Where that has AMX, a step takes half to two thirds of the time.
         with patch("ultralytics.engine.trainer.autocast", _autocast):
             super()._do_train()
 
