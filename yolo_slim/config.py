@@ -339,6 +339,17 @@ class Latency(Section):
     runs: int = Field(20, ge=3, description="timed images in each, those of the original in between")
 
 
+class Bench(Section):
+    """The original and the slim detector side by side in the runtimes of this machine."""
+
+    runtimes: list[Literal["torch", "onnxruntime", "openvino"]] | None = Field(
+        None, description="null: all that are installed"
+    )
+    threads: int | None = Field(None, ge=1, description="of each runtime; null: as many as the machine has cores")
+    batches: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description="images at a time")
+    runs: int = Field(50, ge=3, description="timed runs of each, in turn")
+
+
 class Report(Section):
     """How every row is measured: one evaluator, one setting."""
 
@@ -395,6 +406,7 @@ class Config(Section):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     latency: Latency = Latency()
+    bench: Bench = Bench()
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()

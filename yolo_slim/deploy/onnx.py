@@ -16,7 +16,7 @@ from ultralytics import YOLO
 from yolo_slim.errors import SlimError
 
 
-def export_onnx(weights: Path, target: Path, imgsz: int) -> Path:
+def export_onnx(weights: Path, target: Path, imgsz: int, batch: int = 1) -> Path:
     """Export a checkpoint to `target`, whole or not at all.
 
     Raises:
@@ -29,7 +29,7 @@ def export_onnx(weights: Path, target: Path, imgsz: int) -> Path:
         copied = Path(folder) / "slim.pt"
         copied.symlink_to(weights.resolve())
         try:
-            written = Path(YOLO(copied).export(format="onnx", imgsz=imgsz, device="cpu", batch=1))
+            written = Path(YOLO(copied).export(format="onnx", imgsz=imgsz, device="cpu", batch=batch))
         except OSError as e:
             raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
         except Exception as e:

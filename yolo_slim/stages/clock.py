@@ -33,19 +33,21 @@ PROFILED = 8
 
 @dataclass(frozen=True)
 class Clock:
-    """A runtime on this machine, one image at a time."""
+    """A runtime on this machine."""
 
     runtime: str
     threads: int
     imgsz: int
+    batch: int = 1
 
     def start(self, detector: nn.Module, folder: Path) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
         """Make a detector ready: what runs it on an image, and what tells the milliseconds of its layers."""
-        image = torch.rand(1, 3, self.imgsz, self.imgsz)
+        image = torch.rand(self.batch, 3, self.imgsz, self.imgsz)
         if self.runtime == "torch":
             torch.set_num_threads(self.threads)
             return measure.runner(detector, image), lambda: measure.by_layer(detector, image, PROFILED)
-        file = deploy.export_onnx(checkpoint.save(detector, folder / "timed.pt"), folder / "timed.onnx", self.imgsz)
+        weights = checkpoint.save(detector, folder / "timed.pt")
+        file = deploy.export_onnx(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 
@@ -55,10 +57,14 @@ class Clock:
         return lambda: run(array), layers
 
     @property
+    def version(self) -> str:
+        """Of the runtime."""
+        return importlib.metadata.version(self.runtime)
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """All besides the detector that decides how long it takes."""
-        version = importlib.metadata.version(self.runtime)
-        return {**asdict(self), "version": version, "device": measure.processor()}
+        return {**asdict(self), "version": self.version, "device": measure.processor()}
 
 
 def clock_of(config: Config) -> Clock:
@@ -95,7 +101,8 @@ def layer_table(config: Config) -> LayerTable | None:
 def read(file: Path) -> LayerTable:
     """A table that was kept."""
     kept = json.loads(file.read_text(encoding="utf-8"))
-    return LayerTable(kept["block"], {n: tuple(row) for n, row in kept["layers"].items()}, tuple(kept["rest"]))
+    layers = {name: tuple(row) for name, row in kept["layers"].items()}
+    return LayerTable(kept["block"], kept["align"], layers, tuple(kept["rest"]))
 
 
 def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:
