@@ -156,7 +156,10 @@ def _check_solver(
 def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
     known = meter.of(meter.full).keys() - {"channels"}
     for name in target.keys() - known:
-        needs = {"size_mb": "the overhead of a checkpoint", "latency": "a table of layers"}
+        needs = {
+            "size_mb": "the overhead of a checkpoint",
+            "latency": "a table of layers, which `yolo-slim prune` measures",
+        }
         needs["latency_ms"] = needs["latency"]
         why = f"needs {needs[name]}" if name in needs else f"is none of {', '.join(sorted(known))}"
         raise SlimError(f"prune.target.{name} {why}")

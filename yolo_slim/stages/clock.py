@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
 from yolo_slim.config import Config, Latency
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console, finished
+from yolo_slim.stages.common import console, finished, quietly
 
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
@@ -47,7 +48,9 @@ class Clock:
             torch.set_num_threads(self.threads)
             return measure.runner(detector, image), lambda: measure.by_layer(detector, image, PROFILED)
         weights = checkpoint.save(detector, folder / "timed.pt")
-        file = deploy.export_onnx(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
+        with quietly(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporter, at every export
+            file = deploy.export_onnx(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 

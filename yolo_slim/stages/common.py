@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
@@ -200,3 +203,14 @@ def say(stage: str, row: dict[str, Any], weights: Path) -> None:
         f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
         f"{row['file_mb']:.2f} MB{worth}  -> {weights}"
     )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Validations and exports by the dozen need not each say what they did."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
