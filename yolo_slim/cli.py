@@ -20,7 +20,7 @@ STAGES = {
     "bench": "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
     "export": "write ONNX and compare it with PyTorch on real images",
     "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
-    "inspect": "a table of the detector's layers: widths, groups, what must stay and why",
+    "inspect": "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
 }
 USES = {  # the sections of settings a stage reads, beside the general ones
     "run": ["original", "sparse_train", "prune", "latency", "finetune", "report", "export"],
@@ -44,7 +44,7 @@ EXAMPLES = {
     "bench": "yolo-slim bench configs/bccd.yaml bench.runtimes=[openvino]",
     "export": "yolo-slim export configs/bccd.yaml",
     "sweep": "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
-    "inspect": "yolo-slim inspect model=best.pt imgsz=320",
+    "inspect": "yolo-slim inspect best.pt imgsz=320",
 }
 
 
@@ -90,10 +90,12 @@ def _main(words: list[str]) -> int:
         raise SlimError(
             f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
         )
-    files = [w for w in rest if "=" not in w]
+    files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
-    config = read_config(files[0] if files else None, [w for w in rest if "=" in w])
+    if files and files[0].endswith(".pt"):
+        files, settings = [], [f"model={files[0]}", *settings]
+    config = read_config(files[0] if files else None, settings)
     _stage(stage)(config)
     return 0
 

@@ -35,6 +35,9 @@ class Findings:
 
 NOTHING = Findings()
 
+CARD_BYTES = 10_000
+"""What a model card takes at most: four steps, each with its settings."""
+
 LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
 
@@ -149,12 +152,12 @@ def choose(
 def overhead(detector: nn.Module, wiring: Trace) -> int:
     """Bytes of a slim checkpoint beside its numbers: what the original's has, and at most this for the list of the cut.
 
-    In that list an index takes up to three bytes, and a name its length and some twenty.
+    In that list an index takes up to three bytes, and a name its length and some twenty. The model card comes on top.
     """
     costs = Costs(wiring)
     full = costs.of(costs.full)
     listed = sum(3 * len(c.outputs) + len(c.name) + 32 for c in wiring.convs.values())
-    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed
+    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed + CARD_BYTES
 
 
 def curves_in(scan: Path) -> Curves:
