@@ -75,6 +75,14 @@ def test_layers_are_timed_once(original: Path, runs: Path) -> None:
     assert file.stat().st_mtime_ns == before
 
 
+def test_another_runtime_is_another_cut(original: Path, runs: Path) -> None:
+    again = run("prune", *typed(original, runs))
+    assert again.code == 0
+    assert "done before" in run("prune", *typed(original, runs)).out
+    other = run("prune", *typed(original, runs), "latency.runtime=openvino")
+    assert other.code == 0 and "pruned: done before" not in other.out
+
+
 def test_out_of_reach_is_refused_with_the_least_there_is(original: Path, runs: Path) -> None:
     answer = run("prune", *typed(original, runs), "prune.target.latency=0.001", "name=far")
     refused(answer, "cannot be met", "latency x0.001", "lowest possible: x0.")

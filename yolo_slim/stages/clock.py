@@ -75,14 +75,19 @@ def clock_of(config: Config) -> Clock:
     return Clock(config.latency.runtime, config.latency.threads or os.cpu_count() or 1, config.imgsz)
 
 
+def timing(config: Config) -> dict[str, Any]:
+    """The settings that decide what a latency target is measured with; none where there is no such target."""
+    target = config.prune.target
+    return {"latency": config.latency.model_dump()} if target and target.timed else {}
+
+
 def layer_table(config: Config) -> LayerTable | None:
     """The table that a latency target needs, measured now if it is not there; None: no latency is asked for.
 
     Raises:
         SlimError: the runtime is not installed, or the detector cannot be exported.
     """
-    target = config.prune.target
-    if not target or not target.timed:
+    if not timing(config):
         return None
     detector = checkpoint.load(finished(config, "original") or config.model)
     clock, wiring = clock_of(config), trace(detector, config.imgsz)

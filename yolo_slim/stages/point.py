@@ -18,7 +18,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import Findings, evidence_from
-from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import measured, sums_of
 from yolo_slim.stages.prune import cut_to_plan
 
@@ -38,7 +38,7 @@ class Point:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the outcome, as it is read back from the record."""
-        prune = self.config.prune.model_dump() if self.cell else None
+        prune = {**self.config.prune.model_dump(), **timing(self.config)} if self.cell else None
         split = self.config.report.split
         return json.loads(json.dumps({"prune": prune, "imgsz": self.config.imgsz, "split": split}))
 

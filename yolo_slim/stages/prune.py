@@ -20,7 +20,7 @@ from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
 from yolo_slim.stages import depth
 from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without
-from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, measured, run_stage, say
 from yolo_slim.stages.landed import landed_plan
 from yolo_slim.stages.prove import agree, prove
@@ -155,7 +155,12 @@ def cut_stage(
     scan: Path | None = None,
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
-    settings = {**chosen.model_dump(exclude={"iterations"}), "imgsz": config.imgsz, "data": config.data}
+    settings = {
+        **chosen.model_dump(exclude={"iterations"}),
+        "imgsz": config.imgsz,
+        "data": config.data,
+        **timing(config),
+    }
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)
