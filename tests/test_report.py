@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from tiny import colours
 
 from yolo_slim.report import draw, markdown, summary
+from yolo_slim.report.numbers import digits, points, ratio
 from yolo_slim.report.plots import STYLE, map_flops, scales, widths
-from yolo_slim.report.tables import digits, points, ratio
 
 PLOTS = ["map_flops.png", "widths.png", "scales.png"]
 
