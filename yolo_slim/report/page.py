@@ -10,17 +10,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from yolo_slim.report import charts
+from yolo_slim.report.before_after_charts import latency, per_class, widths
 from yolo_slim.report.compared import changes_said
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio
 from yolo_slim.report.tables import LEGEND, conditions, notes, results, summary
+from yolo_slim.report.training_charts import scales, training
+from yolo_slim.report.worth_charts import rounds, trade_off
 
 SECTIONS = (
-    ("trade-off", "What it costs, what it is worth", (charts.trade_off, charts.latency, charts.per_class)),
-    ("widths", "Widths", (charts.widths,)),
-    ("rounds", "Rounds", (charts.rounds,)),
-    ("scales", "Scales", (charts.scales,)),
-    ("training", "Training", (charts.training,)),
+    ("trade-off", "What it costs, what it is worth", (trade_off, latency, per_class)),
+    ("widths", "Widths", (widths,)),
+    ("rounds", "Rounds", (rounds,)),
+    ("scales", "Scales", (scales,)),
+    ("training", "Training", (training,)),
 )
 EXPORT_HEAD = ("file", "format", "precision", "MB", "differs from PyTorch by", "allowed", "mAP50-95", "runtime")
 

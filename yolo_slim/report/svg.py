@@ -53,6 +53,7 @@ class Mark:
     text: str = ""  # written beside it: to the right, or before it where `left`
     left: bool = False
     text_y: float | None = None
+    look: str = ""  # a CSS class, where it differs from that of its series
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,20 @@ def xy(
     height = 270.0
     across, up = Axis(*x, 44, WIDTH - 12), Axis(*y, height - 38, 30)
     parts = [_text(4, 14, y_label, "axis")]
+    said = "{:.0%}" if percent else f"{{:.{_decimals(up.ticks())}f}}"
     for tick in up.ticks():
         parts += [_line(44, up(tick), WIDTH - 12, up(tick), "grid")]
-        parts += [_text(38, up(tick) + 4, f"{tick:.0%}" if percent else f"{tick:g}", "tick end")]
+        parts += [_text(38, up(tick) + 4, said.format(tick), "tick end")]
     ordered = Axis(min(x), max(x), 0, 1)
     parts += [_text(across(tick), height - 20, f"{tick:g}", "tick middle") for tick in ordered.ticks()]
     parts += [_text((44 + WIDTH - 12) / 2, height - 4, x_label, "axis middle")]
     parts += [_series(one, across, up) for one in series]
-    return _svg(label, height, parts)
+    return _svg("xy", label, height, parts)
+
+
+def _decimals(ticks: Sequence[float]) -> int:
+    """How many all of them need."""
+    return max((len(f"{tick:g}".partition(".")[2]) for tick in ticks), default=0)
 
 
 def rows(
@@ -123,7 +130,7 @@ def rows(
     log: bool = False,
     room: float = 0,
 ) -> Markup:
-    """A row a name; in each, bars that lie on one another, and their text behind them.
+    """A row a name; in each, bars that lie on one another, and their text at its end.
 
     Args:
         label: what is seen, for those who do not see it.
@@ -146,7 +153,7 @@ def rows(
         middle = 4 + (i + 0.5) * LINE
         parts += [_text(left - 8, middle + 4, _fitted(name), "name end", tip=name)]
         parts += [_bar(bar, across, middle) for bar in drawn]
-    return _svg(label, height, parts)
+    return _svg("rows", label, height, parts)
 
 
 def _fitted(name: str) -> str:
@@ -159,7 +166,7 @@ def _bar(bar: Bar, across: Axis, y: float) -> Markup:
     if bar.start is not None and bar.end is not None:
         parts.insert(0, _line(across(bar.start), y, across(bar.end), y, "span"))
     if bar.text:
-        parts.append(_text(max(x, across(bar.end or bar.at)) + 9, y + 4, bar.text, "note"))
+        parts.append(_text(across.end + 10, y + 4, bar.text, "note"))
     return Markup('<g class="mark {}" data-x="{}" data-y="{}"><title>{}</title>{}</g>').format(
         bar.look, x, y, bar.tip, Markup("").join(parts)
     )
@@ -181,8 +188,8 @@ def _mark(mark: Mark, x: float, y: float, up: Axis, seen: bool) -> Markup:
     if mark.text:
         height = y if mark.text_y is None else up(mark.text_y)
         written = _text(x - 9 if mark.left else x + 9, height + 4, mark.text, "note end" if mark.left else "note")
-    return Markup('<g class="mark{}" data-x="{}" data-y="{}"><title>{}</title><circle cx="{}" cy="{}" r="4"/>{}</g>'
-    ).format("" if seen else " quiet", x, y, mark.tip, x, y, written)  # fmt: skip
+    return Markup('<g class="mark {}" data-x="{}" data-y="{}"><title>{}</title><circle cx="{}" cy="{}" r="4"/>{}</g>'
+    ).format(mark.look if seen else "quiet", x, y, mark.tip, x, y, written)  # fmt: skip
 
 
 def _area(area: Sequence[tuple[float, float, float]], across: Axis, up: Axis) -> Markup:
@@ -191,9 +198,9 @@ def _area(area: Sequence[tuple[float, float, float]], across: Axis, up: Axis) ->
     return Markup('<polygon points="{}"/>').format(" ".join(there + back))
 
 
-def _svg(label: str, height: float, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, height, label, Markup("").join(parts)
+def _svg(kind: str, label: str, height: float, parts: Sequence[Markup]) -> Markup:
+    return Markup('<svg class="chart {}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        kind, WIDTH, height, label, Markup("").join(parts)
     )
 
 
