@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def scales(report: dict[str, Any]) -> list[Chart]:
 
 def _distribution(both: dict[str, list[float]]) -> Chart:
     edges, *shares = series.histogram(both)
-    bins = [f"{a:.3f}–{b:.3f}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    bins = [f"{a:.3f}–{b:.3f}" for a, b in pairwise(edges)]
     drawn = [_bars(name, edges, share, bins) for name, share in zip(("before", "after"), shares, strict=True)]
     title, top = series.histogram_title(both), max(share.max() for share in shares)
     labels = {"x_label": "|γ| (the last bar: this or more)", "y_label": "share of the scales in each bar"}
