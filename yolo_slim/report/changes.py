@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 SAME_IOU = 0.5
@@ -13,11 +14,11 @@ RULE = (
 )
 
 
-def picture(name: str, hw: tuple[int, int], before: Sequence[dict], after: Sequence[dict]) -> dict[str, Any]:
+def picture(file: str, hw: tuple[int, int], before: Sequence[dict], after: Sequence[dict]) -> dict[str, Any]:
     """An image's boxes by both detectors, each saying whether the other has it too.
 
     Args:
-        name: of the image.
+        file: the image.
         hw: its size, which the boxes' `xyxy` are of.
         before: boxes of the original, as `measure.detections` gives them.
         after: of the slim detector.
@@ -25,7 +26,8 @@ def picture(name: str, hw: tuple[int, int], before: Sequence[dict], after: Seque
     partner = same(before, after)
     found = set(partner.values())
     return {
-        "name": name,
+        "name": Path(file).name,
+        "file": file,
         "hw": list(hw),
         "original": [{**box, "same": i in partner} for i, box in enumerate(before)],
         "slim": [{**box, "same": i in found} for i, box in enumerate(after)],

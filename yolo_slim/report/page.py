@@ -18,7 +18,7 @@ from yolo_slim.report.training_charts import scales, training
 from yolo_slim.report.worth_charts import rounds, trade_off
 
 SECTIONS = (
-    ("trade-off", "What it costs, what it is worth", (trade_off, latency, per_class)),
+    ("worth", "What it costs, what it is worth", (trade_off, latency, per_class)),
     ("widths", "Widths", (widths,)),
     ("rounds", "Rounds", (rounds,)),
     ("scales", "Scales", (scales,)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.utils.patches import imread
@@ -21,28 +22,24 @@ LOOKED_AT, SHOWN, SIDE = 100, 12, 480
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
 
 
-def pictures(config: Config, before: Path, after: Path, folder: Path) -> dict[str, Any] | None:
-    """Look at up to LOOKED_AT images, write the SHOWN that changed most to `folder`/images as small JPEGs.
+def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+    """Look at up to LOOKED_AT images of the split; the SHOWN that changed most, as small JPEGs.
 
     Returns:
-        for report.json: `looked_at`, `of`, `shown` (see `report.picture`, and `file`, relative to `folder`); None where
-        images are no ordinary colour pictures.
+        for report.json: `looked_at`, `of`, `shown` (see `report.picture`; `file` is now the small one, relative to the
+        report); and these files. None where the images are no ordinary colour pictures.
     """
     files, info = _files(config)
     if info.get("channels", 3) != 3:
-        return None
+        return None, {}
     every = files[:: ceil(len(files) / LOOKED_AT)]
     console.print(f"looking for what changed in {len(every)} images")
     both = [detections(weights, map(_read, every), config.imgsz, config.device) for weights in (before, after)]
-    compared = {
-        file: report.picture(Path(file).name, _read(file).shape[:2], *found)
-        for file, *found in zip(every, *both, strict=True)
-    }
-    shown = report.most_changed(compared.values(), SHOWN)
-    files_of = {id(picture): file for file, picture in compared.items()}
-    for i, picture in enumerate(shown):
-        picture["file"] = _write(_read(files_of[id(picture)]), folder, f"images/{i:02d}.jpg")
-    return {"looked_at": len(every), "of": len(files), "shown": shown}
+    each = zip(every, *both, strict=True)
+    shown = report.most_changed((report.picture(file, _read(file).shape[:2], *found) for file, *found in each), SHOWN)
+    small = {f"images/{i:02d}.jpg": _small(_read(picture["file"])) for i, picture in enumerate(shown)}
+    shown = [{**picture, "file": file} for picture, file in zip(shown, small, strict=True)]
+    return {"looked_at": len(every), "of": len(files), "shown": shown}, small
 
 
 def _files(config: Config) -> tuple[list[str], dict[str, Any]]:
@@ -53,16 +50,11 @@ def _files(config: Config) -> tuple[list[str], dict[str, Any]]:
     return sorted(dataset.im_files), info
 
 
-def _read(file: str) -> Any:
+def _read(file: str) -> np.ndarray:
     return imread(file, cv2.IMREAD_COLOR)  # as Ultralytics reads it, turned as the camera was held
 
 
-def _write(image: Any, folder: Path, name: str) -> str:
+def _small(image: np.ndarray) -> bytes:
     scale = min(1.0, SIDE / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    file = folder / name
-    file.parent.mkdir(exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    part.write_bytes(cv2.imencode(".jpg", small, QUALITY)[1].tobytes())
-    part.replace(file)
-    return name
+    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", resized, QUALITY)[1].tobytes()

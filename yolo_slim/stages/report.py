@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,31 @@ def report_stage(config: Config) -> Record:
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
         content["export"] = exported.metrics if exported else None
-        content |= {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
-        content["bench"] = content["bench"]["rows"] if "bench" in content else None
+        read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+        content |= {"sweep": read.get("sweep"), "bench": read["bench"]["rows"] if "bench" in read else None}
+        content["pictures"], small = None, {}
         if config.data and len(weights) > 1:
-            content["pictures"] = pictures(config, weights["original"], list(weights.values())[-1], folder)
-        record.write_json(folder / "report.json", content)
-        plots = report.draw(content, folder)
-        pages = {"page": folder / "report.md", "html": folder / "report.html"}
-        record.write_text(pages["html"], report.page(content, folder))
-        record.write_text(pages["page"], report.markdown(content, [p.name for p in plots]))
+            content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
+        outputs = _write(folder, content, small)
         console.print(report.summary(content))
-        console.print(f"[bold green]report[/]: {pages['html']}, {pages['page']}")
-        outputs = {"json": folder / "report.json", **pages, **{p.stem: p for p in plots}}
+        console.print(f"[bold green]report[/]: {outputs['html']}, {outputs['page']}")
         return outputs, {"rows": content["rows"]}, {}
 
     return run_stage(config, "report", settings, [*weights.values(), *files.values()], work)
+
+
+def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> dict[str, Path]:
+    """report.json, what it refers to, and the pages that are made of both."""
+    outputs = {"json": folder / "report.json", "page": folder / "report.md", "html": folder / "report.html"}
+    record.write_json(outputs["json"], content)
+    shutil.rmtree(folder / "images", ignore_errors=True)  # of an earlier report
+    (folder / "images").mkdir()
+    for name, jpeg in small.items():
+        record.write_bytes(folder / name, jpeg)
+    plots = report.draw(content, folder)
+    record.write_text(outputs["html"], report.page(content, folder))
+    record.write_text(outputs["page"], report.markdown(content, [p.name for p in plots]))
+    return outputs | {p.stem: p for p in plots}
 
 
 def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | None:
