@@ -27,7 +27,7 @@ def _trade_off(report: dict[str, Any], rows: list[dict[str, Any]], curves: list[
     low, high = series.limits(every[:, 1])
     drawn = [*curves, _stages(rows, np.array(xy), 0.075 * (high - low))]  # the stages lie on top
     title = series.what_it_cost(rows)
-    limits = {"x": (0, 1.25 * every[:, 0].max()), "y": (low, high)}
+    limits = {"x": (0, 1.4 * every[:, 0].max()), "y": (low, high)}
     labels = {"x_label": "GFLOPs per image", "y_label": f"mAP50-95 on {report['split']}"}
     return _points(title, svg.xy(title, drawn, **limits, **labels), drawn)
 
