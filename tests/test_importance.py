@@ -244,7 +244,11 @@ def test_every_criterion_scores_every_group(criterion):
     """One number a channel; what must stay is infinite. yolov5n, at half its width here, has all that v5 is made of."""
     half = yaml_model_load("yolov5n.yaml")
     half["scales"]["n"][1] /= 2
-    for net, px in ((randomise_norms(DetectionModel(half, verbose=False)), 64), (Network(3), 32), (Probe(Bottleneck(8, 8)), 16)):
+    for net, px in (
+        (randomise_norms(DetectionModel(half, verbose=False)), 64),
+        (Network(3), 32),
+        (Probe(Bottleneck(8, 8)), 16),
+    ):
         found = trace(net, px)
         scores = score(net, found, criterion, evidence=evidence(px))
         assert scores.keys() == {g.name for g in found.groups}
