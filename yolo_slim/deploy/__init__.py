@@ -1,5 +1,23 @@
 """Files for devices, and the proof that each agrees with PyTorch."""
 
-from yolo_slim.deploy.onnx import compare_onnx, export_onnx
+from yolo_slim.deploy.compare import Exported, difference, with_nms
+from yolo_slim.deploy.exporter import export_file, file_mb, missing, suffix, taken
+from yolo_slim.deploy.quantize import float_layers, quantize
+from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of
 
-__all__ = ["compare_onnx", "export_onnx"]
+__all__ = [
+    "RUNTIMES",
+    "Exported",
+    "difference",
+    "export_file",
+    "file_mb",
+    "float_layers",
+    "missing",
+    "opened",
+    "present",
+    "quantize",
+    "runtime_of",
+    "suffix",
+    "taken",
+    "with_nms",
+]

@@ -5,21 +5,33 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from yolo_slim.errors import SlimError
 
 
-def accuracy(weights: str | Path, data: str, imgsz: int, split: str, device: str = "cpu") -> dict[str, float]:
-    """Validate a checkpoint (or an exported file) on a split: map50 and map50_95 in [0, 1].
+def accuracy(
+    detector: str | Path | nn.Module, data: str, imgsz: int, split: str, device: str = "cpu"
+) -> dict[str, float]:
+    """Validate on a split: map50 and map50_95 in [0, 1].
+
+    Args:
+        detector: a checkpoint, or a module that takes images (B, 3, H, W) and has `names`.
+        data: an Ultralytics data-set YAML.
+        imgsz: image side in pixels; every image is padded to a square, as files with a fixed input need it.
+        split: of the data set.
+        device: to run on.
 
     Raises:
         SlimError: the split cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
         # Ultralytics drops apostrophes from names of weights, and looks some names up elsewhere.
-        alias = Path(folder) / f"weights{Path(weights).suffix}"
-        alias.symlink_to(Path(weights).resolve())
+        alias = Path(folder) / "weights.pt"
+        module = detector if isinstance(detector, nn.Module) else None
+        if module is None:
+            alias.symlink_to(Path(detector).resolve())
         args = {
             "task": "detect",
             "mode": "val",
@@ -34,7 +46,7 @@ def accuracy(weights: str | Path, data: str, imgsz: int, split: str, device: str
         }
         validator = DetectionValidator(save_dir=Path(folder), args=args)
         try:
-            validator()
+            validator(model=module)
         except (FileNotFoundError, SyntaxError) as e:
             raise SlimError(f"cannot validate on '{split}' of {data}: {e}") from e
         box = validator.metrics.box
