@@ -2,7 +2,7 @@
 
     python scripts/bench_export.py --model runs/bccd/finetuned/slim.pt --data data/bccd/bccd.yaml --imgsz 320
 
-Two minutes for a yolov5n on 72 images and one core. Nothing is kept but the table; exits with 1 where a bound is broken.
+Minutes for a yolov5n on 72 images and one core. Only the table is kept; exit code 1 where a bound is broken.
 """
 
 from __future__ import annotations

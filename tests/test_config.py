@@ -148,7 +148,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("prune.exclude=model.0", "prune.exclude", id="one name for a list"),
         pytest.param("prune.layers.model.2.*=1.5", "prune.layers.model.2.*", id="a share above one, at a layer"),
         pytest.param("prune=0.5", "prune", id="a number for a section"),
-        pytest.param("export.formats=[engine]", "export.formats", id="a format that is not there"),
+        pytest.param("export.formats=[onnyx]", "export.formats", id="a format that is not there"),
         pytest.param("export.tolerance=0", "export.tolerance", id="no tolerance at all"),
         pytest.param("name=a/b", "name", id="a path for a name"),
         pytest.param("name=..", "name", id="a name that leaves the folder"),

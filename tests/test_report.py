@@ -46,7 +46,15 @@ def report() -> dict[str, Any]:
         + [{"layer": f"model.24.m.{i}", "before": 24, "after": 24, "reason": "view in model.24"} for i in range(2)],
         "scales": {"before": before.tolist(), "after": (before * (rng.random(1000) > 0.5)).tolist()},
         "sparsity": [{"epoch": e, **quantiles} for e in (1, 2, 3)],
-        "export": {"format": "onnx", "file_mb": 3.5, "difference": 2e-5, "tolerance": 1e-3, "images": 8},
+        "export": {
+            "files": [
+                {"format": "onnx", "precision": "fp32", "file": "slim.onnx", "file_mb": 3.5, "difference": 2e-5}
+                | {"map50_95": 0.571, "map50_95_difference": 1e-6, "runtime": "onnxruntime", "also": {"opencv": 3e-5}},
+                {"format": "openvino", "precision": "int8", "file": "slim_int8_openvino_model", "file_mb": 1.1}
+                | {"difference": None, "map50_95": 0.566, "map50_95_difference": -0.0052}
+                | {"runtime": "openvino", "also": {}},
+            ]
+        },
     }
 
 
@@ -135,11 +143,12 @@ def test_widths_cut_are_listed_and_widths_kept_are_counted_by_reason(report):
     assert "model.42.conv" not in details and "model.24.m.0" not in details
 
 
-@pytest.mark.parametrize(("difference", "verdict"), [(2e-5, "within"), (2e-2, "**outside**")])
-def test_export_is_judged_by_its_tolerance(report, difference, verdict):
-    report["export"]["difference"] = difference
-    said = line(markdown(report), "onnx, 3.50 MB")
-    assert f"by {difference:.1e} on 8 images, {verdict} the tolerance of 1e-03." in said
+def test_every_exported_file_has_its_line(report):
+    page = markdown(report)
+    assert line(page, "| `slim.onnx`") == (
+        "| `slim.onnx` | fp32 | 3.50 | onnxruntime | 2.0e-05, 3.0e-05 (opencv) | 0.571 (+0.00) |"
+    )
+    assert line(page, "| `slim_int8") == "| `slim_int8_openvino_model` | int8 | 1.10 | openvino | – | 0.566 (−0.52) |"
 
 
 def test_only_plots_that_were_drawn_are_linked(report):

@@ -17,7 +17,7 @@ STAGES = {
     "sensitivity": "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
     "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
-    "export": "write ONNX and compare it with PyTorch on real images",
+    "export": "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",
     "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
     "inspect": "a table of the detector's layers: widths, groups, what must stay and why",
 }

@@ -83,9 +83,9 @@ def ncnn(file: Path, threads: int) -> Run:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         found = []
-        for image in images:
+        for image in np.ascontiguousarray(images):  # ncnn reads its memory
             with net.create_extractor() as extractor:
-                extractor.input(net.input_names()[0], nc.Mat(np.ascontiguousarray(image)))
+                extractor.input(net.input_names()[0], nc.Mat(image))
                 found.append([np.array(extractor.extract(name)[1]) for name in sorted(net.output_names())])
         return [np.stack(output) for output in zip(*found, strict=True)]
 

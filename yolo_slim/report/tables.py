@@ -160,7 +160,7 @@ def _export(export: dict[str, Any] | None) -> str:
     legend = (
         "Difference: the largest, of raw outputs to PyTorch's on real images. In brackets: points of mAP to PyTorch's."
     )
-    return "## Export\n\n" + table(head, map(_exported, export["files"])) + "\n\n" + legend
+    return "## Export\n\n" + table(head, map(exported, export["files"])) + "\n\n" + legend
 
 
 def exported(file: dict[str, Any]) -> list[str]:
