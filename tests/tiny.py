@@ -149,15 +149,28 @@ def slim(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Format -> the file that `slim` is exported to, made when first asked for. Read it only."""
+@torch.no_grad()
+def seeing(slim: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with norms that follow the images: those of `slim` let hardly anything of them through. Read it only."""
+    from yolo_slim.training.calibrate import Batches
+
+    detector = checkpoint.load(slim).train()
+    for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    detector(next(iter(Batches(str(data), PX, 8))))
+    return checkpoint.save(detector.eval(), tmp_path_factory.mktemp("seeing") / "slim.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Format -> the file that `seeing` is exported to, made when first asked for. Read it only."""
     from yolo_slim.deploy import export_file, suffix
 
     folder = tmp_path_factory.mktemp("exported")
 
     @functools.cache
     def made(format: str) -> Path:
-        return export_file(slim, folder / f"slim{suffix(format)}", PX, format)
+        return export_file(seeing, folder / f"slim{suffix(format)}", PX, format)
 
     return made
 

@@ -1,11 +1,12 @@
 """Files for devices, and the proof that each agrees with PyTorch."""
 
 from yolo_slim.deploy.compare import Exported, difference, with_nms
-from yolo_slim.deploy.exporter import export_file, file_mb, missing, suffix, taken
+from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
 from yolo_slim.deploy.quantize import float_layers, quantize
 from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of
 
 __all__ = [
+    "ROUNDED",
     "RUNTIMES",
     "Exported",
     "difference",

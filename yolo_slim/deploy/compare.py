@@ -61,4 +61,9 @@ def with_nms(detector: nn.Module) -> nn.Module:
     head.export, head.xyxy, head.format = True, True, "torchscript"
     args = SimpleNamespace(**{**DEFAULT_CFG_DICT, "conf": 0.25, "batch": 1, "format": "torchscript"})
     whole = NMSModel(detector, args)
-    return Exported(lambda images: [whole(torch.from_numpy(images)).numpy()], detector)
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [whole(torch.from_numpy(images)).numpy()]
+
+    return Exported(run, detector)

@@ -25,6 +25,9 @@ PACKAGES = {
 }
 """What has to be installed to make a format, and to run it."""
 
+ROUNDED = frozenset({"edgetpu", "imx", "rknn", "axelera", "deepx", "qnn", "hailo", "ascend", "xilinx"})
+"""Formats of chips without float32: Ultralytics rounds by itself, most to INT8, on images of `data`."""
+
 
 def missing(formats: Iterable[str]) -> list[str]:
     """The packages that are not installed here, of those that these formats (keys of PACKAGES, or others) need."""

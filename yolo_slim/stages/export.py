@@ -78,11 +78,12 @@ def _imgsz(config: Config) -> int:
 
 def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
     """The detector in a format; arguments that the format does not take are left out, and said."""
-    chosen = config.export
-    asked = {"dynamic": chosen.dynamic, "opset": chosen.opset, "simplify": chosen.simplify, "nms": chosen.nms}
+    asked = {"opset": config.export.opset, "simplify": config.export.simplify, "data": config.data}
+    # Ultralytics takes nms=False for a wish of its own: the head of newer detectors that needs none.
+    asked |= {name: True for name in ("dynamic", "nms") if getattr(config.export, name)}
     arguments = {name: value for name, value in asked.items() if name in deploy.taken(format)}
-    if ignored := [name for name in ("dynamic", "nms") if asked[name] and name not in arguments]:
-        console.print(f"{format}: takes no {' or '.join(ignored)}, left out")
+    if ignored := {"dynamic", "nms"} & (asked.keys() - arguments.keys()):
+        console.print(f"{format}: takes no {' or '.join(sorted(ignored))}, left out")
     target = folder / f"slim{deploy.suffix(format)}"
     device = config.device.split(",")[0] if format == "engine" else "cpu"
     return deploy.export_file(weights, target, _imgsz(config), format, device, **arguments)
@@ -91,7 +92,8 @@ def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
 def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:
     for format in config.export.formats:
         nms = config.export.nms and "nms" in deploy.taken(format)
-        yield File(format, "fp32", _written(config, weights, folder, format), nms)
+        precision = "int8" if format in deploy.ROUNDED else "fp32"
+        yield File(format, precision, _written(config, weights, folder, format), nms)
 
 
 def _quantised(config: Config, weights: Path, folder: Path) -> Iterator[File]:
