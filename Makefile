@@ -9,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slim sparse-train sensitivity prune finetune report export inspect sweep clean
+.PHONY: demo test lint slim sparse-train sensitivity prune finetune report bench export inspect sweep clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -24,7 +24,7 @@ demo: .venv/ready
 	$(BIN)/yolo-slim run configs/demo.yaml $(ARGS)
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-sparse-train sensitivity prune finetune report export inspect sweep: .venv/ready
+sparse-train sensitivity prune finetune report bench export inspect sweep: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=0.3)
     args = parser.parse_args()
     lines = [
-        "| updates before | weights | median scale | mAP50-95 | cut to FLOPs x0.5, recalibrated |",
+        "| updates before | weights | median scale | mAP50-95 | cut to FLOPs x0.5, recovered |",
         "| ---: | --- | ---: | ---: | ---: |",
     ]
     with tempfile.TemporaryDirectory() as folder:

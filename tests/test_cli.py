@@ -13,14 +13,15 @@ from yolo_slim.cli import EXAMPLES, STAGES, USES
 from yolo_slim.config import Config, read_config, section
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
-    "run": {"original", "sparse_train", "prune", "finetune", "report", "export"},
-    "sparse-train": {"original", "sparse_train", "prune"},  # targeted: the channels that prune removes
-    "prune": {"original", "sparse_train", "prune", "finetune"},  # finetune: between rounds
+    "run": {"original", "sparse_train", "prune", "latency", "finetune", "report", "export"},
+    "sparse-train": {"original", "sparse_train", "prune", "latency"},  # targeted: the channels that prune removes
+    "prune": {"original", "sparse_train", "prune", "latency", "finetune"},  # finetune: between rounds
     "sensitivity": {"original", "sparse_train", "prune"},
     "finetune": {"finetune"},
     "report": {"report"},
+    "bench": {"bench"},
     "export": {"export"},
-    "sweep": {"original", "prune", "sweep", "report"},
+    "sweep": {"original", "prune", "latency", "sweep", "report"},
     "inspect": set(),
 }
 

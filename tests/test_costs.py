@@ -100,11 +100,11 @@ def test_a_removed_channel_saves_what_the_formula_says():
 def test_the_meter_by_hand():
     """3 -> 4 -> 2 with two of four channels: half of the weights; a table of its own; bytes with the overhead."""
     found = trace(Line(3, 4, 2), 1)
-    meter = Meter(found, np.array([True, False]), {"latency": {"0": np.array([0, 1, 1, 1, 5.0])}}, overhead=60)
+    meter = Meter(found, np.array([True, False]), {"energy": {"0": np.array([0, 1, 1, 1, 5.0])}}, overhead=60)
     now = meter.of(np.array([2, 2]))
-    assert now == pytest.approx({"flops": 0.5, "params": 0.5, "channels": 0.5, "size_mb": 80e-6, "latency": 0.2})
+    assert now == pytest.approx({"flops": 0.5, "params": 0.5, "channels": 0.5, "size_mb": 80e-6, "energy": 0.2})
     assert meter.of(meter.full) == pytest.approx(
-        {"flops": 1, "params": 1, "channels": 1, "size_mb": 100e-6, "latency": 1}
+        {"flops": 1, "params": 1, "channels": 1, "size_mb": 100e-6, "energy": 1}
     )
 
 

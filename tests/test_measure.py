@@ -3,6 +3,7 @@
 import copy
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ultralytics import YOLO
 
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
-from yolo_slim.measure import accuracy, cost, latency
+from yolo_slim.measure import accuracy, by_layer, cost, in_turn, latency
 
 pytest_plugins = ["tiny"]
 
@@ -56,7 +57,7 @@ def test_cost_leaves_the_detector_alone(detector: nn.Module) -> None:
 def test_latency_of_all_names_at_once(detector: nn.Module) -> None:
     names = {"original": detector.train(), "twin": copy.deepcopy(detector), "half": copy.deepcopy(detector).half()}
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in detector.modules())
-    times, conditions = latency(names, PX, runs=3, warmup=1)
+    times, conditions = latency(names, PX, runs=3)
     assert times.keys() == names.keys()
     for time in times.values():
         assert time.keys() == {"p10", "median", "p90"}
@@ -70,23 +71,19 @@ def test_latency_of_all_names_at_once(detector: nn.Module) -> None:
     assert next(names["half"].parameters()).dtype == torch.float16
 
 
-def test_latency_takes_the_detectors_in_turn(detector: nn.Module) -> None:
-    calls = []
+def test_runs_take_turns_and_the_first_of_each_does_not_count() -> None:
+    calls: list[str] = []
+    times = in_turn({name: partial(calls.append, name) for name in "ab"}, runs=7, warmup=2, told=None)
+    assert "".join(calls) == "aabb" + "aaaaaabbbbbb" + "aaabbb"
+    assert {name: len(ms) for name, ms in times.items()} == {"a": 7, "b": 7}
 
-    class Noted(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
 
-        def fuse(self, verbose: bool = True) -> nn.Module:
-            return self
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            calls.append(self.name)
-            return image
-
-    latency({"a": Noted("a"), "b": Noted("b")}, PX, runs=2, warmup=1)
-    assert calls == ["a", "b"] * 3
+def test_layers_in_pytorch_add_up_to_the_whole(detector: nn.Module) -> None:
+    found = by_layer(detector, torch.rand(1, 3, PX, PX), runs=3)
+    convs = {name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)}
+    assert found.keys() == {*convs, ""}
+    assert all(ms > 0 for name, ms in found.items() if name) and found[""] >= 0
+    assert not any(m._forward_hooks for m in detector.modules())
 
 
 @pytest.fixture(scope="module")

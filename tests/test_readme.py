@@ -76,8 +76,10 @@ def test_shell_line_names_what_exists(line):
             assert name == "CONFIG" and (ROOT / value).is_file()
     elif words[0] == "yolo-slim":
         assert words[1] in STAGES
-        files = [w for w in words[2:] if "=" not in w]
-        read_config(ROOT / files[0] if files else None, [w for w in words[2:] if "=" in w])
+        files = [w for w in words[2:] if "=" not in w and not w.endswith(".pt")]
+        assert not [w for w in words[2:] if w.endswith(".pt") and "=" not in w] or words[1] == "inspect"
+        read_from = [f"model={w}" if w.endswith(".pt") and "=" not in w else w for w in words[2:]]
+        read_config(ROOT / files[0] if files else None, [w for w in read_from if "=" in w])
     elif words[0] == "python":
         told = subprocess.run([sys.executable, ROOT / words[1], "--help"], capture_output=True, text=True, check=True)
         assert all(flag in told.stdout for flag in words[2:] if flag.startswith("--"))

@@ -391,9 +391,9 @@ def test_every_solver_meets_every_feasible_target_on_random_networks(seed):
     scores, rng = random_scores(found, seed), np.random.default_rng(seed)
     options = {"min_keep": 0.25, "min_channels": 1, "round_to": int(rng.integers(1, 4)), "curves": scans(found, seed)}
     table = {g.name: np.cumsum(rng.random(g.size + 1)) for g in found.groups}
-    options["tables"] = {"latency": table}
+    options["tables"] = {"energy": table}
     lowest = select(found, scores, layers={g.name.split("[")[0]: 1.0 for g in found.free}, **options).achieved
-    for names in (["flops"], ["params"], ["latency"], ["flops", "latency"], ["flops", "params", "latency"]):
+    for names in (["flops"], ["params"], ["energy"], ["flops", "energy"], ["flops", "params", "energy"]):
         target = {n: lowest[n] + rng.random() * (1 - lowest[n]) for n in names}
         by = {solver: select(found, scores, target=target, solver=solver, **options) for solver in SOLVERS}
         for selection in by.values():
@@ -526,8 +526,8 @@ def test_megabytes_are_numbers_in_half_precision_and_the_rest():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_target_is_reported(v5n, solver):
     _, found = v5n
-    tables = {"latency": {g.name: np.arange(g.size + 1.0) ** 0.5 for g in found.free}}
-    target = {"flops": 0.6, "params": 0.5, "size_mb": 3.0, "latency": 0.8}
+    tables = {"energy": {g.name: np.arange(g.size + 1.0) ** 0.5 for g in found.free}}
+    target = {"flops": 0.6, "params": 0.5, "size_mb": 3.0, "energy": 0.8}
     selection = select(
         found, random_scores(found), target=target, solver=solver, tables=tables, overhead=2e5, curves=scans(found)
     )
@@ -544,7 +544,7 @@ def test_every_target_is_reported(v5n, solver):
         pytest.param({"solver": "sensitivity"}, "yolo-slim sensitivity", id="no scan"),
         pytest.param({"solver": "sensitivity", "curves": {}}, "nothing about 0: run", id="a scan of something else"),
         pytest.param({"tolerance": 0.1}, "choose one", id="a tolerance and a ratio"),
-        pytest.param({"target": {"latency": 0.5}}, "target.latency is none of flops, params", id="an unknown target"),
+        pytest.param({"target": {"energy": 0.5}}, "target.energy is none of flops, params", id="an unknown target"),
         pytest.param({"target": {"size_mb": 0.5}}, "overhead", id="megabytes without the overhead"),
         pytest.param({"target": {"size_mb": 1e-6}, "overhead": 9.0}, r"size_mb 0.00 MB \(low", id="too small a file"),
         pytest.param({"tables": {"flops": {}}}, "cannot be called flops", id="a name that is taken"),

@@ -26,6 +26,9 @@ from ultralytics.utils.checks import check_yolov5u_filename
 
 from yolo_slim.errors import SlimError
 
+CARD = "yolo_slim"
+"""The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
+
 STOCK_TRAINER_STOP = (
     "this detector is slim, and the stock trainer would rebuild it at full width: "
     "train it with YOLO(...).train(trainer=yolo_slim.SlimTrainer, ...)"
@@ -168,6 +171,17 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
     write_whole({**_content(detector), **extra}, path)
     return path
+
+
+def card(path: str | Path) -> dict[str, Any]:
+    """The model card in a checkpoint: where it comes from, and each step on the way; empty: it has none."""
+    found = read(path).get(CARD)
+    return found if isinstance(found, dict) else {}
+
+
+def inscribe(path: Path, card: dict[str, Any]) -> None:
+    """Write a card of plain values into a checkpoint, which stays as it is otherwise."""
+    write_whole({**read(path), CARD: card}, path)
 
 
 def file_bytes(detector: nn.Module) -> int:

@@ -17,19 +17,21 @@ STAGES = {
     "sensitivity": "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
     "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
+    "bench": "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
     "export": "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",
     "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
-    "inspect": "a table of the detector's layers: widths, groups, what must stay and why",
+    "inspect": "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
 }
 USES = {  # the sections of settings a stage reads, beside the general ones
-    "run": ["original", "sparse_train", "prune", "finetune", "report", "export"],
-    "sparse-train": ["original", "sparse_train", "prune"],  # targeted: the channels that prune removes
-    "prune": ["original", "sparse_train", "prune", "finetune"],
+    "run": ["original", "sparse_train", "prune", "latency", "finetune", "report", "export"],
+    "sparse-train": ["original", "sparse_train", "prune", "latency"],  # targeted: the channels that prune removes
+    "prune": ["original", "sparse_train", "prune", "latency", "finetune"],
     "sensitivity": ["original", "sparse_train", "prune"],
     "finetune": ["finetune"],
     "report": ["report"],
+    "bench": ["bench"],
     "export": ["export"],
-    "sweep": ["original", "prune", "sweep", "report"],
+    "sweep": ["original", "prune", "latency", "sweep", "report"],
     "inspect": [],
 }
 EXAMPLES = {
@@ -39,9 +41,10 @@ EXAMPLES = {
     "sensitivity": "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
     "finetune": "yolo-slim finetune configs/bccd.yaml finetune.distill.teacher=original",
     "report": "yolo-slim report configs/bccd.yaml",
+    "bench": "yolo-slim bench configs/bccd.yaml bench.runtimes=[openvino]",
     "export": "yolo-slim export configs/bccd.yaml",
     "sweep": "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
-    "inspect": "yolo-slim inspect model=best.pt imgsz=320",
+    "inspect": "yolo-slim inspect best.pt imgsz=320",
 }
 
 
@@ -87,10 +90,12 @@ def _main(words: list[str]) -> int:
         raise SlimError(
             f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
         )
-    files = [w for w in rest if "=" not in w]
+    files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
-    config = read_config(files[0] if files else None, [w for w in rest if "=" in w])
+    if files and files[0].endswith(".pt"):
+        files, settings = [], [f"model={files[0]}", *settings]
+    config = read_config(files[0] if files else None, settings)
     _stage(stage)(config)
     return 0
 
@@ -109,6 +114,8 @@ def _stage(name: str) -> Any:
         from yolo_slim.stages.finetune import finetune as stage
     elif name == "report":
         from yolo_slim.stages.report import report_stage as stage
+    elif name == "bench":
+        from yolo_slim.stages.bench import bench as stage
     elif name == "export":
         from yolo_slim.stages.export import export as stage
     elif name == "sweep":

@@ -127,6 +127,13 @@ class Target(Section):
     flops: Share | None = Field(None, description="share of the FLOPs to keep")
     params: Share | None = Field(None, description="share of the parameters to keep")
     size_mb: float | None = Field(None, gt=0, description="megabytes (1e6 bytes) that the checkpoint may have")
+    latency: Share | None = Field(None, description="share of the measured time of an image to keep (see `latency:`)")
+    latency_ms: float | None = Field(None, gt=0, description="milliseconds that an image may take")
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time that layers take must be known."""
+        return self.latency is not None or self.latency_ms is not None
 
 
 class Sensitivity(Section):
@@ -201,7 +208,8 @@ class Prune(Section):
     )
     ratio: Share | None = Field(None, description="share of the prunable channels to remove (or give a target)")
     target: Target | None = Field(
-        None, description="any of {flops: share to keep, params: share to keep, size_mb: megabytes}"
+        None,
+        description="any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}",
     )
     sensitivity: Sensitivity = Field(Sensitivity(), description="the scan of solver sensitivity")
     layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
@@ -320,6 +328,28 @@ class Finetune(TrainSection):
     )
 
 
+class Latency(Section):
+    """What a latency target is measured with: once for a detector, then kept under <runs>/latency."""
+
+    runtime: Literal["openvino", "onnxruntime", "torch"] = Field(
+        "onnxruntime", description="what the slim detector will run in"
+    )
+    threads: int | None = Field(None, ge=1, description="of the runtime; null: as many as the machine has cores")
+    samples: int = Field(16, ge=8, description="detectors of random widths that layers are measured in")
+    runs: int = Field(20, ge=3, description="timed images in each, those of the original in between")
+
+
+class Bench(Section):
+    """The original and the slim detector side by side in the runtimes of this machine."""
+
+    runtimes: list[Literal["torch", "onnxruntime", "openvino"]] | None = Field(
+        None, description="null: all that are installed"
+    )
+    threads: int | None = Field(None, ge=1, description="of each runtime; null: as many as the machine has cores")
+    batches: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description="images at a time")
+    runs: int = Field(50, ge=3, description="timed runs of each, in turn")
+
+
 class Report(Section):
     """How every row is measured: one evaluator, one setting."""
 
@@ -405,6 +435,8 @@ class Config(Section):
     sparse_train: SparseTrain = SparseTrain()
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
+    latency: Latency = Latency()
+    bench: Bench = Bench()
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()

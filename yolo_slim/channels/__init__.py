@@ -5,8 +5,10 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 
 from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
 from yolo_slim.channels.blocks import drop, emptiable, replay, survivors
-from yolo_slim.channels.costs import Budget, Costs, Meter
+from yolo_slim.channels.costs import Budget, Costs
 from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
+from yolo_slim.channels.layer_table import LayerTable, fit_layers
+from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.plan import Plan, plan_from_kept
 from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.rounds import SCHEDULES, Start, composed
@@ -23,6 +25,7 @@ __all__ = [
     "Costs",
     "Curve",
     "Group",
+    "LayerTable",
     "Meter",
     "Norm",
     "Plan",
@@ -35,6 +38,7 @@ __all__ = [
     "cut",
     "drop",
     "emptiable",
+    "fit_layers",
     "flattened",
     "input_means",
     "masked",

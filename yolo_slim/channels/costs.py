@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_slim.channels.groups import Group, Ints, Trace
-from yolo_slim.errors import SlimError
+from yolo_slim.channels.groups import Ints, Trace
 
 NORM_OPS = 4  # thop's count per element of a batch norm in inference; half of it without scale and shift
 STORED_BYTES = 2  # checkpoints hold fp16
-SHARES = ("flops", "params", "channels")
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Costs:
     """
 
     def __init__(self, trace: Trace) -> None:
-        self.groups = trace.groups
+        self.groups, self.names = trace.groups, list(trace.convs)
         owner = np.full(trace.n_channels + 1, len(trace.groups))  # FIXED = -1 finds the last entry
         for i, group in enumerate(trace.groups):
             owner[group.channels] = i
@@ -63,6 +60,16 @@ class Costs:
         self.other_params = 0
         self.other_params = trace.params - self.of(self.full).params
 
+    def shapes(self, keeps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and outputs of every convolution, of M plans at once: (M, groups) widths -> twice (M, convs)."""
+        k = np.concatenate([keeps, np.ones((len(keeps), 1))], axis=1)
+        return np.where(self.dense, k @ self.inputs.T, 1), k @ self.outputs.T
+
+    def layer_macs(self, keeps: np.ndarray) -> np.ndarray:
+        """Multiply-accumulates of every convolution, of one plan: (groups,) widths -> (convs,)."""
+        into, out = self.shapes(keeps[None])
+        return (self.kernel * into / self.split * out * self.positions)[0]
+
     def of(self, keeps: np.ndarray) -> Budget:
         """The cost when group i keeps `keeps[i]` channels."""
         params, macs, buffers = self.many(keeps[None])[0]
@@ -70,98 +77,9 @@ class Costs:
 
     def many(self, keeps: np.ndarray) -> np.ndarray:
         """Of M plans at once: (M, groups) widths -> (M, 3) whole numbers: params, macs, buffers."""
-        k = np.concatenate([keeps, np.ones((len(keeps), 1))], axis=1)
-        into = np.where(self.dense, k @ self.inputs.T, 1) / self.split  # [M, convs]
-        out, scales = k @ self.outputs.T, k @ self.scales.T
-        weights = self.kernel * into * out
+        into, out = self.shapes(keeps)
+        scales = np.concatenate([keeps, np.ones((len(keeps), 1))], axis=1) @ self.scales.T
+        weights = self.kernel * into / self.split * out
         params = weights.sum(1) + out @ self.bias + 2 * (scales @ self.affine) + self.other_params
         macs = weights @ self.positions + NORM_OPS / 2 * (scales @ (self.norm_positions * (1 + self.affine)))
         return np.rint(np.stack([params, macs, 2 * scales.sum(1)], axis=1))
-
-
-class Meter:
-    """Every cost that a target may name, under the target's name and in its unit.
-
-    `flops`, `params`, `channels` and the caller's own tables as shares of the whole detector's; `size_mb`, the file of
-    a checkpoint, in megabytes (1e6 bytes).
-
-    Args:
-        trace: of the detector.
-        counted: bool per group, those whose channels `channels` counts.
-        tables: name -> {group name: (n + 1,) cost of keeping 0..n of its channels}, added up over groups; a group
-            that is not named costs nothing. May not fall with width.
-        overhead: bytes of a checkpoint beside its numbers; None: `size_mb` is not told.
-        whole: trace of the detector that shares refer to, where residual branches were dropped from it since.
-        total: channels that `channels` is a share of; None: those counted.
-
-    Raises:
-        SlimError: a table that does not fit the trace.
-    """
-
-    def __init__(
-        self,
-        trace: Trace,
-        counted: np.ndarray,
-        tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-        overhead: float | None = None,
-        *,
-        whole: Trace | None = None,
-        total: int | None = None,
-    ) -> None:
-        self.costs, self.counted, self.overhead = Costs(trace), counted, overhead
-        self.full = self.costs.full
-        self.total = int(self.full[counted].sum()) if total is None else total
-        first = Costs(whole) if whole else self.costs
-        self.before = first.of(first.full)
-        left = {g.name for g in trace.groups}
-        self.tables, self.tables_before = {}, {}
-        for name, table in (tables or {}).items():
-            self.tables_before[name] = sum(row[-1] for row in _checked(name, table, first.groups).values())
-            self.tables[name] = _stacked({g: row for g, row in table.items() if g in left}, trace.groups)
-
-    def many(self, keeps: np.ndarray) -> dict[str, np.ndarray]:
-        """Of M plans at once: (M, groups) widths -> name -> (M,)."""
-        params, macs, buffers = self.costs.many(keeps).T
-        found = {
-            "flops": macs / (self.before.macs or 1),
-            "params": params / (self.before.params or 1),
-            "channels": keeps[:, self.counted].sum(1) / self.total if self.total else np.ones(len(keeps)),
-        }
-        if self.overhead is not None:
-            found["size_mb"] = (STORED_BYTES * (params + buffers) + self.overhead) / 1e6
-        groups = np.arange(len(self.full))
-        for name, table in self.tables.items():
-            found[name] = table[groups, keeps].sum(1) / (self.tables_before[name] or 1)
-        return found
-
-    def of(self, keeps: np.ndarray) -> dict[str, float]:
-        """When group i keeps `keeps[i]` channels."""
-        return {name: float(value[0]) for name, value in self.many(keeps[None]).items()}
-
-
-def _checked(name: str, table: Mapping[str, np.ndarray], groups: tuple[Group, ...]) -> dict[str, np.ndarray]:
-    """The table's rows as floats, each of the length that its group asks for."""
-    if name in (*SHARES, "size_mb"):
-        raise SlimError(f"a cost table cannot be called {name}: that is computed already. Choose another name")
-    sizes = {g.name: g.size for g in groups}
-    if strange := table.keys() - sizes.keys():
-        raise SlimError(f"the cost table {name} names a group that this detector does not have: {sorted(strange)[0]}")
-    rows = {}
-    for group, given in table.items():
-        costs, n = np.asarray(given, float), sizes[group]
-        if costs.shape != (n + 1,) or not np.isfinite(costs).all() or (np.diff(costs) < 0).any():
-            raise SlimError(
-                f"expected the cost table {name} to have {n + 1} finite numbers for {group}, the cost of keeping 0 to "
-                f"{n} channels, none below the one before (np.maximum.accumulate makes it so), got {len(costs)}"
-            )
-        rows[group] = costs
-    return rows
-
-
-def _stacked(table: Mapping[str, np.ndarray], groups: tuple[Group, ...]) -> np.ndarray:
-    """(groups, widest + 1): a row a group, zeros where the table says nothing."""
-    rows = np.zeros((len(groups), max(g.size for g in groups) + 1))
-    for row, group in zip(rows, groups, strict=True):
-        if group.name in table:
-            row[: group.size + 1] = table[group.name]
-    return rows

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from yolo_slim.channels.costs import Meter
 from yolo_slim.channels.groups import Ints
+from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.multiple_choice import least_loss
 from yolo_slim.channels.space import SLACK, Space
 
@@ -54,6 +54,7 @@ class Knapsack:
         self.top = np.array([len(o) - 1 for o in options])
         self.width = np.concatenate(options)
         self.owner = np.repeat(np.arange(len(options)), self.top + 1)
+        self.groups = [slice(a, a + len(o)) for a, o in zip(self.first, options, strict=True)]
         self.losses = _losses(space, options)
 
     def levels(self, widths: Ints) -> Ints:
@@ -74,7 +75,11 @@ class Knapsack:
         plans = np.repeat(widths[None], len(self.owner), axis=0)
         plans[np.arange(len(self.owner)), self.owner] = self.width
         now, moved = self.meter.of(widths), self.meter.many(plans)
-        rises = np.array([(moved[name] - now[name]) / share for name, share in self.asked.items()])
+        # Time may fall with width, where a runtime prefers some widths; what is solved for may not.
+        grown = {
+            name: np.concatenate([np.maximum.accumulate(moved[name][g]) for g in self.groups]) for name in self.asked
+        }
+        rises = np.array([(grown[name] - now[name]) / share for name, share in self.asked.items()])
         room = np.array([(share + SLACK - now[name]) / share for name, share in self.asked.items()])
         return least_loss(self.losses, rises, room, self.first) - self.first
 

@@ -11,8 +11,10 @@ from math import ceil, floor
 import numpy as np
 
 from yolo_slim.channels import knapsack, sensitivity
-from yolo_slim.channels.costs import Budget, Meter
+from yolo_slim.channels.costs import Budget
 from yolo_slim.channels.groups import Group, Ints, Trace
+from yolo_slim.channels.layer_table import LayerTable
+from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.space import SLACK, Space, met, round_up
 from yolo_slim.errors import SlimError
@@ -52,6 +54,7 @@ def select(
     tolerance: float | None = None,
     whole: Trace | None = None,
     may_empty: Collection[str] = (),
+    latency: LayerTable | None = None,
 ) -> Selection:
     """Choose how many channels each group keeps, so that the ratio and every target are met; the best of them stay.
 
@@ -63,8 +66,9 @@ def select(
         scope: of the threshold. `global` compares scores over the whole detector; `layer` removes the same share of
             every group.
         ratio: share of all prunable channels to remove; exactly floor(ratio * n) go when nothing is rounded.
-        target: `flops`, `params` or a name in `tables` -> the share of it that may stay; `size_mb` -> megabytes of the
-            checkpoint. Any of them together. Met from below, within one rounding step.
+        target: `flops`, `params`, `latency` or a name in `tables` -> the share of it that may stay; `size_mb` ->
+            megabytes of the checkpoint; `latency_ms` -> milliseconds. Any of them together. Met from below, within one
+            rounding step.
         layers: pattern of module names -> share of the channels to remove there; the rest follows ratio or target.
         min_keep: share of each group that stays at least.
         min_channels: channels of each group that stay at least.
@@ -78,6 +82,7 @@ def select(
         whole: trace of the detector before residual branches were dropped, of which ratio and target are shares and
             whose layers the patterns name; None: nothing was dropped.
         may_empty: names of groups that may lose all of their channels, as far as the floors allow.
+        latency: what every convolution takes, in ms (`latency` and `latency_ms` need it).
 
     Ties go by order: the earlier group, then the lower index, is removed first. A group's channel counts once,
     however many layers produce it.
@@ -97,7 +102,7 @@ def select(
     if whole is not None:
         free, share = _patterns(whole, exclude, layers or {})
         total = int(sum(g.size for g, f, s in zip(whole.groups, free, share, strict=True) if f and np.isnan(s)))
-    meter = Meter(trace, space.counted, tables, overhead, whole=whole, total=total)
+    meter = Meter(trace, space.counted, tables, overhead, whole=whole, total=total, layers=latency)
     asked = _asked(meter, target or {})
     if ratio is not None and scope == "layer":
         space = space.without(np.floor(ratio * space.sizes + SLACK))
@@ -122,8 +127,9 @@ def select(
 
 
 def amount(name: str, value: float) -> str:
-    """A cost as people read it: `x0.500` of the original, or `2.50 MB`."""
-    return f"{value:.2f} MB" if name == "size_mb" else f"x{value:.3f}"
+    """A cost as people read it: `x0.500` of the original, `2.50 MB` or `12.30 ms`."""
+    unit = {"size_mb": "MB", "latency_ms": "ms"}.get(name)
+    return f"{value:.2f} {unit}" if unit else f"x{value:.3f}"
 
 
 def _check_solver(
@@ -150,7 +156,12 @@ def _check_solver(
 def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
     known = meter.of(meter.full).keys() - {"channels"}
     for name in target.keys() - known:
-        why = "needs the overhead of a checkpoint" if name == "size_mb" else f"is none of {', '.join(sorted(known))}"
+        needs = {
+            "size_mb": "the overhead of a checkpoint",
+            "latency": "a table of layers, which `yolo-slim prune` measures",
+        }
+        needs["latency_ms"] = needs["latency"]
+        why = f"needs {needs[name]}" if name in needs else f"is none of {', '.join(sorted(known))}"
         raise SlimError(f"prune.target.{name} {why}")
     return dict(target)
 

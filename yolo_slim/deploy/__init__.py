@@ -2,13 +2,16 @@
 
 from yolo_slim.deploy.compare import Exported, difference, with_nms
 from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
+from yolo_slim.deploy.profile import PROFILES, by_layer
 from yolo_slim.deploy.quantize import float_layers, quantize
 from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of
 
 __all__ = [
+    "PROFILES",
     "ROUNDED",
     "RUNTIMES",
     "Exported",
+    "by_layer",
     "difference",
     "export_file",
     "file_mb",

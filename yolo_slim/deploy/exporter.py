@@ -47,9 +47,7 @@ def taken(format: str) -> set[str]:
     return set(dict(zip(table["Argument"], table["Arguments"], strict=True))[format])
 
 
-def export_file(
-    weights: Path, target: Path, imgsz: int, format: str = "onnx", device: str = "cpu", **arguments: Any
-) -> Path:
+def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", **arguments: Any) -> Path:
     """Export a checkpoint to `target`.
 
     Args:
@@ -57,8 +55,7 @@ def export_file(
         target: the file, or for some formats the folder, to be written; it ends in `suffix(format)`.
         imgsz: image side in pixels.
         format: of Ultralytics' exporter.
-        device: to export on.
-        arguments: of Ultralytics' exporter, of those that the format takes.
+        arguments: of Ultralytics' exporter, of those that the format takes; device and batch are cpu and 1 by default.
 
     Raises:
         SlimError: packages are missing, or Ultralytics' exporter fails.
@@ -71,8 +68,8 @@ def export_file(
         try:
             with offline(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
-                model = YOLO(copied)
-                written = Path(model.export(format=format, imgsz=imgsz, device=device, batch=1, **arguments))
+                arguments = {"device": "cpu", "batch": 1, **arguments}
+                written = Path(YOLO(copied).export(format=format, imgsz=imgsz, **arguments))
         except ImportError as e:
             raise SlimError(f"{format} export needs a package that is not installed here: {e}") from e
         except OSError as e:

@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,13 +39,17 @@ def onnxruntime(file: Path, threads: int) -> Run:
 
 def openvino(file: Path, threads: int) -> Run:
     """An .xml file (or the folder Ultralytics puts it into, or an .onnx file) in OpenVINO, on the CPU."""
+    request = openvino_model(file, threads).create_infer_request()
+    return lambda images: [np.array(v) for v in request.infer([images]).values()]
+
+
+def openvino_model(file: Path, threads: int, **settings: Any) -> Any:
+    """Compiled for the CPU in float32, for one request at a time."""
     import openvino as ov
 
     found = next(iter(sorted(file.glob("*.xml"))), file) if file.is_dir() else file
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    model = ov.Core().compile_model(str(found), "CPU", settings)
-    request = model.create_infer_request()
-    return lambda images: [np.array(v) for v in request.infer([images]).values()]
+    fixed = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    return ov.Core().compile_model(str(found), "CPU", {**fixed, **settings})
 
 
 def torchscript(file: Path, threads: int) -> Run:

@@ -2,6 +2,6 @@
 
 from yolo_slim.measure.accuracy import accuracy
 from yolo_slim.measure.cost import Cost, cost
-from yolo_slim.measure.latency import latency
+from yolo_slim.measure.latency import by_layer, in_turn, latency, processor, runner, spread
 
-__all__ = ["Cost", "accuracy", "cost", "latency"]
+__all__ = ["Cost", "accuracy", "by_layer", "cost", "in_turn", "latency", "processor", "runner", "spread"]

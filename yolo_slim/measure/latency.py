@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -15,35 +16,25 @@ from torch import nn
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
 
+IN_A_ROW = 5
+"""Timed runs before it is the next one's turn: caches and threads are then its own, as where it is deployed."""
 
-@torch.inference_mode()
+
 def latency(
-    detectors: Mapping[str, nn.Module], imgsz: int, device: str = "cpu", runs: int = 50, warmup: int = 10
+    detectors: Mapping[str, nn.Module], imgsz: int, device: str = "cpu", runs: int = 50
 ) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
-    """Time fused detectors at batch 1, fp32, interleaved: one image through each, `runs` times.
+    """Time fused detectors at batch 1, fp32, in turn.
 
     Returns:
         name -> median, p10 and p90 in ms; and what it was measured on.
     """
     where = torch.device(f"cuda:{device}" if device.isdigit() else device)
-    ready = {n: copy.deepcopy(d).float().fuse(verbose=False).eval().to(where) for n, d in detectors.items()}
-    image = torch.rand(1, 3, imgsz, imgsz, device=where)
+    image = torch.rand(1, 3, imgsz, imgsz)
+    ready = {name: runner(detector, image, where) for name, detector in detectors.items()}
     torch.set_num_threads(THREADS)
-    times: dict[str, list[float]] = {n: [] for n in ready}
-    for i in track(range(warmup + runs), description="latency", transient=True):
-        for name, detector in ready.items():
-            _wait(where)
-            start = time.perf_counter()
-            detector(image)
-            _wait(where)
-            if i >= warmup:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    result = {
-        n: dict(zip(("p10", "median", "p90"), map(float, np.percentile(t, (10, 50, 90))), strict=True))
-        for n, t in times.items()
-    }
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or platform.machine()
-    return result, {
+    times = in_turn(ready, runs)
+    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
+    return {name: spread(ms) for name, ms in times.items()}, {
         "runtime": f"PyTorch {torch.__version__}, fused",
         "device": f"{where} ({chip})",
         "threads": torch.get_num_threads(),
@@ -54,6 +45,84 @@ def latency(
     }
 
 
-def _wait(where: torch.device) -> None:
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def fused(detector: nn.Module, where: torch.device | str = "cpu") -> nn.Module:
+    """A copy in fp32 whose batch norms are merged into convolutions, as it is deployed."""
+    return copy.deepcopy(detector).float().fuse(verbose=False).eval().to(where)
+
+
+def runner(detector: nn.Module, image: torch.Tensor, where: torch.device | str = "cpu") -> Callable[[], object]:
+    """The detector, fused, on these images (B, 3, H, W): returns when it is done."""
+    ready, where = fused(detector, where), torch.device(where)
+    image = image.to(where)
+
+    @torch.inference_mode()
+    def run() -> None:
+        ready(image)
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    return run
+
+
+def in_turn(
+    ready: Mapping[str, Callable[[], object]], runs: int, warmup: int = 10, told: str | None = "latency"
+) -> dict[str, list[float]]:
+    """Milliseconds of every run: A five times, B five times, A again. The first of each turn is not counted.
+
+    Args:
+        ready: name -> what is timed.
+        runs: to be counted, of each.
+        warmup: runs of each before any counts.
+        told: what progress is called; None: nothing is shown.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    for run in ready.values():
+        for _ in range(warmup):
+            run()
+    turns = range(-(-runs // IN_A_ROW))
+    for _ in track(turns, description=told, transient=True) if told else turns:
+        for name, run in ready.items():
+            run()
+            for _ in range(min(IN_A_ROW, runs - len(times[name]))):
+                start = time.perf_counter()
+                run()
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def spread(ms: list[float]) -> dict[str, float]:
+    """Median, 10th and 90th percentile."""
+    return dict(zip(("p10", "median", "p90"), map(float, np.percentile(ms, (10, 50, 90))), strict=True))
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return next(iter(names), platform.processor() or platform.machine())
+
+
+@torch.inference_mode()
+def by_layer(detector: nn.Module, image: torch.Tensor, runs: int) -> dict[str, float]:
+    """Median milliseconds of each convolution in PyTorch, with its activation; under "" all else. On the CPU, fused."""
+    ready = fused(detector)
+    convs = [name for name, m in ready.named_modules() if isinstance(m, nn.Conv2d)]
+    siblings = defaultdict(list)
+    for name in convs:
+        siblings[name.rpartition(".")[0]].append(name)
+    # Where a module is one convolution and its activation, their time is one.
+    watched = {n: p if len(siblings[p := n.rpartition(".")[0]]) == 1 and n.endswith(".conv") else n for n in convs}
+    started, times = {}, defaultdict(list)
+    for conv, name in watched.items():
+        module = ready.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_, c=conv: started.__setitem__(c, time.perf_counter()))
+        module.register_forward_hook(lambda *_, c=conv: times[c].append((time.perf_counter() - started[c]) * 1e3))
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        ready(image)
+        times[""].append((time.perf_counter() - start) * 1e3)
+    found = {name: float(np.median(ms[1:])) for name, ms in times.items()}
+    return {**found, "": max(0.0, found[""] - sum(ms for name, ms in found.items() if name))}

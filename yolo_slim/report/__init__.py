@@ -1,5 +1,6 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
+from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.plots import draw
 from yolo_slim.report.scan import scan_plot, scan_summary
 from yolo_slim.report.sweep_plot import sweep_plot
@@ -15,7 +16,11 @@ from yolo_slim.report.sweep_words import (
 from yolo_slim.report.tables import markdown, rounds, summary
 
 __all__ = [
+    "BENCH_HEAD",
     "SWEEP_HEAD",
+    "bench_markdown",
+    "bench_rows",
+    "bench_sentences",
     "draw",
     "failures",
     "markdown",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,17 +11,32 @@ import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, Curve, Selection, Start, Trace, plan_from_kept, select, trace
+from yolo_slim.channels import Costs, Curve, LayerTable, Selection, Start, Trace, plan_from_kept, select, trace
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, score
 from yolo_slim.stages import depth
+from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.recover import absorption
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
 Curves: TypeAlias = dict[str, Curve]
 """Group name -> what removing a share of its channels does."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured on the detector before anything is chosen."""
+
+    curves: Curves | None = None  # what solver sensitivity goes by
+    layers: LayerTable | None = None  # what latency targets go by
+
+
+NOTHING = Findings()
+
+CARD_BYTES = 10_000
+"""What a model card takes at most: four steps, each with its settings."""
 
 LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
@@ -47,7 +62,7 @@ def plan_without(
     evidence: Evidence,
     *,
     start: Start | None = None,
-    curves: Curves | None = None,
+    found: Findings = NOTHING,
 ) -> tuple[list[str], nn.Module, Trace, Selection]:
     """Take these blocks out, then score and select. A block that loses all of an inner width goes as well.
 
@@ -57,7 +72,7 @@ def plan_without(
     how = absorption(chosen, evidence.images)
     while True:
         base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
-        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, curves=curves)
+        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, found=found)
         empty = [g.name for g in wiring.free if not selection.plan.kept[g.channels].any()]
         if not empty:
             return blocks, base, wiring, selection
@@ -93,7 +108,7 @@ def choose(
     start: Start | None = None,
     whole: Trace | None = None,
     gone: np.ndarray | None = None,
-    curves: Curves | None = None,
+    found: Findings = NOTHING,
 ) -> Selection:
     """Score and select.
 
@@ -105,7 +120,7 @@ def choose(
         start: the detector before the first of several rounds, of which budgets and ratios are shares.
         whole: the trace before blocks were taken out, of which budgets are shares.
         gone: bool per channel; these go first, whatever they are worth.
-        curves: what a scan has found, for solver sensitivity.
+        found: for solver sensitivity and latency targets.
     """
     start = start or Start(wiring, {})
     target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
@@ -125,10 +140,11 @@ def choose(
         round_to=chosen.round_to,
         exclude=chosen.exclude,
         overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
-        curves=curves,
+        curves=found.curves,
         tolerance=chosen.sensitivity.tolerance,
         whole=whole,
         may_empty=depth.may_empty(detector, wiring, chosen),
+        latency=found.layers,
     )
     return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
 
@@ -136,12 +152,12 @@ def choose(
 def overhead(detector: nn.Module, wiring: Trace) -> int:
     """Bytes of a slim checkpoint beside its numbers: what the original's has, and at most this for the list of the cut.
 
-    In that list an index takes up to three bytes, and a name its length and some twenty.
+    In that list an index takes up to three bytes, and a name its length and some twenty. The model card comes on top.
     """
     costs = Costs(wiring)
     full = costs.of(costs.full)
     listed = sum(3 * len(c.outputs) + len(c.name) + 32 for c in wiring.convs.values())
-    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed
+    return checkpoint.file_bytes(detector) - STORED_BYTES * (full.params + full.buffers) + listed + CARD_BYTES
 
 
 def curves_in(scan: Path) -> Curves:
@@ -157,7 +173,9 @@ def curves_in(scan: Path) -> Curves:
     }
 
 
-def follow_plan(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> Selection:
+def follow_plan(
+    wiring: Trace, outputs: dict[str, list[int]], chosen: Prune, layers: LayerTable | None = None
+) -> Selection:
     """The plan as it stands, with what it comes to."""
     plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
     before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
@@ -167,6 +185,9 @@ def follow_plan(wiring: Trace, outputs: dict[str, list[int]], chosen: Prune) -> 
         "params": after.params / before.params,
         "channels": float(plan.kept[free].mean()),
     }
+    if layers:
+        ms, whole = (float(layers.many(costs, keeps[None])[0]) for keeps in (plan.keeps(wiring), costs.full))
+        achieved |= {"latency": ms / whole, "latency_ms": ms}
     asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
     if chosen.ratio is not None:
         asked["channels"] = 1 - chosen.ratio
@@ -187,5 +208,6 @@ def rehearse(config: Config) -> None:
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
     harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
+    found = Findings(harmless, layer_table(config))
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
-    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, curves=harmless)
+    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)

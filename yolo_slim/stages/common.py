@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
@@ -51,6 +54,9 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         outputs, metrics, details = work(folder)
     except OSError as e:
         raise SlimError(f"{stage}: cannot write {e.filename or folder}: {e.strerror or e}. Free some space") from e
+    if stage in WEIGHTS:
+        sign(outputs["weights"], inputs[0] if inputs else None, {"stage": stage, "settings": settings, **metrics})
+        metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
     done = Record(
         stage,
         settings,
@@ -64,6 +70,16 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     )
     record.write(folder, done)
     return done
+
+
+def sign(weights: Path, start: Path | None, step: dict[str, Any]) -> None:
+    """Write into a checkpoint what it was made from, and how: the card of `start`, and one more step."""
+    begun = checkpoint.card(start) if start and start.suffix == ".pt" else {}
+    if not begun and start:
+        begun = {"source": {"file": start.name, "sha256": record.sha256(start)}}
+    numbers = {k: v for k, v in step.items() if k != "file_mb"}  # the card itself changes it
+    card = {**begun, "steps": [*begun.get("steps", []), numbers], "versions": record.versions()}
+    checkpoint.inscribe(weights, json.loads(json.dumps(card)))
 
 
 def check_device(device: str) -> None:
@@ -200,3 +216,14 @@ def say(stage: str, row: dict[str, Any], weights: Path) -> None:
         f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
         f"{row['file_mb']:.2f} MB{worth}  -> {weights}"
     )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Validations and exports by the dozen need not each say what they did."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)

@@ -16,7 +16,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.stages.common import console, finished, lineage, run_stage, split_of
+from yolo_slim.stages.common import console, finished, lineage, quietly, run_stage, split_of
 from yolo_slim.training.calibrate import Batches
 
 THREADS = torch.get_num_threads()
@@ -84,9 +84,10 @@ def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
     arguments = {name: value for name, value in asked.items() if name in deploy.taken(format)}
     if ignored := {"dynamic", "nms"} & (asked.keys() - arguments.keys()):
         console.print(f"{format}: takes no {' or '.join(sorted(ignored))}, left out")
-    target = folder / f"slim{deploy.suffix(format)}"
-    device = config.device.split(",")[0] if format == "engine" else "cpu"
-    return deploy.export_file(weights, target, _imgsz(config), format, device, **arguments)
+    if format == "engine":
+        arguments["device"] = config.device.split(",")[0]
+    with quietly():
+        return deploy.export_file(weights, folder / f"slim{deploy.suffix(format)}", _imgsz(config), format, **arguments)
 
 
 def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,10 +12,13 @@ from rich.table import Table
 from yolo_slim import checkpoint
 from yolo_slim.channels import Trace, trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.config import Config
+from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
 from yolo_slim.stages.common import console
 
 COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")
+DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
+"""Of the sections that decide what a stage does."""
+
 NUMBERS = {"width", "group", "params", "MMACs"}
 FOLDING = {"tied to", "kept whole because"}
 PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
@@ -40,6 +45,36 @@ def inspect(config: Config) -> None:
     if wiring.blocks:
         names = ", ".join(map(_short, wiring.blocks))
         console.print(f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}")
+    if config.model.endswith(".pt"):
+        for line in history(checkpoint.card(config.model)):
+            console.print(line, markup=False)
+
+
+def history(card: dict[str, Any]) -> list[str]:
+    """What a model card tells: where the detector comes from, and every step with what it came to."""
+    if not card:
+        return []
+    source, made = card.get("source"), card["versions"]
+    lines = [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
+    for step in card["steps"]:
+        worth = f"  mAP50-95 {step['map50_95']:.3f} ({step['split']})" if step.get("map50_95") is not None else ""
+        lines.append(
+            f"  {step['stage']:10}{step['params'] / 1e6:.3f} M parameters  {step['flops'] / 1e9:.3f} GFLOPs{worth}"
+        )
+        lines += [f"  {'':10}{told}" for told in [_settings(step)] if told]
+    return [*lines, f"By yolo-slim {made['yolo-slim']}, Ultralytics {made['ultralytics']}, torch {made['torch']}"]
+
+
+def _settings(step: dict[str, Any]) -> str:
+    """Those that are not the default, as one types them."""
+    known = DEFAULTS.get(step["stage"])
+    usual = known.model_dump(mode="json") if known else {}
+    return ", ".join(words(_set({k: v for k, v in step["settings"].items() if k not in usual or v != usual[k]})))
+
+
+def _set(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, however deep."""
+    return {k: _set(v) if isinstance(v, dict) else v for k, v in settings.items() if v is not None}
 
 
 def _row(detector: object, wiring: Trace, conv: Conv, group: int | None) -> list[str]:

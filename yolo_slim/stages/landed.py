@@ -8,6 +8,7 @@ from typing import Any
 from yolo_slim import record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
+from yolo_slim.stages.clock import timing
 
 PLANNED = {"targeted", "soft"}
 """Modes of sparse training that choose the channels themselves, by the `prune:` section."""
@@ -18,7 +19,7 @@ RECOVERY = {"absorb", "reconstruct", "recalibrate"}
 def decisive(config: Config) -> dict[str, Any]:
     """What decides which channels go: a plan made before holds as long as this is the same."""
     chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
-    return {**chosen, "imgsz": config.imgsz}
+    return {**chosen, "imgsz": config.imgsz, **timing(config)}
 
 
 def landed_plan(config: Config) -> Path | None:

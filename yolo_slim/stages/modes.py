@@ -13,7 +13,8 @@ from torch import nn
 from yolo_slim.channels import Selection
 from yolo_slim.config import Config, check
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.choose import choose, evidence_from
+from yolo_slim.stages.choose import Findings, choose, evidence_from
+from yolo_slim.stages.clock import layer_table
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.polarization import PolarizedTrainer
 from yolo_slim.training.soft import SoftTrainer
@@ -37,9 +38,14 @@ class Choosing(ForcedTrainer):
         """Read once, however often channels are chosen."""
         return evidence_from(self.config)
 
+    @cached_property
+    def found(self) -> Findings:
+        """What a latency target goes by."""
+        return Findings(layers=layer_table(self.config))
+
     def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
         """By the `prune:` section."""
-        return choose(detector, self.wiring, self.config.prune, self.evidence, gone=gone)
+        return choose(detector, self.wiring, self.config.prune, self.evidence, gone=gone, found=self.found)
 
 
 class Targeted(Choosing, TargetedTrainer):

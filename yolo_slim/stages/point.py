@@ -17,7 +17,8 @@ from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import evidence_from
+from yolo_slim.stages.choose import Findings, evidence_from
+from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import measured, sums_of
 from yolo_slim.stages.prune import cut_to_plan
 
@@ -37,7 +38,7 @@ class Point:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the outcome, as it is read back from the record."""
-        prune = self.config.prune.model_dump() if self.cell else None
+        prune = {**self.config.prune.model_dump(), **timing(self.config)} if self.cell else None
         split = self.config.report.split
         return json.loads(json.dumps({"prune": prune, "imgsz": self.config.imgsz, "split": split}))
 
@@ -86,6 +87,7 @@ def make(point: Point) -> tuple[str, str | None]:
 
 def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     config = point.config
-    result = cut_to_plan(checkpoint.load(point.weights), config.prune, config.imgsz, evidence_from(config))
+    detector, found = checkpoint.load(point.weights), Findings(layers=layer_table(config))
+    result = cut_to_plan(detector, config.prune, config.imgsz, evidence_from(config), found=found)
     weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}

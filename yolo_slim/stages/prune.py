@@ -19,7 +19,8 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
 from yolo_slim.stages import depth
-from yolo_slim.stages.choose import Curves, curves_in, evidence_from, follow_plan, plan_without
+from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without
+from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, measured, run_stage, say
 from yolo_slim.stages.landed import landed_plan
 from yolo_slim.stages.prove import agree, prove
@@ -76,12 +77,12 @@ def cut_to_plan(
     *,
     start: Start | None = None,
     follow: dict[str, list[int]] | None = None,
-    curves: Curves | None = None,
+    found: Findings = NOTHING,
 ) -> Pruned:
     """Take blocks out, score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
 
-    With a `start`, shares and costs are those of that detector; `curves` of the detector are what
-    prune.solver=sensitivity goes by.
+    With a `start`, shares and costs are those of that detector; `found` is what prune.solver=sensitivity and latency
+    targets go by.
     """
     whole = trace(detector, imgsz)
 
@@ -90,16 +91,16 @@ def cut_to_plan(
         return recover(slim, base, wiring, kept, chosen, imgsz, evidence.images, original=detector, also=also)
 
     def loss_without(blocks: list[str]) -> float:
-        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, curves=curves)
+        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, found=found)
         kept = selection.plan.kept
         return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
 
     if follow is not None:
-        blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen)
+        blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen, found.layers)
     else:
         blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
         blocks, base, wiring, selection = plan_without(
-            detector, whole, blocks, chosen, evidence, start=start, curves=curves
+            detector, whole, blocks, chosen, evidence, start=start, found=found
         )
     kept = selection.plan.kept
     slim = cut(base, wiring, kept)
@@ -154,7 +155,12 @@ def cut_stage(
     scan: Path | None = None,
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
-    settings = {**chosen.model_dump(exclude={"iterations"}), "imgsz": config.imgsz, "data": config.data}
+    settings = {
+        **chosen.model_dump(exclude={"iterations"}),
+        "imgsz": config.imgsz,
+        "data": config.data,
+        **timing(config),
+    }
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)
@@ -163,9 +169,9 @@ def cut_stage(
         if plan:
             console.print(f"following the plan that sparse training has landed: {plan}")
         follow = json.loads(plan.read_text(encoding="utf-8")) if plan else None
-        curves = curves_in(scan) if scan else None
+        found = Findings(curves_in(scan) if scan else None, layer_table(config))
         evidence = evidence_from(config)
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence, start=start, follow=follow, curves=curves)
+        result = cut_to_plan(detector, chosen, config.imgsz, evidence, start=start, follow=follow, found=found)
         _tell(result)
         pruned = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))

@@ -7,10 +7,8 @@ For every group and ratio the channels with the lowest scores are silenced in a 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
-from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record, report
@@ -28,7 +25,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import evidence_from, judge
-from yolo_slim.stages.common import console, run_stage, sums_of
+from yolo_slim.stages.common import console, quietly, run_stage, sums_of
 from yolo_slim.stages.unpruned import unpruned
 from yolo_slim.training.calibrate import Batches, detection_loss
 
@@ -124,20 +121,9 @@ def _worth(config: Config) -> Worth:
 
 
 def _map(detector: nn.Module, config: Config) -> float:
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quietly():
         weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
         return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hundreds of validations need not each say what they found."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
 
 
 def _file(data: str | None) -> list[Path]:

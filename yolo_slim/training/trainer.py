@@ -70,7 +70,7 @@ class SlimTrainer(DetectionTrainer):
         self._average_fairly()
 
     def _do_train(self) -> None:
-        # Ultralytics refuses amp=bf16 on a CPU. Where that has AMX, a step takes six tenths of the time with it.
+        # Ultralytics refuses amp=bf16 on a CPU. Where that has AMX, a step takes half to two thirds of the time.
         with patch("ultralytics.engine.trainer.autocast", _autocast):
             super()._do_train()
 
@@ -80,8 +80,9 @@ class SlimTrainer(DetectionTrainer):
         # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
         with patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda):
             super()._setup_train()
-        if self.device.type == "cpu" and self.args.amp == "bf16":
-            self.model.to(memory_format=torch.channels_last)  # else most of the time gained is lost in reordering
+        if self.device.type == "cpu":
+            # As Ultralytics does on CUDA: a step takes a fifth less time, with amp=bf16 four tenths.
+            unwrap_model(self.model).to(memory_format=torch.channels_last)
         self._average_fairly()
 
     def _average_fairly(self) -> None:

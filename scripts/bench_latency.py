@@ -1,0 +1,105 @@
+"""Is the table of layers right? Latencies predicted and measured, targets asked for and met, FLOPs that became speed.
+
+    python scripts/bench_latency.py --model yolov5s.yaml --imgsz 640 --runtimes onnxruntime openvino --threads 2
+
+Measures each runtime's table anew (its seconds are printed), then cuts at random, to a share of the latency, and to
+half of the FLOPs with widths in multiples of 1, 8 and 16, and times every exported file in turn with the original's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from yolo_slim import checkpoint, measure
+from yolo_slim.channels import Costs, LayerTable, Trace, cut, select, trace
+from yolo_slim.config import Latency
+from yolo_slim.errors import SlimError
+from yolo_slim.importance import score
+from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
+
+
+class Timer:
+    """Times detectors in turn with the original, in one runtime."""
+
+    def __init__(self, detector: nn.Module, clock: Clock, runs: int) -> None:
+        self.clock, self.runs, self.folder = clock, runs, tempfile.TemporaryDirectory()
+        self.whole, _ = clock.start(detector, Path(self.folder.name))
+
+    def share(self, slim: nn.Module) -> float:
+        """Of the original's median time."""
+        with tempfile.TemporaryDirectory() as folder:
+            run, _ = self.clock.start(slim, Path(folder))
+            ms = measure.in_turn({"whole": self.whole, "slim": run}, self.runs, warmup=3, told=None)
+        return float(np.median(ms["slim"]) / np.median(ms["whole"]))
+
+
+def predictions(detector: nn.Module, wiring: Trace, table: LayerTable, timer: Timer, cuts: int) -> None:
+    """Random cuts: predicted against measured."""
+    costs = Costs(wiring)
+    whole = float(table.many(costs, costs.full[None])[0])
+    print("\n| random cut | FLOPs × | predicted × | measured × | error |\n| ---: | ---: | ---: | ---: | ---: |")
+    errors = []
+    for i, widths in enumerate(random_widths(wiring, cuts + 1, seed=1)[1:]):
+        predicted = float(table.many(costs, widths[None])[0]) / whole
+        measured = timer.share(slimmed(detector, wiring, widths))
+        errors.append(predicted / measured - 1)
+        flops = costs.of(widths).macs / costs.of(costs.full).macs
+        print(f"| {i + 1} | {flops:.3f} | {predicted:.3f} | {measured:.3f} | {errors[-1]:+.1%} |", flush=True)
+    print(f"\nLargest error {np.abs(errors).max():.1%}, mean of their sizes {np.abs(errors).mean():.1%}.")
+
+
+def targets(detector: nn.Module, wiring: Trace, table: LayerTable, timer: Timer, latency: float, flops: float) -> None:
+    """Cuts by L1 norms: to a share of the latency, and to one of the FLOPs, with the same roundings."""
+    scores = score(detector, wiring, "l1", normalize="mean")
+    print("\n| asked | widths of | FLOPs × | predicted × | measured × | share of the FLOPs cut that became speed |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, share in (("latency", latency), ("flops", flops)):
+        for round_to in (1, 8, 16):
+            try:
+                found = select(wiring, scores, target={name: share}, round_to=round_to, latency=table)
+            except SlimError as e:
+                print(f"| {name} ×{share:g} | {round_to} | – | – | – | {e} |")
+                continue
+            measured, now = timer.share(cut(detector, wiring, found.plan.kept)), found.achieved
+            became = f"{(1 - measured) / (1 - now['flops']):.0%}"
+            cells = [f"{name} ×{share:g}", f"{round_to}", f"{now['flops']:.3f}", f"{now['latency']:.3f}"]
+            print(f"| {' | '.join([*cells, f'{measured:.3f}', became])} |", flush=True)
+
+
+def main() -> None:
+    """Everything, runtime by runtime."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="yolov5s.yaml", help="a checkpoint, or a YAML: weights do not matter here")
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cuts", type=int, default=20, help="random cuts to predict")
+    parser.add_argument("--latency", type=float, default=0.5, help="share asked for")
+    parser.add_argument("--flops", type=float, default=0.5, help="share asked for")
+    parser.add_argument("--runs", type=int, default=20, help="timed runs of each detector, in turn with the original")
+    args = parser.parse_args()
+    detector = checkpoint.load(args.model)
+    wiring = trace(detector, args.imgsz)
+    for runtime in args.runtimes:
+        clock = Clock(runtime, args.threads, args.imgsz)
+        start = time.time()
+        table, baseline = timed(detector, wiring, clock, Latency(runs=args.runs))
+        print(f"\n## {args.model} at {args.imgsz} px, {runtime} {clock.version}, {args.threads} threads\n")
+        print(
+            f"Table of layers: {time.time() - start:.0f} s; blocks of {table.block}, aligned to {table.align}; the "
+            f"original takes {baseline:.1f} ms."
+        )
+        timer = Timer(detector, clock, args.runs)
+        predictions(detector, wiring, table, timer, args.cuts)
+        targets(detector, wiring, table, timer, args.latency, args.flops)
+
+
+if __name__ == "__main__":
+    main()

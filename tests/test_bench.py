@@ -1,0 +1,145 @@
+"""The bench: every runtime on both detectors, and the layers that are behind their FLOPs named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import PX, refused, run
+
+from yolo_slim.channels import trace
+from yolo_slim.checkpoint import load
+from yolo_slim.deploy.profile import by_layer, module_of
+from yolo_slim.report import bench_markdown, bench_rows, bench_sentences
+
+pytest_plugins = ["tiny"]
+
+RUNTIMES = ["torch", "onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize(
+    ("node", "module"),
+    [
+        pytest.param("/model.0/conv/Conv", "model.0.conv", id="a convolution"),
+        pytest.param("/model.0/conv/Conv_output_0_nchwc", "model.0.conv", id="in onnxruntime's blocks"),
+        pytest.param("/model.0/act/Mul/QuickGeluFusion/", "model.0.act", id="a fused activation"),
+        pytest.param("/model.2/m/m.0/cv1/conv/Conv/WithoutBiases", "model.2.m.0.cv1.conv", id="in a list, OpenVINO"),
+        pytest.param("/model.24/cv2.0/cv2.0.1/conv/Conv", "model.24.cv2.0.1.conv", id="in a list of lists"),
+        pytest.param("images_abcd_acdb_/model.0/conv/Conv", "model.0.conv", id="a reordering before it"),
+        pytest.param("/model.9/m_1/MaxPool_output_0_nchwc", "model.9.m_1", id="a pool"),
+        pytest.param("ReorderOutput_token_246", "", id="nobody's"),
+    ],
+)
+def test_operators_are_known_by_their_modules(node: str, module: str) -> None:
+    assert module_of(node) == module
+
+
+def test_a_layers_time_holds_its_activation_and_nothing_is_lost() -> None:
+    nodes = {
+        "/model.0/conv/Conv": 1.0,
+        "/model.0/act/Mul": 2.0,
+        "/model.2/cv1/conv/Conv": 4.0,
+        "/model.2/Concat": 8.0,
+        "Reorder": 16.0,
+        "/model.3/cv2.0/cv2.0.2/Conv": 32.0,
+    }
+    convs = ["model.0.conv", "model.2.cv1.conv", "model.2.cv2.conv", "model.3.cv2.0.2", "model.3.cv2.1.2"]
+    assert by_layer(nodes, convs) == {
+        "model.0.conv": 3.0,
+        "model.2.cv1.conv": 4.0,
+        "model.2.cv2.conv": 0.0,
+        "model.3.cv2.0.2": 32.0,
+        "model.3.cv2.1.2": 0.0,
+        "": 24.0,
+    }
+
+
+@pytest.fixture(scope="module")
+def benched(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run folder with its bench, and the words that made it; two images at a time in one runtime."""
+    runs = tmp_path_factory.mktemp("bench")
+    words = [f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=b", "sparse_train.epochs=0", "prune.ratio=0.4"]
+    assert run("prune", *words, "prune.criterion=l1").code == 0
+    chosen = [*words, "bench.threads=1", "bench.runs=6", "bench.batches=[1,2]"]
+    answer = run("bench", *chosen)
+    assert answer.code == 0, answer
+    assert "onnxruntime" in answer.out and "bench.md" in answer.out
+    return runs / "b" / "bench", chosen
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "bench.json").read_text())
+
+
+def test_every_runtime_times_both_detectors(benched: tuple[Path, list[str]]) -> None:
+    rows = content(benched[0])["rows"]
+    assert [(r["runtime"], r["batch"], r["stage"]) for r in rows] == [
+        (runtime, batch, stage) for runtime in RUNTIMES for batch in (1, 2) for stage in ("original", "slim")
+    ]
+    for r in rows:
+        assert r["threads"] == 1 and r["version"]
+        assert 0 < r["latency_ms"]["p10"] <= r["latency_ms"]["median"] <= r["latency_ms"]["p90"]
+
+
+def test_every_layer_is_timed_before_and_after(benched: tuple[Path, list[str]], original: Path) -> None:
+    convs = trace(load(original), PX).convs
+    for runtime, layers in content(benched[0])["layers"].items():
+        assert [layer["layer"] for layer in layers] == list(convs), runtime
+        assert all(layer["before_ms"] > 0 and layer["after_ms"] > 0 for layer in layers), runtime
+        assert all(0 < layer["macs_after"] <= layer["macs_before"] for layer in layers)
+        assert sum(layer["macs_after"] for layer in layers) < sum(layer["macs_before"] for layer in layers)
+
+
+def test_it_is_not_done_twice(benched: tuple[Path, list[str]]) -> None:
+    answer = run("bench", *benched[1])
+    assert answer.code == 0 and "bench: done before" in answer.out
+
+
+def test_without_a_slim_detector_there_is_nothing_to_compare(original: Path, tmp_path: Path) -> None:
+    refused(run("bench", f"model={original}", f"runs={tmp_path}"), "nothing slim", "yolo-slim prune")
+
+
+def layer(name: str, macs: tuple[int, int], ms: tuple[float, float]) -> dict[str, Any]:
+    return dict(zip(("layer", "macs_before", "macs_after", "before_ms", "after_ms"), (name, *macs, *ms), strict=True))
+
+
+BENCH = {
+    "name": "mine",
+    "imgsz": 64,
+    "device": "a chip",
+    "runs": 6,
+    "flops": {"original": 200, "slim": 100},
+    "rows": [
+        {
+            "runtime": "openvino",
+            "threads": 2,
+            "batch": 1,
+            "stage": stage,
+            "latency_ms": {"p10": m, "median": m, "p90": m},
+        }
+        for stage, m in (("original", 10.0), ("slim", 8.0))
+    ],
+    "layers": {
+        "openvino": [
+            layer("model.0.conv", (100, 50), (4.0, 2.0)),  # as promised
+            layer("model.1.conv", (100, 50), (4.0, 3.0)),  # 1 ms behind
+            layer("model.2.conv", (100, 50), (2.0, 2.0)),  # 1 ms behind, after it
+            layer("model.3.conv", (100, 50), (2.0, 0.5)),  # ahead
+        ]
+    },
+}
+
+
+def test_what_share_of_the_flops_cut_became_speed() -> None:
+    assert bench_rows(BENCH) == [["openvino", "2", "1", "10.0 [10.0–10.0]", "8.00 [8.00–8.00]", "1.25×", "40%"]]
+
+
+def test_layers_behind_their_flops_are_named_the_worst_first() -> None:
+    assert bench_sentences(BENCH) == [
+        "In openvino, furthest behind their FLOPs: model.1 (4.00 → 3.00 ms, FLOPs ×0.50), "
+        "model.2 (2.00 → 2.00 ms, FLOPs ×0.50)."
+    ]
+    page = bench_markdown(BENCH)
+    assert "| `model.1.conv` | ×0.50 | 4.00 | 2.00 | 3.00 |" in page and "a chip" in page

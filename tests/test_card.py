@@ -1,0 +1,55 @@
+"""The model card: a slim checkpoint says where it comes from and how it came about; stock Ultralytics does not mind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import PX, run
+from ultralytics import YOLO
+
+from yolo_slim import checkpoint, record
+
+pytest_plugins = ["tiny"]
+
+
+@pytest.fixture(scope="module")
+def pruned(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("card")
+    words = [f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=c", "sparse_train.epochs=0"]
+    assert run("prune", *words, "prune.criterion=l1", "prune.target={size_mb: 0.4, flops: 0.9}").code == 0
+    return runs / "c" / "pruned" / "pruned.pt"
+
+
+def test_every_step_is_told_with_its_settings_and_numbers(pruned: Path, original: Path) -> None:
+    card = checkpoint.card(pruned)
+    assert card["source"] == {"file": original.name, "sha256": record.sha256(original)}
+    assert [step["stage"] for step in card["steps"]] == ["original", "pruned"]
+    before, after = card["steps"]
+    assert after["params"] < before["params"] and after["settings"]["criterion"] == "l1"
+    assert card["versions"] == record.versions()
+
+
+def test_the_detector_is_what_it_was(pruned: Path) -> None:
+    found = record.read(pruned.parent)
+    assert found.sums["weights"] == record.sha256(pruned), "the record is of the file with its card"
+    assert found.metrics["file_mb"] == pytest.approx(pruned.stat().st_size / 1e6, abs=1e-3)
+    assert found.metrics["file_mb"] <= 0.4, "a budget of megabytes counts the card"
+    assert "cuts" in checkpoint.load(pruned).yaml["slim"]
+    with torch.no_grad():
+        assert len(YOLO(pruned).predict(torch.rand(1, 3, PX, PX), imgsz=PX, verbose=False)) == 1
+
+
+def test_inspect_prints_it(pruned: Path, original: Path) -> None:
+    answer = run("inspect", pruned, f"imgsz={PX}")
+    assert answer.code == 0, answer
+    assert f"Made from {original.name} (sha256 {record.sha256(original)})" in answer.out
+    assert "criterion=l1" in answer.out and '"flops": 0.9' in answer.out and "min_keep" not in answer.out
+    assert "yolo-slim" in answer.out.splitlines()[-1]
+
+
+def test_a_checkpoint_without_a_card_has_none(original: Path) -> None:
+    assert checkpoint.card(original) == {}
+    answer = run("inspect", original, f"imgsz={PX}")
+    assert answer.code == 0 and "Made from" not in answer.out

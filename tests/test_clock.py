@@ -1,0 +1,94 @@
+"""Latency targets, end to end: layers are timed once, kept beside the runs, and the cut keeps to what they tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import PX, refused, run
+
+import yolo_slim
+from yolo_slim import SlimError, checkpoint
+from yolo_slim.channels import Costs, trace
+from yolo_slim.stages.clock import read
+
+pytest_plugins = ["tiny"]
+
+
+def typed(model: Path, runs: Path, runtime: str = "onnxruntime") -> list[str]:
+    """A cut to a share of the latency, its layers timed as quickly as may be."""
+    settings = {
+        "model": model,
+        "imgsz": PX,
+        "runs": runs,
+        "name": runtime,
+        "sparse_train.epochs": 0,
+        "prune.criterion": "l1",
+        "prune.round_to": 1,
+        "prune.min_channels": 2,
+        "prune.target.latency": 0.9,
+        "latency.runtime": runtime,
+        "latency.samples": 8,
+        "latency.runs": 5,
+        "latency.threads": 1,
+    }
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tables of three runtimes."""
+    folder = tmp_path_factory.mktemp("clock")
+    for runtime in ("onnxruntime", "openvino", "torch"):
+        answer = run("prune", *typed(original, folder, runtime))
+        assert answer.code == 0, answer
+        assert f"latency of layers in {runtime}, 1 threads: kept in" in answer.out
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_the_cut_keeps_to_what_the_layers_tell(original: Path, runs: Path, runtime: str) -> None:
+    (file,) = (runs / "latency").glob(f"{runtime}-*.json")
+    table, wiring = read(file), trace(checkpoint.load(original), PX)
+    record = json.loads((runs / runtime / "pruned" / "stage.json").read_text())
+    widths = {row["layer"]: row["after"] for row in record["details"]["widths"]}
+    keeps = {name: width for g in wiring.groups for name in g.producers if (width := widths[name])}
+    plan = [next(keeps[p] for p in g.producers) if g.producers else g.size for g in wiring.groups]
+    costs = Costs(wiring)
+    told = [float(table.many(costs, k[None])[0]) for k in (np.array(plan), costs.full)]
+    achieved = record["details"]["achieved"]
+    assert achieved["latency"] == pytest.approx(told[0] / told[1]) and achieved["latency"] <= 0.9
+    assert achieved["latency_ms"] == pytest.approx(told[0])
+    assert table.layers.keys() == wiring.convs.keys()
+    kept = json.loads(file.read_text())
+    assert kept["runtime"] == runtime and kept["threads"] == 1 and kept["imgsz"] == PX and kept["device"]
+    assert told[1] == pytest.approx(kept["baseline_ms"], rel=0.5), "the whole detector is one of its own samples"
+
+
+def test_layers_are_timed_once(original: Path, runs: Path) -> None:
+    (file,) = (runs / "latency").glob("onnxruntime-*.json")
+    before = file.stat().st_mtime_ns
+    answer = run("prune", *typed(original, runs), "prune.target.latency=0.95")
+    assert answer.code == 0 and "kept in" not in answer.out
+    assert file.stat().st_mtime_ns == before
+
+
+def test_another_runtime_is_another_cut(original: Path, runs: Path) -> None:
+    again = run("prune", *typed(original, runs))
+    assert again.code == 0
+    assert "done before" in run("prune", *typed(original, runs)).out
+    other = run("prune", *typed(original, runs), "latency.runtime=openvino")
+    assert other.code == 0 and "pruned: done before" not in other.out
+
+
+def test_out_of_reach_is_refused_with_the_least_there_is(original: Path, runs: Path) -> None:
+    answer = run("prune", *typed(original, runs), "prune.target.latency=0.001", "name=far")
+    refused(answer, "cannot be met", "latency x0.001", "lowest possible: x0.")
+    assert list((runs / "far").rglob("pruned.pt")) == []
+
+
+def test_from_python_there_is_no_table(original: Path) -> None:
+    with pytest.raises(SlimError, match="yolo-slim prune"):
+        yolo_slim.prune(checkpoint.load(original), imgsz=PX, target={"latency": 0.5})

@@ -1,0 +1,90 @@
+"""A bench as tables and sentences: how fast each runtime is, what share of the FLOPs cut became speed, where none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yolo_slim.report.tables import digits, ratio, table
+
+BENCH_HEAD = ("runtime", "threads", "batch", "original, ms [p10–p90]", "slim, ms [p10–p90]", "faster", "became speed")
+SHOWN = 5
+"""Layers named, of each runtime: those that are furthest behind what their FLOPs promise."""
+
+
+def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
+    """A line for each runtime, thread count and batch."""
+    rows = {(r["runtime"], r["threads"], r["batch"], r["stage"]): r["latency_ms"] for r in bench["rows"]}
+    lines = []
+    for runtime, threads, batch, stage in rows:
+        before = rows[runtime, threads, batch, "original"]
+        if stage == "original":
+            continue
+        after = rows[runtime, threads, batch, stage]
+        faster = f"{before['median'] / after['median']:.2f}×"
+        share = became(before["median"], after["median"], bench["flops"])
+        lines.append([runtime, str(threads), str(batch), _spread(before), _spread(after), faster, share])
+    return lines
+
+
+def became(before: float, after: float, flops: dict[str, float]) -> str:
+    """What share of the FLOPs cut became speed: 100 % where time fell as FLOPs did."""
+    saved = 1 - flops["slim"] / flops["original"]
+    return f"{(1 - after / before) / saved:.0%}" if saved > 0 else "–"
+
+
+def behind(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The layers that take longer than their FLOPs promise, the furthest behind first, each with `promised_ms`."""
+    told = [
+        {**layer, "promised_ms": layer["before_ms"] * layer["macs_after"] / layer["macs_before"]}
+        for layer in layers
+        if layer["macs_before"]
+    ]
+    late = [layer for layer in told if layer["after_ms"] > layer["promised_ms"]]
+    return sorted(late, key=lambda layer: layer["promised_ms"] - layer["after_ms"])[:SHOWN]
+
+
+def bench_sentences(bench: dict[str, Any]) -> list[str]:
+    """Per runtime: which layers did not become as fast as their FLOPs promise."""
+    lines = []
+    for runtime, layers in bench["layers"].items():
+        if late := behind(layers):
+            named = ", ".join(
+                f"{layer['layer'].removesuffix('.conv')} ({digits(layer['before_ms'])} → {digits(layer['after_ms'])} "
+                f"ms, FLOPs {ratio(layer['macs_after'], layer['macs_before'])})"
+                for layer in late
+            )
+            lines.append(f"In {runtime}, furthest behind their FLOPs: {named}.")
+    return lines
+
+
+def bench_markdown(bench: dict[str, Any]) -> str:
+    """bench.md."""
+    flops = f"FLOPs {ratio(bench['flops']['slim'], bench['flops']['original'])}"
+    parts = [
+        f"# {bench['name']}: latency",
+        table(BENCH_HEAD, bench_rows(bench)),
+        f"{flops}. 'Became speed': the share of the FLOPs cut by which time has fallen as well.",
+        "\n".join(f"- {line}" for line in bench_sentences(bench)),
+        *(f"## Layers in {runtime}\n\n{_layers(layers)}" for runtime, layers in bench["layers"].items()),
+        f"Measured on {bench['device']}, images of {bench['imgsz']} px, float32, in turn: {bench['runs']} runs each.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _layers(layers: list[dict[str, Any]]) -> str:
+    head = ("layer", "FLOPs", "before, ms", "promised by its FLOPs, ms", "after, ms")
+    rows = [
+        [
+            f"`{layer['layer']}`",
+            ratio(layer["macs_after"], layer["macs_before"]) or "–",
+            digits(layer["before_ms"]),
+            digits(layer["before_ms"] * layer["macs_after"] / layer["macs_before"]) if layer["macs_before"] else "–",
+            digits(layer["after_ms"]),
+        ]
+        for layer in layers
+    ]
+    return table(head, rows)
+
+
+def _spread(ms: dict[str, float]) -> str:
+    return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"

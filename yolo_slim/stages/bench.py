@@ -1,0 +1,97 @@
+"""Bench: the original and the slim detector in every runtime of this machine, and where FLOPs did not become speed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from torch import nn
+
+from yolo_slim import checkpoint, deploy, measure, record, report
+from yolo_slim.channels import Costs, trace
+from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
+from yolo_slim.record import Record
+from yolo_slim.stages.clock import Clock
+from yolo_slim.stages.common import console, lineage, run_stage
+
+
+def bench(config: Config) -> Record:
+    """runs/<name>/bench/bench.json and bench.md."""
+    done = lineage(config)
+    if not done.keys() & {"pruned", "finetuned"}:
+        raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
+    weights = {name: done[stage].output(config.folder / stage) for name, stage in _compared(done).items()}
+    chosen = config.bench
+    runtimes = chosen.runtimes or ["torch", *(name for name in deploy.present() if name in deploy.PROFILES)]
+    settings = {**chosen.model_dump(), "runtimes": runtimes, "imgsz": config.imgsz}
+
+    def work(folder: Path) -> tuple:
+        content = measured_in(config, runtimes, {name: checkpoint.load(path) for name, path in weights.items()})
+        record.write_json(folder / "bench.json", content)
+        page = folder / "bench.md"
+        record.write_text(page, report.bench_markdown(content))
+        for row in report.bench_rows(content):
+            console.print("  ".join(f"{name} {cell}" for name, cell in zip(report.BENCH_HEAD, row, strict=True)))
+        for line in report.bench_sentences(content):
+            console.print(line, markup=False)
+        console.print(f"[bold green]bench[/]: {page}")
+        return {"json": folder / "bench.json", "page": page}, {"rows": content["rows"]}, {}
+
+    return run_stage(config, "bench", settings, list(weights.values()), work)
+
+
+def _compared(done: dict[str, Record]) -> dict[str, str]:
+    return {"original": "original", "slim": "finetuned" if "finetuned" in done else "pruned"}
+
+
+def measured_in(config: Config, runtimes: list[str], detectors: dict[str, nn.Module]) -> dict[str, Any]:
+    """The content of bench.json."""
+    chosen, threads = config.bench, config.bench.threads or os.cpu_count() or 1
+    settings = [(runtime, batch) for runtime in runtimes for batch in chosen.batches]
+    rows, layers = [], {}
+    for runtime, batch in track(settings, description="bench"):
+        clock = Clock(runtime, threads, config.imgsz, batch)
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            ready = {
+                name: clock.start(detector, Path(folder))
+                for (name, detector), folder in zip(detectors.items(), (first, second), strict=True)
+            }
+            times = measure.in_turn({name: run for name, (run, _) in ready.items()}, chosen.runs, told=None)
+            for name, ms in times.items():
+                row = {"runtime": runtime, "threads": threads, "batch": batch, "stage": name}
+                rows.append({**row, "version": clock.version, "latency_ms": measure.spread(ms)})
+            if batch == chosen.batches[0]:
+                layers[runtime] = by_layer(detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz)
+    return {
+        "name": config.name,
+        "imgsz": config.imgsz,
+        "device": measure.processor(),
+        "runs": chosen.runs,
+        "flops": {name: measure.cost(detector, config.imgsz).flops for name, detector in detectors.items()},
+        "rows": rows,
+        "layers": layers,
+        "versions": record.versions(),
+    }
+
+
+def by_layer(detectors: dict[str, nn.Module], times: dict[str, dict[str, float]], imgsz: int) -> list[dict[str, Any]]:
+    """Every convolution of the original: its MACs and milliseconds before and after; 0 where it is gone."""
+    macs = {}
+    for name, detector in detectors.items():
+        wiring = trace(detector, imgsz)
+        costs = Costs(wiring)
+        macs[name] = dict(zip(costs.names, costs.layer_macs(costs.full).tolist(), strict=True))
+    return [
+        {
+            "layer": layer,
+            "macs_before": int(before),
+            "macs_after": int(macs["slim"].get(layer, 0)),
+            "before_ms": times["original"].get(layer, 0.0),
+            "after_ms": times["slim"].get(layer, 0.0),
+        }
+        for layer, before in macs["original"].items()
+    ]

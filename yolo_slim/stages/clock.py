@@ -1,0 +1,162 @@
+"""The time that each layer takes in a runtime, measured once for a detector and kept beside the runs.
+
+Detectors of random widths are cut from it, exported and timed in turn with it: what counts is the share of its time,
+which a machine that slows down meanwhile leaves as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import nn
+
+from yolo_slim import checkpoint, deploy, measure, record
+from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
+from yolo_slim.config import Config, Latency
+from yolo_slim.errors import SlimError
+from yolo_slim.stages.common import console, finished, quietly
+
+PROFILED = 8
+"""Runs in which the layers of one detector are timed."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A runtime on this machine."""
+
+    runtime: str
+    threads: int
+    imgsz: int
+    batch: int = 1
+
+    def start(self, detector: nn.Module, folder: Path) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
+        """Make a detector ready: what runs it on an image, and what tells the milliseconds of its layers."""
+        image = torch.rand(self.batch, 3, self.imgsz, self.imgsz)
+        if self.runtime == "torch":
+            torch.set_num_threads(self.threads)
+            return measure.runner(detector, image), lambda: measure.by_layer(detector, image, PROFILED)
+        weights = checkpoint.save(detector, folder / "timed.pt")
+        with quietly(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporter, at every export
+            file = deploy.export_file(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
+        run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
+        names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
+
+        def layers() -> dict[str, float]:
+            return deploy.by_layer(deploy.PROFILES[self.runtime](file, self.threads, array, PROFILED), names)
+
+        return lambda: run(array), layers
+
+    @property
+    def version(self) -> str:
+        """Of the runtime."""
+        return importlib.metadata.version(self.runtime)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """All besides the detector that decides how long it takes."""
+        return {**asdict(self), "version": self.version, "device": measure.processor()}
+
+
+def clock_of(config: Config) -> Clock:
+    """What `latency:` asks for."""
+    return Clock(config.latency.runtime, config.latency.threads or os.cpu_count() or 1, config.imgsz)
+
+
+def timing(config: Config) -> dict[str, Any]:
+    """The settings that decide what a latency target is measured with; none where there is no such target."""
+    target = config.prune.target
+    return {"latency": config.latency.model_dump()} if target and target.timed else {}
+
+
+def layer_table(config: Config) -> LayerTable | None:
+    """The table that a latency target needs, measured now if it is not there; None: no latency is asked for.
+
+    Raises:
+        SlimError: the runtime is not installed, or the detector cannot be exported.
+    """
+    if not timing(config):
+        return None
+    detector = checkpoint.load(finished(config, "original") or config.model)
+    clock, wiring = clock_of(config), trace(detector, config.imgsz)
+    made_of = {**clock.conditions, "detector": _shape(wiring), **config.latency.model_dump(include={"samples", "runs"})}
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+    file = Path(config.runs) / "latency" / f"{clock.runtime}-{config.imgsz}px-{key}.json"
+    if file.exists():
+        return read(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise SlimError(f"cannot write to {file.parent}: {e.strerror or e}") from e
+    table, baseline = timed(detector, wiring, clock, config.latency)
+    record.write_json(file, {**made_of, "baseline_ms": baseline, **asdict(table)})
+    console.print(f"latency of layers in {clock.runtime}, {clock.threads} threads: kept in {file}")
+    return table
+
+
+def read(file: Path) -> LayerTable:
+    """A table that was kept."""
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    layers = {name: tuple(row) for name, row in kept["layers"].items()}
+    return LayerTable(kept["block"], kept["align"], layers, tuple(kept["rest"]))
+
+
+def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:
+    """Measure: the table in milliseconds, and what the detector as it is takes."""
+    keeps = random_widths(wiring, chosen.samples)
+    samples, baselines, shares = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        run, layers = clock.start(detector, Path(folder))
+        for i in track(range(len(keeps)), description=f"latency of layers, {clock.runtime}"):
+            other, inside = (run, layers) if i == 0 else clock.start(slimmed(detector, wiring, keeps[i]), Path(folder))
+            ms = measure.in_turn({"whole": run, "slim": other}, chosen.runs, warmup=3, told=None)
+            whole, slim = (float(np.median(ms[name])) for name in ("whole", "slim"))
+            baselines.append(whole)
+            shares.append(slim / whole)
+            samples.append(inside())
+    baseline = float(np.median(baselines))
+    # A profiled run takes longer than others: of it only the shares of the layers are taken.
+    scaled = [
+        {name: ms * share * baseline / sum(sample.values()) for name, ms in sample.items()}
+        for sample, share in zip(samples, shares, strict=True)
+    ]
+    return fit_layers(wiring, keeps, scaled), baseline
+
+
+def slimmed(detector: nn.Module, wiring: Trace, widths: np.ndarray) -> nn.Module:
+    """Cut to widths (groups,), whichever channels go."""
+    kept = np.ones(wiring.n_channels, bool)
+    for group, width in zip(wiring.groups, widths, strict=True):
+        kept[group.channels[width:]] = False
+    return cut(detector, wiring, kept)
+
+
+def random_widths(wiring: Trace, samples: int, seed: int = 0) -> np.ndarray:
+    """(samples, groups): the first is whole; in the others half of the widths are multiples of 16, others anything."""
+    rng = np.random.default_rng(seed)
+    full = Costs(wiring).full
+    free = np.array([group.reason is None for group in wiring.groups])
+    keeps = [full]
+    for share in np.linspace(0.9, 0.15, samples - 1):
+        drawn = full * np.clip(share * rng.uniform(0.6, 1.6, len(full)), 0.05, 1.0)
+        step = rng.choice([16, 16, 8, 1], len(full))
+        keeps.append(np.where(free, np.clip(np.ceil(drawn / step) * step, 1, full), full).astype(int))
+    return np.stack(keeps)
+
+
+def _shape(wiring: Trace) -> str:
+    """What identifies a detector's layers, whatever its weights."""
+    layers = [[c.name, len(c.inputs), len(c.outputs), c.groups, c.kernel, c.positions] for c in wiring.convs.values()]
+    return hashlib.sha256(json.dumps(layers, default=float).encode()).hexdigest()[:12]
