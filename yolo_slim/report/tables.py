@@ -167,7 +167,8 @@ def exported(file: dict[str, Any]) -> list[str]:
     """The line of an exported file, from its entry in the record."""
     raw = {file["runtime"]: file["difference"], **file["also"]}
     shown = [f"{d:.1e}" + ("" if name == file["runtime"] else f" ({name})") for name, d in raw.items() if d is not None]
-    worth = _cell(f"{file['map50_95']:.3f}", f"{100 * file['map50_95_difference']:+.2f}".replace("-", "−"))
+    change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
+    worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}".replace("-", "−"))
     cells = [f"`{file['file']}`", file["precision"], digits(file["file_mb"]), file["runtime"]]
     return [*cells, ", ".join(shown) or DASH, worth]
 
