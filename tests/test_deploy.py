@@ -210,7 +210,7 @@ def test_a_file_with_nms_gives_pytorchs_detections(seeing: Path, batches: list[T
     file = export_file(seeing, tmp_path / "slim.torchscript", PX, "torchscript", nms=True)
     found = Exported(opened(file, "torchscript", 1), detector)(batches[0])
     expected = with_nms(detector)(batches[0])
-    assert found.shape == expected.shape == (1, 80, 6)
+    assert found.shape == expected.shape == (1, 300, 6)
     assert (expected[0, :, 4] > 0.25).any()
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from difflib import get_close_matches
@@ -577,6 +578,9 @@ def check_train_arguments(arguments: dict[str, Any]) -> None:
                 check_cfg({key: value})
             except (TypeError, ValueError) as e:
                 wrong.append(f"{key}: {e}")
+    # Ultralytics would install it by itself.
+    if str(arguments.get("quantize")) in ("8", "int8", "w8a8") and importlib.util.find_spec("modelopt") is None:
+        wrong.append("quantize=8, training for INT8, needs nvidia-modelopt: pip install yolo-slim[qat]")
     if wrong:
         raise ValueError("; ".join(wrong))
 
