@@ -36,7 +36,16 @@ def report() -> dict[str, Any]:
         + [{"layer": f"model.24.m.{i}", "before": 24, "after": 24, "reason": "view in model.24"} for i in range(2)],
         "scales": {"before": before.tolist(), "after": (before * (rng.random(1000) > 0.5)).tolist()},
         "sparsity": [{"epoch": e, **quantiles} for e in (1, 2, 3)],
-        "export": {"format": "onnx", "file_mb": 3.5, "difference": 2e-5, "tolerance": 1e-3, "images": 8},
+        "export": {
+            "files": [
+                {"format": "onnx", "precision": "fp32", "file": "slim.onnx", "file_mb": 3.5, "difference": 2e-5}
+                | {"map50_95": 0.571, "map50_95_difference": 1e-6, "runtime": "onnxruntime", "also": {"opencv": 3e-5}}
+                | {"tolerance": 1e-3, "images": 8, "map50": 0.91},
+                {"format": "openvino", "precision": "int8", "file": "slim_int8_openvino_model", "file_mb": 1.1}
+                | {"difference": None, "map50_95": 0.566, "map50_95_difference": -0.0052, "map50": 0.9}
+                | {"tolerance": None, "images": 8, "runtime": "openvino", "also": {}},
+            ]
+        },
         "versions": {"python": "3.12.1", "yolo-slim": "0.1.0"},
     }
 

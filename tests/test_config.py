@@ -148,7 +148,9 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("prune.exclude=model.0", "prune.exclude", id="one name for a list"),
         pytest.param("prune.layers.model.2.*=1.5", "prune.layers.model.2.*", id="a share above one, at a layer"),
         pytest.param("prune=0.5", "prune", id="a number for a section"),
-        pytest.param("export.formats=[engine]", "export.formats", id="a format that is not there"),
+        pytest.param("export.formats=[onnyx]", "export.formats", id="a format that is not there"),
+        pytest.param("export.int8=[ncnn]", "export.int8", id="a format without a quantiser"),
+        pytest.param("export.imgsz=100", "export.imgsz", id="an image side that strides do not divide"),
         pytest.param("export.tolerance=0", "export.tolerance", id="no tolerance at all"),
         pytest.param("name=a/b", "name", id="a path for a name"),
         pytest.param("name=..", "name", id="a name that leaves the folder"),
@@ -159,6 +161,13 @@ def test_a_mistyped_value_is_refused_with_its_key(word: str, key: str) -> None:
     text = told(word)
     assert f"  {key}" in text
     assert word.partition("=")[2].strip("[]") in text.replace("True", "true").replace("None", "null")
+
+
+def test_training_for_int8_needs_a_package_that_is_not_installed_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install yolo-slim[qat]" in told("finetune.train={quantize: 8}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert read_config(None, ["model=a.pt", "finetune.train={quantize: 8}"]).finetune.train == {"quantize": 8}
 
 
 def test_what_is_needed_is_said() -> None:

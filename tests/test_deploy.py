@@ -1,7 +1,9 @@
-"""ONNX: exported, run, compared with PyTorch, and refused where it differs."""
+"""Export: written whole by Ultralytics, run, compared with PyTorch, and refused where it differs."""
 
 import importlib.util
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,21 @@ import torch
 from onnx import numpy_helper
 from tiny import PX, contents, refused, run
 from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.utils import checks, downloads
 
 from yolo_slim import checkpoint, record
-from yolo_slim.deploy import compare_onnx, export_onnx
+from yolo_slim.deploy import Exported, difference, export_file, file_mb, opened, runtime_of, suffix, taken, with_nms
+from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
+from yolo_slim.stages.export import complaints
 from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
 
 AGREES = 1e-3
-
-
-@pytest.fixture(scope="module")
-def exported(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(slim, tmp_path_factory.mktemp("export") / "slim.onnx", PX)
+FORMATS = ["onnx", "openvino", "torchscript", "ncnn"]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +35,126 @@ def batches(data: Path) -> list[Tensor]:
     return list(Batches(str(data), PX, 3, split="val", batch=1))
 
 
-def test_only_the_file_is_written(exported: Path, slim: Path) -> None:
-    assert contents(exported.parent).keys() == {"slim.onnx"}
-    assert contents(slim.parent).keys() == {"slim.pt"}
-    onnx.checker.check_model(onnx.load(exported))
+def compared(detector: nn.Module, file: Path, batches: list[Tensor]) -> float | None:
+    return difference(detector, opened(file, "onnxruntime", 1), batches)
 
 
-def test_the_file_agrees_with_pytorch(exported: Path, slim: Path, batches: list[Tensor]) -> None:
-    assert [tuple(image.shape) for image in batches] == [(1, 3, PX, PX)] * 3
-    assert 0 <= compare_onnx(checkpoint.load(slim), exported, batches) < AGREES
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
 
 
-def test_comparing_leaves_the_detector_alone(exported: Path, slim: Path, batches: list[Tensor]) -> None:
-    detector = checkpoint.load(slim).train().half()
-    assert compare_onnx(detector, exported, batches[:1]) < 0.01  # its weights were in fp16 anyway
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_is_written_under_its_name_and_nothing_else(
+    format: str, exported: Callable[[str], Path], seeing: Path
+) -> None:
+    file = exported(format)
+    assert file.name == f"slim{suffix(format)}"
+    assert [path.name for path in file.parent.iterdir() if path.name.startswith(".") or "tmp" in path.name] == []
+    assert contents(seeing.parent).keys() == {"slim.pt"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_stock_ultralytics_takes_the_file(format: str, exported: Callable[[str], Path], loaded: nn.Module) -> None:
+    (found,) = YOLO(exported(format), task="detect").predict(np.full((PX, PX, 3), 127, np.uint8), imgsz=PX, conf=0.001)
+    assert found.names == loaded.names
+    assert len(found.boxes)
+
+
+def test_a_folder_takes_the_place_of_an_older_one(seeing: Path, tmp_path: Path) -> None:
+    target = tmp_path / "slim_openvino_model"
+    target.mkdir()
+    (target / "old.xml").touch()
+    export_file(seeing, target, PX, "openvino")
+    assert {*contents(tmp_path)} == {f"slim_openvino_model/{n}" for n in ("metadata.yaml", "slim.bin", "slim.xml")}
+    assert file_mb(target) == pytest.approx(sum(p.stat().st_size for p in target.iterdir()) / 1e6, abs=1e-3)
+
+
+def test_a_dynamic_file_takes_other_images(seeing: Path, tmp_path: Path, batches: list[Tensor]) -> None:
+    file = export_file(seeing, tmp_path / "slim.onnx", PX, dynamic=True)
+    wide = [torch.cat([batch, batch], 3) for batch in batches]
+    assert compared(checkpoint.load(seeing), file, wide) < AGREES
+
+
+def test_an_argument_reaches_the_exporter(seeing: Path, tmp_path: Path) -> None:
+    plain = onnx.load(export_file(seeing, tmp_path / "slim.onnx", PX, opset=13, simplify=False))
+    assert plain.opset_import[0].version == 13
+    small = onnx.load(export_file(seeing, tmp_path / "slim.onnx", PX, opset=13, simplify=True))
+    assert len(small.graph.node) < len(plain.graph.node)
+
+
+def test_formats_take_what_ultralytics_says() -> None:
+    assert {"dynamic", "opset", "simplify", "nms"} <= taken("onnx")
+    assert not {"dynamic", "opset", "simplify", "nms"} & taken("ncnn")
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("onnx", "onnx"), ("onnx", "onnxslim"), ("openvino", "openvino"), ("ncnn", "pnnx")]
+)
+def test_a_missing_package_is_named_with_what_to_type(
+    seeing: Path, tmp_path: Path, format: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == name else find(n, *rest))
+    with pytest.raises(SlimError, match=rf"{format} export needs {name}: pip install yolo-slim\[export\]"):
+        export_file(seeing, tmp_path / f"slim{suffix(format)}", PX, format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("MNN") is not None, reason="MNN is here")
+def test_a_format_without_its_package_installs_nothing(
+    seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As online as can be: Ultralytics would call pip now."""
+    monkeypatch.setattr(checks, "ONLINE", True)
+    monkeypatch.setattr(checks.subprocess, "check_output", lambda *a, **k: pytest.fail(f"it ran {a}"))
+    with pytest.raises(SlimError, match=r"mnn export needs a package that is not installed here: .*MNN"):
+        export_file(seeing, tmp_path / "slim.mnn", PX, "mnn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_downloaded() -> None:
+    before = downloads.safe_download, checks.AUTOINSTALL
+    with offline():
+        with pytest.raises(ConnectionError, match="wants to download"):
+            downloads.attempt_download_asset("calibration.zip")
+        with pytest.raises(ConnectionError, match="wants to download"):
+            downloads.safe_download(url="https://example.com/file.zip")
+    assert before == (downloads.safe_download, checks.AUTOINSTALL)
+
+
+def test_what_ultralytics_refuses_is_said(seeing: Path, tmp_path: Path) -> None:
+    with pytest.raises(SlimError, match=r"Ultralytics' onnx export of .* failed: AssertionError: .*opset>=9"):
+        export_file(seeing, tmp_path / "slim.onnx", PX, opset=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    weights = tmp_path / "weights" / "slim.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"no checkpoint")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SlimError, match=f"onnx export of {weights} failed"):
+        export_file(weights, tmp_path / "out" / "slim.onnx", PX)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparing
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_agrees_with_pytorch(
+    format: str, exported: Callable[[str], Path], seeing: Path, batches: list[Tensor]
+) -> None:
+    found = opened(exported(format), runtime_of(format), 1)
+    assert 0 <= difference(checkpoint.load(seeing), found, batches) < AGREES
+
+
+def test_comparing_leaves_the_detector_alone(
+    exported: Callable[[str], Path], seeing: Path, batches: list[Tensor]
+) -> None:
+    detector = checkpoint.load(seeing).train().half()
+    assert compared(detector, exported("onnx"), batches[:1]) < 0.01  # its weights were in fp16 anyway
     assert detector.training
     assert next(detector.parameters()).dtype == torch.float16
 
@@ -55,57 +164,93 @@ def last(detector: nn.Module, branch: str) -> nn.Conv2d:
 
 
 @pytest.mark.parametrize("branch", [pytest.param("cv2", id="boxes"), pytest.param("cv3", id="scores")])
-def test_another_detector_is_noticed(exported: Path, slim: Path, batches: list[Tensor], branch: str) -> None:
-    other = checkpoint.load(slim)
+def test_another_detector_is_noticed(
+    exported: Callable[[str], Path], seeing: Path, batches: list[Tensor], branch: str
+) -> None:
+    other = checkpoint.load(seeing)
     with torch.no_grad():
         last(other, branch).bias[::2] += 1
-    assert compare_onnx(other, exported, batches) > 10 * AGREES
+    assert compared(other, exported("onnx"), batches) > 10 * AGREES
 
 
 @pytest.mark.parametrize("factor", [1.5, float("nan")], ids=["larger weights", "no numbers"])
 def test_another_file_is_noticed(
-    exported: Path, slim: Path, batches: list[Tensor], tmp_path: Path, factor: float
+    exported: Callable[[str], Path], seeing: Path, batches: list[Tensor], tmp_path: Path, factor: float
 ) -> None:
-    model = onnx.load(exported)
+    model = onnx.load(exported("onnx"))
     weights = max(model.graph.initializer, key=lambda tensor: numpy_helper.to_array(tensor).size)
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(factor), weights.name))
     onnx.save(model, tmp_path / "other.onnx")
-    assert not compare_onnx(checkpoint.load(slim), tmp_path / "other.onnx", batches) <= AGREES
+    assert not compared(checkpoint.load(seeing), tmp_path / "other.onnx", batches) <= AGREES
 
 
-@torch.no_grad()
-def test_the_worst_image_counts(slim: Path, batches: list[Tensor], tmp_path: Path) -> None:
-    """With norms that follow the images: those of the untrained detector let hardly anything of them through."""
-    detector = checkpoint.load(slim).train()
-    for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
-        norm.momentum = 1.0
-    detector(torch.cat(batches))
-    seeing = checkpoint.save(detector.eval(), tmp_path / "seeing.pt")
-    exported, other = export_onnx(seeing, tmp_path / "seeing.onnx", PX), checkpoint.load(seeing)
-    last(other, "cv3").weight.mul_(1.1)
-    alone = [compare_onnx(other, exported, [image]) for image in batches]
-    assert compare_onnx(other, exported, batches) == max(alone) > 1.01 * min(alone)
+def test_the_worst_image_counts(exported: Callable[[str], Path], seeing: Path, batches: list[Tensor]) -> None:
+    other = checkpoint.load(seeing)
+    with torch.no_grad():
+        last(other, "cv3").weight.mul_(1.1)
+    alone = [compared(other, exported("onnx"), [image]) for image in batches]
+    assert compared(other, exported("onnx"), batches) == max(alone) > 1.01 * min(alone)
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxslim"])
-def test_a_missing_package_is_named_with_what_to_type(
-    slim: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == name else find(n, *rest))
-    with pytest.raises(SlimError, match=rf"needs {name}: pip install yolo-slim\[export\]"):
-        export_onnx(slim, tmp_path / "slim.onnx", PX)
-    assert list(tmp_path.iterdir()) == []
+def test_sorted_detections_are_not_compared_in_numbers(seeing: Path, batches: list[Tensor]) -> None:
+    detector = checkpoint.load(seeing)
+    whole = with_nms(detector)
+    assert difference(whole, lambda images: pytest.fail("no need to run it"), batches) is None
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    weights = tmp_path / "weights" / "slim.pt"
-    weights.parent.mkdir()
-    weights.write_bytes(b"no checkpoint")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(SlimError, match=f"ONNX export of {weights} failed"):
-        export_onnx(weights, tmp_path / "out" / "slim.onnx", PX)
-    assert list((tmp_path / "out").iterdir()) == []
+def test_the_evaluator_takes_a_file_like_a_detector(exported: Callable[[str], Path], seeing: Path, data: Path) -> None:
+    found = Exported(opened(exported("onnx"), "onnxruntime", 1), checkpoint.load(seeing))
+    expected = accuracy(seeing, str(data), PX, "val")
+    assert accuracy(found, str(data), PX, "val") == pytest.approx(expected, abs=1e-6)
+    assert found(torch.rand(3, 3, PX, PX)).shape == (3, 8, 80)
+
+
+def test_a_file_with_nms_gives_pytorchs_detections(seeing: Path, batches: list[Tensor], tmp_path: Path) -> None:
+    detector = checkpoint.load(seeing)
+    file = export_file(seeing, tmp_path / "slim.torchscript", PX, "torchscript", nms=True)
+    found = Exported(opened(file, "torchscript", 1), detector)(batches[0])
+    expected = with_nms(detector)(batches[0])
+    assert found.shape == expected.shape == (1, 300, 6)
+    assert (expected[0, :, 4] > 0.25).any()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+ROW = {"file": "slim.onnx", "precision": "fp32", "runtime": "onnxruntime", "tolerance": 1e-3, "difference": 1e-6}
+ROW |= {"also": {"opencv": None}, "map50_95_difference": 0.0, "map50_95_tolerance": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        pytest.param({"difference": 2e-3}, ["onnxruntime", "2.0e-03", "export.tolerance=1e-03"], id="raw"),
+        pytest.param({"difference": math.nan}, ["differs from PyTorch's by nan"], id="no numbers"),
+        pytest.param({"also": {"opencv": 0.5}}, ["opencv", "5.0e-01"], id="in another runtime"),
+        pytest.param({"map50_95_difference": -0.002}, ["-0.20 points", "export.map_tolerance=0.001"], id="worse"),
+        pytest.param({"map50_95_difference": 0.002}, ["+0.20 points"], id="better is no agreement either"),
+        pytest.param({"map50_95_difference": math.nan}, ["nan points"], id="no mAP"),
+        pytest.param(
+            {"precision": "int8", "map50_95_difference": -0.02, "map50_95_tolerance": 0.015},
+            ["2.00 points below", "export.int8_tolerance=0.015", "export.calib_images", "export.int8_float"],
+            id="INT8 lost too much",
+        ),
+    ],
+)
+def test_what_is_beyond_its_bound_is_said(changed: dict, words: list[str]) -> None:
+    (said,) = complaints({**ROW, **changed})
+    assert said.startswith("slim.onnx: ")
+    assert [word for word in words if word not in said] == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="agrees"),
+        pytest.param({"difference": None}, id="nothing to compare"),
+        pytest.param({"precision": "int8", "difference": None, "map50_95_difference": 0.02}, id="INT8 may gain"),
+    ],
+)
+def test_what_is_within_its_bounds_is_let_be(changed: dict) -> None:
+    assert [*complaints({**ROW, **changed})] == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,25 +274,59 @@ def words(pruned: Path, original: Path, data: Path, tmp_path: Path) -> list[obje
 def test_the_stage_fails_beyond_its_tolerance(words: list[object], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "slim" / "export"
     answer = run(*words, "export.images=1", "export.tolerance=1e-12")
-    refused(answer, folder / "slim.onnx", "differs from PyTorch", "export.tolerance=1e-12")
+    refused(answer, folder, "slim.onnx: its output in onnxruntime", "in opencv", "export.tolerance=1e-12")
     assert record.read(folder) is None
     assert contents(folder).keys() == {"slim.onnx"}
 
 
 def test_the_stage_says_what_it_compared(words: list[object], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "slim" / "export"
-    assert run(*words, "export.images=9").code == 0
+    words += ["export.formats=[onnx,torchscript]", "export.int8=[openvino]", "export.calib_images=2", "export.images=9"]
+    assert run(*words).code == 0
     done = record.read(folder)
-    assert 0 <= done.metrics["difference"] <= done.metrics["tolerance"] == 1e-3
-    assert done.output(folder, "onnx") == folder / "slim.onnx"
-    assert done.metrics["file_mb"] == pytest.approx((folder / "slim.onnx").stat().st_size / 1e6, abs=1e-3)
-    assert done.metrics["images"] == 4  # there are no more in this split
+    files = {file["file"]: file for file in done.metrics["files"]}
+    assert done.outputs == {
+        "onnx": "slim.onnx",
+        "torchscript": "slim.torchscript",
+        "openvino_int8": "slim_int8_openvino_model",
+    }
+    assert {*files} == {*done.outputs.values()} == {path.name for path in folder.iterdir()} - {record.FILE}
+    assert 0 <= files["slim.onnx"]["difference"] <= files["slim.onnx"]["tolerance"] == 1e-3
+    assert 0 <= files["slim.onnx"]["also"]["opencv"] <= 1e-3
+    assert files["slim_int8_openvino_model"]["difference"] is None
+    for file in files.values():
+        assert file["images"] == 4  # there are no more in this split
+        assert file["file_mb"] == file_mb(folder / file["file"])
+        assert abs(file["map50_95_difference"]) <= file["map50_95_tolerance"]
+    (folder / "slim_int8_openvino_model" / "slim.xml").write_text("")
+    assert record.read(folder) is None, "a changed file in a folder is a changed output"
+
+
+def test_an_argument_that_a_format_does_not_take_is_said(words: list[object]) -> None:
+    answer = run(*words, "export.formats=[ncnn]", "export.nms=true", "export.images=1")
+    assert answer.code == 0
+    assert "ncnn: takes no nms, left out" in answer.out
+
+
+def test_a_package_that_is_missing_stops_the_stage_before_it_begins(
+    words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, before = importlib.util.find_spec, contents(tmp_path)
+    gone = {"nncf", "pnnx"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n in gone else find(n, *rest))
+    answer = run(*words, "export.formats=[onnx,ncnn]", "export.int8=[openvino]")
+    refused(answer, "export needs pnnx, nncf: pip install yolo-slim[export]")
+    assert contents(tmp_path) == before
 
 
 def test_the_stage_needs_images(words: list[object], tmp_path: Path) -> None:
     before = contents(tmp_path)
     refused(run(*words, "data=null"), "real images", "data=path/to/data.yaml")
     assert contents(tmp_path) == before
+
+
+def test_the_stage_needs_a_format(words: list[object]) -> None:
+    refused(run(*words, "export.formats=[]"), "export.formats=[onnx]")
 
 
 def test_the_stage_needs_something_to_export(original: Path, data: Path, tmp_path: Path) -> None:

@@ -223,7 +223,8 @@ def test_the_sparse_weights_are_the_live_ones(whole):
 
 def test_the_export_agrees(whole):
     metrics = whole.record("export").metrics
-    assert metrics["difference"] <= metrics["tolerance"] and metrics["images"] == 2
+    (file,) = metrics["files"]
+    assert file["difference"] <= file["tolerance"] and file["images"] == 2
     assert whole.report()["export"] == metrics
 
 

@@ -13,6 +13,7 @@ import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 import yolo_slim
+from yolo_slim import deploy
 from yolo_slim.cli import STAGES
 from yolo_slim.config import read_config
 
@@ -30,7 +31,7 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with everything the README's Python names: best.pt, slim.pt, my.yaml, image.jpg."""
+    """A folder with all that the README's Python names: best.pt, slim.pt, my.yaml, image.jpg, exported files."""
     folder = tmp_path_factory.mktemp("readme")
     spec = spec_from_file_location("make_shapes", ROOT / "scripts" / "make_shapes.py")
     shapes = module_from_spec(spec)
@@ -43,6 +44,8 @@ def place(tmp_path_factory):
     detector.args = dict(DEFAULT_CFG_DICT)
     yolo_slim.save(detector, folder / "best.pt")
     yolo_slim.save(yolo_slim.prune(detector, imgsz=64, ratio=0.3, criterion="l1").model, folder / "slim.pt")
+    for format in ("onnx", "openvino", "ncnn", "torchscript"):
+        deploy.export_file(folder / "slim.pt", folder / f"slim{deploy.suffix(format)}", 320, format)
     cv2.imwrite(str(folder / "image.jpg"), np.full((64, 64, 3), 127, np.uint8))
     return folder
 

@@ -6,12 +6,14 @@ one before pytest could.)
 
 import contextlib
 import copy
+import functools
 import hashlib
 import importlib.util
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -144,6 +146,33 @@ def slim(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     pruned = prune(checkpoint.load(original), imgsz=PX, ratio=0.33)
     return checkpoint.save(pruned.model, tmp_path_factory.mktemp("slim") / "slim.pt")
+
+
+@pytest.fixture(scope="session")
+@torch.no_grad()
+def seeing(slim: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with norms that follow the images: those of `slim` let hardly anything of them through. Read it only."""
+    from yolo_slim.training.calibrate import Batches
+
+    detector = checkpoint.load(slim).train()
+    for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    detector(next(iter(Batches(str(data), PX, 8))))
+    return checkpoint.save(detector.eval(), tmp_path_factory.mktemp("seeing") / "slim.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Format -> the file that `seeing` is exported to, made when first asked for. Read it only."""
+    from yolo_slim.deploy import export_file, suffix
+
+    folder = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def made(format: str) -> Path:
+        return export_file(seeing, folder / f"slim{suffix(format)}", PX, format)
+
+    return made
 
 
 def refused(answer: Answer, *words: object) -> None:

@@ -18,7 +18,7 @@ STAGES = {
     "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
     "bench": "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
-    "export": "write ONNX and compare it with PyTorch on real images",
+    "export": "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",
     "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
     "inspect": "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from difflib import get_close_matches
@@ -380,11 +381,41 @@ class Sweep(Section):
 
 
 class Export(Section):
-    """The file for the device, and the proof that it agrees."""
+    """The files for devices, and the proof that each agrees."""
 
-    formats: list[Literal["onnx"]] = Field(["onnx"], description="formats to write")
+    formats: list[str] = Field(
+        ["onnx"],
+        description="files to write: onnx, openvino, torchscript, ncnn, or another of Ultralytics' exporter",
+    )
+    int8: list[Literal["onnx", "openvino"]] = Field(
+        [], description="files to write in INT8: onnx (QDQ, by onnxruntime), openvino (by NNCF)"
+    )
+    int8_float: list[str] = Field(
+        ["head"],
+        description="what INT8 files keep in float: head (its last convolutions, the decode), module-name patterns",
+    )
+    calib_images: int = Field(256, ge=1, description="training images that INT8 scales are measured on")
+    imgsz: int | None = Field(None, ge=32, multiple_of=32, description="image side in pixels (default: imgsz)")
+    dynamic: bool = Field(False, description="any batch and image size, where the format can")
+    opset: int | None = Field(None, ge=7, description="of ONNX (default: the newest that Ultralytics trusts)")
+    simplify: bool = Field(True, description="simplify ONNX graphs")
+    nms: bool = Field(False, description="build non-maximum suppression in, where the format can")
+    images: int = Field(8, ge=1, description="real images to compare raw outputs on")
     tolerance: float = Field(1e-3, gt=0, description="largest difference to PyTorch, relative, before the stage fails")
-    images: int = Field(8, ge=1, description="real images to compare on")
+    map_tolerance: float = Field(0.001, ge=0, description="likewise for mAP50-95; 0.001: 0.1 points")
+    int8_tolerance: float = Field(0.015, ge=0, description="mAP50-95 that an INT8 file may lose; 0.015: 1.5 points")
+
+    @field_validator("formats")
+    @classmethod
+    def _known_to_ultralytics(cls, formats: list[str]) -> list[str]:
+        if set(formats) - {"onnx", "openvino", "torchscript", "ncnn"}:
+            check_formats(formats)
+        return list(dict.fromkeys(formats))
+
+    @field_validator("int8")
+    @classmethod
+    def _once(cls, formats: list[str]) -> list[str]:
+        return list(dict.fromkeys(formats))
 
 
 class Config(Section):
@@ -547,5 +578,21 @@ def check_train_arguments(arguments: dict[str, Any]) -> None:
                 check_cfg({key: value})
             except (TypeError, ValueError) as e:
                 wrong.append(f"{key}: {e}")
+    # Ultralytics would install it by itself.
+    if str(arguments.get("quantize")) in ("8", "int8", "w8a8") and importlib.util.find_spec("modelopt") is None:
+        wrong.append("quantize=8, training for INT8, needs nvidia-modelopt: pip install yolo-slim[qat]")
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def check_formats(formats: list[str]) -> None:
+    """Refuse what Ultralytics cannot export to.
+
+    Raises:
+        ValueError: with every unknown format, and those there are.
+    """
+    from ultralytics.engine.exporter import export_formats  # imported late, as above
+
+    known = export_formats()["Argument"][1:]  # the first is PyTorch
+    if unknown := [name for name in formats if name not in known]:
+        raise ValueError(f"Ultralytics has no format {', '.join(unknown)}; expected some of {', '.join(known)}")

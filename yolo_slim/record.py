@@ -36,7 +36,10 @@ class Record:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """Of a file's bytes; of a folder's files, with their names."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256("".join(f"{p.relative_to(path)} {sha256(p)}\n" for p in files).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
 

@@ -1,7 +1,27 @@
 """Files for devices, and the proof that each agrees with PyTorch."""
 
-from yolo_slim.deploy.onnx import compare_onnx, export_onnx
+from yolo_slim.deploy.compare import Exported, difference, with_nms
+from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
 from yolo_slim.deploy.profile import PROFILES, by_layer
-from yolo_slim.deploy.runtimes import RUNTIMES, opened, present
+from yolo_slim.deploy.quantize import float_layers, quantize
+from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of
 
-__all__ = ["PROFILES", "RUNTIMES", "by_layer", "compare_onnx", "export_onnx", "opened", "present"]
+__all__ = [
+    "PROFILES",
+    "ROUNDED",
+    "RUNTIMES",
+    "Exported",
+    "by_layer",
+    "difference",
+    "export_file",
+    "file_mb",
+    "float_layers",
+    "missing",
+    "opened",
+    "present",
+    "quantize",
+    "runtime_of",
+    "suffix",
+    "taken",
+    "with_nms",
+]

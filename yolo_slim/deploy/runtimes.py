@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -50,11 +52,97 @@ def openvino_model(file: Path, threads: int, **settings: Any) -> Any:
     return ov.Core().compile_model(str(found), "CPU", {**fixed, **settings})
 
 
+def torchscript(file: Path, threads: int) -> Run:
+    """A .torchscript file in torch.jit, on the CPU."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
+        model = torch.jit.load(file, map_location="cpu").eval()
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)  # of the process: others may want another number
+        try:
+            found = model(torch.from_numpy(images))
+        finally:
+            torch.set_num_threads(before)
+        return [v.numpy() for v in (found if isinstance(found, (tuple, list)) else [found])]
+
+    return run
+
+
+def ncnn(file: Path, threads: int) -> Run:
+    """The folder that Ultralytics puts an NCNN export into, in ncnn, on the CPU, in float32, image by image."""
+    import ncnn as nc
+
+    net = nc.Net()
+    net.opt.num_threads = threads
+    for rounded in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, rounded, False)  # half precision is ncnn's choice on ARM
+    param = next(iter(sorted(file.glob("*.param"))), file / "model.ncnn.param")
+    if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
+        raise ValueError(f"{param.name} and its .bin are no NCNN model")
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = []
+        for image in np.ascontiguousarray(images):  # ncnn reads its memory
+            with net.create_extractor() as extractor:
+                extractor.input(net.input_names()[0], nc.Mat(image))
+                found.append([np.array(extractor.extract(name)[1]) for name in sorted(net.output_names())])
+        return [np.stack(output) for output in zip(*found, strict=True)]
+
+    return run
+
+
+def opencv(file: Path, threads: int) -> Run:
+    """An .onnx file in OpenCV's DNN module, on the CPU."""
+    import cv2
+
+    net = cv2.dnn.readNetFromONNX(str(file))
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(threads)  # of the process: others may want another number
+        try:
+            net.setInput(images)
+            return [np.array(v) for v in net.forward(net.getUnconnectedOutLayersNames())]
+        finally:
+            cv2.setNumThreads(before)
+
+    return run
+
+
+def ultralytics(file: Path, threads: int) -> Run:
+    """Whatever else Ultralytics exports, in the backend that it has for it, with threads as that one likes."""
+    import torch
+    from ultralytics.nn.autobackend import AutoBackend
+
+    with offline():
+        model = AutoBackend(str(file), device=torch.device("cuda:0" if file.suffix == ".engine" else "cpu"))
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = model(torch.from_numpy(images).to(model.device))
+        return [v.float().cpu().numpy() for v in (found if isinstance(found, (tuple, list)) else [found])]
+
+    return run
+
+
 RUNTIMES = {
     "onnxruntime": Runtime("onnx", "onnxruntime", onnxruntime),
     "openvino": Runtime("openvino", "openvino", openvino),
+    "torchscript": Runtime("torchscript", "torch", torchscript),
+    "ncnn": Runtime("ncnn", "ncnn", ncnn),
+    "opencv": Runtime("onnx", "cv2", opencv),
 }
-"""Name -> runtime, of those a file on the disk is opened in."""
+"""Name -> runtime, of those a file on the disk is opened in; the first of a format is its own."""
+
+
+def runtime_of(format: str) -> str:
+    """The runtime that files of a format are made for; for one that is not here, the format's own name."""
+    return next((name for name, runtime in RUNTIMES.items() if runtime.format == format), format)
 
 
 def present() -> list[str]:
@@ -65,10 +153,15 @@ def present() -> list[str]:
 def opened(file: Path, runtime: str, threads: int) -> Run:
     """A file, ready to be run.
 
+    Args:
+        file: as the exporter wrote it, a folder for some formats.
+        runtime: a key of RUNTIMES, or another format of Ultralytics' exporter.
+        threads: that the runtime may use.
+
     Raises:
         SlimError: the runtime is not installed, or cannot read the file.
     """
-    chosen = RUNTIMES[runtime]
+    chosen = RUNTIMES.get(runtime, Runtime(runtime, "ultralytics", ultralytics))
     if importlib.util.find_spec(chosen.module) is None:
         raise SlimError(f"{runtime} is not installed: pip install yolo-slim[export]")
     try:

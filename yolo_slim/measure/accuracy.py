@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils.metrics import DetMetrics
 
@@ -15,22 +16,23 @@ from yolo_slim.errors import SlimError
 
 
 def accuracy(
-    weights: str | Path, data: str, imgsz: int, split: str, device: str = "cpu", *, per_class: bool = False
+    detector: str | Path | nn.Module, data: str, imgsz: int, split: str, device: str = "cpu", *, per_class: bool = False
 ) -> dict[str, Any]:
-    """Validate a checkpoint (or an exported file) on a split: map50 and map50_95 in [0, 1].
+    """Validate on a split: map50 and map50_95 in [0, 1].
 
     Args:
-        weights: what is validated.
-        data: the data-set YAML.
-        imgsz: side of the square images.
+        detector: a checkpoint, or a module that takes images (B, 3, H, W) and has `names`.
+        data: an Ultralytics data-set YAML.
+        imgsz: image side in pixels; every image is padded to a square, as files with a fixed input need it.
         split: of the data set.
-        device: Ultralytics' name for it.
+        device: to run on.
         per_class: also return `per_class`: name of the class -> its AP50-95, for each class that has labels there.
 
     Raises:
         SlimError: the split cannot be read.
     """
-    with aliased(weights) as alias:
+    module = detector if isinstance(detector, nn.Module) else None
+    with aliased(detector if module is None else None) as alias:
         args = {
             "task": "detect",
             "mode": "val",
@@ -45,7 +47,7 @@ def accuracy(
         }
         validator = DetectionValidator(save_dir=alias.parent, args=args)
         try:
-            validator()
+            validator(model=module)
         except (FileNotFoundError, SyntaxError) as e:
             raise SlimError(f"cannot validate on '{split}' of {data}: {e}") from e
     box = validator.metrics.box
@@ -61,12 +63,13 @@ def _per_class(metrics: DetMetrics) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def aliased(weights: str | Path) -> Iterator[Path]:
-    """The file under a name that Ultralytics takes as it is, in a folder of its own.
+def aliased(weights: str | Path | None) -> Iterator[Path]:
+    """The file, if there is one, under a name that Ultralytics takes as it is, in a folder of its own.
 
     Ultralytics drops apostrophes from names of weights, and looks some names up elsewhere.
     """
     with tempfile.TemporaryDirectory() as folder:
-        alias = Path(folder) / f"weights{Path(weights).suffix}"
-        alias.symlink_to(Path(weights).resolve())
+        alias = Path(folder) / "weights.pt"
+        if weights:
+            alias.symlink_to(Path(weights).resolve())
         yield alias

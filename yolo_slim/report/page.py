@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from markupsafe import Markup
 
 from yolo_slim.report.before_after_charts import latency, per_class, widths
 from yolo_slim.report.compared import changes_said
-from yolo_slim.report.numbers import DASH, digits, median, points, ratio
-from yolo_slim.report.tables import LEGEND, conditions, notes, results, summary
+from yolo_slim.report.numbers import digits, median, points, ratio
+from yolo_slim.report.tables import EXPORT_HEAD, LEGEND, conditions, exported, notes, results, summary
 from yolo_slim.report.training_charts import scales, training
 from yolo_slim.report.worth_charts import rounds, trade_off
 
@@ -24,7 +23,6 @@ SECTIONS = (
     ("scales", "Scales", (scales,)),
     ("training", "Training", (training,)),
 )
-EXPORT_HEAD = ("file", "format", "precision", "MB", "differs from PyTorch by", "allowed", "mAP50-95", "runtime")
 
 
 def page(report: dict[str, Any], folder: Path) -> str:
@@ -47,7 +45,7 @@ def page(report: dict[str, Any], folder: Path) -> str:
             notes=notes(report["rows"]),
             sections=[(key, title, found) for key, title, found in drawn if found],
             pictures=_pictures(report.get("pictures"), folder),
-            export=_export(report.get("export")),
+            export=(EXPORT_HEAD, map(exported, files["files"])) if (files := report.get("export")) else None,
             conditions=conditions(report),
             versions=report["versions"],
         )
@@ -90,28 +88,6 @@ def _pictures(found: dict[str, Any] | None, folder: Path) -> dict[str, Any] | No
         for picture in found["shown"]
     ]
     return {"said": changes_said(found), "shown": shown}
-
-
-def _export(export: dict[str, Any] | None) -> tuple[Iterable[str], list[list[str]]] | None:
-    """The exported files, a row each."""
-    if not export:
-        return None
-    rows = []
-    for file in export.get("files", [export]):
-        map50_95 = DASH if file.get("map50_95") is None else f"{file['map50_95']:.3f}"
-        if (change := file.get("map50_95_difference")) is not None:
-            map50_95 += f" ({points(change, 0)})"
-        rows.append([
-            Path(file.get("file") or DASH).name,
-            file["format"],
-            file.get("precision", DASH),
-            digits(file["file_mb"]),
-            DASH if file.get("difference") is None else f"{file['difference']:.1e}",
-            DASH if file.get("tolerance") is None else f"{file['tolerance']:.0e}",
-            map50_95,
-            file.get("runtime", DASH),
-        ])  # fmt: skip
-    return EXPORT_HEAD, rows
 
 
 def _environment() -> Environment:

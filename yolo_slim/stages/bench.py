@@ -26,7 +26,7 @@ def bench(config: Config) -> Record:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
     weights = {name: done[stage].output(config.folder / stage) for name, stage in _compared(done).items()}
     chosen = config.bench
-    runtimes = chosen.runtimes or ["torch", *deploy.present()]
+    runtimes = chosen.runtimes or ["torch", *(name for name in deploy.present() if name in deploy.PROFILES)]
     settings = {**chosen.model_dump(), "runtimes": runtimes, "imgsz": config.imgsz}
 
     def work(folder: Path) -> tuple:

@@ -50,7 +50,7 @@ class Clock:
         weights = checkpoint.save(detector, folder / "timed.pt")
         with quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporter, at every export
-            file = deploy.export_onnx(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
+            file = deploy.export_file(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 

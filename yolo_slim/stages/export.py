@@ -1,50 +1,197 @@
-"""Export the slim detector, run the file on real images, and fail if it does not agree with PyTorch."""
+"""Export the slim detector, run each file on real images, and fail if one does not agree with PyTorch."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from yolo_slim import checkpoint
+import torch
+from torch import Tensor, nn
+
+from yolo_slim import checkpoint, deploy
 from yolo_slim.config import Config
-from yolo_slim.deploy import compare_onnx, export_onnx
 from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.stages.common import console, finished, lineage, run_stage, split_of
+from yolo_slim.stages.common import console, finished, lineage, quietly, run_stage, split_of
 from yolo_slim.training.calibrate import Batches
+
+THREADS = torch.get_num_threads()
+"""For the runtimes; torch's own choice, which Ultralytics lowers when it validates on a CPU."""
+
+
+class File(NamedTuple):
+    """What was written."""
+
+    format: str
+    precision: str
+    path: Path
+    nms: bool  # it holds non-maximum suppression
+
+    @property
+    def name(self) -> str:
+        return self.format if self.precision == "fp32" else f"{self.format}_{self.precision}"
 
 
 def export(config: Config) -> Record:
-    """runs/<name>/export/slim.onnx."""
+    """runs/<name>/export/: slim.onnx and whatever else `export.formats` and `export.int8` ask for."""
     slim = [stage for stage in lineage(config) if stage in ("pruned", "finetuned")]
     if not slim:
         raise SlimError(f"nothing to export in {config.folder}: run `yolo-slim prune` or `yolo-slim finetune` first")
     start = finished(config, slim[-1])
     assert start is not None
     if not config.data:
-        raise SlimError("the exported file is compared with PyTorch on real images: give data=path/to/data.yaml")
-    chosen = config.export
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz}
+        raise SlimError("exported files are compared with PyTorch on real images: give data=path/to/data.yaml")
+    if not config.export.formats + config.export.int8:
+        raise SlimError("expected something under export.formats or export.int8, e.g. export.formats=[onnx]")
+    if lacking := missing(config):
+        raise SlimError(f"export needs {', '.join(lacking)}: pip install yolo-slim[export]")
+    settings = {**config.export.model_dump(), "imgsz": _imgsz(config), "split": split_of(config)}
 
     def work(folder: Path) -> tuple:
-        file = export_onnx(start, folder / "slim.onnx", config.imgsz)
-        batches = list(Batches(config.data, config.imgsz, chosen.images, split=split_of(config), batch=1))
-        difference = compare_onnx(checkpoint.load(start), file, batches)
-        console.print(
-            f"[bold green]export[/]: {file} ({file.stat().st_size / 1e6:.2f} MB), largest difference to PyTorch on "
-            f"{len(batches)} images: {difference:.1e} (allowed {chosen.tolerance:.0e})"
-        )
-        if not difference <= chosen.tolerance:
-            raise SlimError(
-                f"{file} differs from PyTorch by {difference:.1e}, more than export.tolerance={chosen.tolerance:.0e}: "
-                "the file is kept for inspection, the stage is not done"
-            )
-        metrics = {
-            "format": "onnx",
-            "file_mb": round(file.stat().st_size / 1e6, 3),
-            "difference": difference,
-            "tolerance": chosen.tolerance,
-            "images": len(batches),
-        }
-        return {"onnx": file}, metrics, {}
+        files, rows = exported(config, start, folder)
+        if wrong := [line for row in rows for line in complaints(row)]:
+            end = "the files are kept for inspection, the stage is not done"
+            raise SlimError("\n".join([f"{folder}: beyond what was allowed", *(f"  {line}" for line in wrong), end]))
+        return {file.name: file.path for file in files}, {"files": rows}, {}
 
     return run_stage(config, "export", settings, [start], work)
+
+
+def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
+    """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
+    files = [*_floats(config, weights, folder), *_quantised(config, weights, folder)]
+    return files, _judged(config, weights, files)
+
+
+def missing(config: Config) -> list[str]:
+    """The packages that this export needs and that are not installed."""
+    return deploy.missing([*config.export.formats, *(f"int8 {format}" for format in config.export.int8)])
+
+
+def _imgsz(config: Config) -> int:
+    return config.export.imgsz or config.imgsz
+
+
+def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
+    """The detector in a format; arguments that the format does not take are left out, and said."""
+    asked = {"opset": config.export.opset, "simplify": config.export.simplify, "data": config.data}
+    # Ultralytics takes nms=False for a wish of its own: the head of newer detectors that needs none.
+    asked |= {name: True for name in ("dynamic", "nms") if getattr(config.export, name)}
+    arguments = {name: value for name, value in asked.items() if name in deploy.taken(format)}
+    if ignored := {"dynamic", "nms"} & (asked.keys() - arguments.keys()):
+        console.print(f"{format}: takes no {' or '.join(sorted(ignored))}, left out")
+    if format == "engine":
+        arguments["device"] = config.device.split(",")[0]
+    with quietly():
+        return deploy.export_file(weights, folder / f"slim{deploy.suffix(format)}", _imgsz(config), format, **arguments)
+
+
+def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:
+    for format in config.export.formats:
+        nms = config.export.nms and "nms" in deploy.taken(format)
+        precision = "int8" if format in deploy.ROUNDED else "fp32"
+        yield File(format, precision, _written(config, weights, folder, format), nms)
+
+
+def _quantised(config: Config, weights: Path, folder: Path) -> Iterator[File]:
+    """From files in float that are written for it alone."""
+    chosen = config.export
+    if not chosen.int8:
+        return
+    floats = deploy.float_layers(checkpoint.load(weights), chosen.int8_float)
+    batches = Batches(config.data, _imgsz(config), chosen.calib_images, seed=config.seed, batch=1)
+    images = [batch.numpy() for batch in batches]
+    for format in chosen.int8:
+        target = folder / f"slim_int8{deploy.suffix(format)}"
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            source = _written(config, weights, Path(place), format)
+            yield File(format, "int8", deploy.quantize(format, source, target, images, floats), chosen.nms)
+
+
+def _judged(config: Config, weights: Path, files: list[File]) -> list[dict[str, Any]]:
+    """A row a file: what it differs by from PyTorch, in numbers and in mAP."""
+    detector, split = checkpoint.load(weights), split_of(config)
+    batches = list(Batches(config.data, _imgsz(config), config.export.images, split=split, batch=1))
+    worth = partial(accuracy, data=config.data, imgsz=_imgsz(config), split=split)
+    pytorch = {nms: worth(deploy.with_nms(detector) if nms else weights) for nms in {file.nms for file in files}}
+    rows = []
+    for file in files:
+        run = deploy.opened(file.path, deploy.runtime_of(file.format), THREADS)
+        row = {**_row(config, file), "images": len(batches), **worth(deploy.Exported(run, detector))}
+        row["map50_95_difference"] = row["map50_95"] - pytorch[file.nms]["map50_95"]
+        if file.precision == "fp32" and not file.nms:
+            row["difference"] = deploy.difference(detector, run, batches)
+            row["also"] = _elsewhere(file, detector, batches)
+        _say(row)
+        rows.append(row)
+    return rows
+
+
+def _row(config: Config, file: File) -> dict[str, Any]:
+    """What is known of a file before it is run, in the order of the record."""
+    exact = file.precision == "fp32"
+    return {
+        "format": file.format,
+        "precision": file.precision,
+        "file": file.path.name,
+        "file_mb": deploy.file_mb(file.path),
+        "difference": None,
+        "tolerance": config.export.tolerance,
+        "map50": None,
+        "map50_95": None,
+        "map50_95_difference": None,
+        "map50_95_tolerance": config.export.map_tolerance if exact else config.export.int8_tolerance,
+        "images": 0,
+        "runtime": deploy.runtime_of(file.format),
+        "also": {},
+    }
+
+
+def _elsewhere(file: File, detector: nn.Module, batches: list[Tensor]) -> dict[str, float | None]:
+    """The same comparison in the other runtimes that read this format; None where one cannot."""
+    found: dict[str, float | None] = {}
+    for name in (n for n, runtime in deploy.RUNTIMES.items() if runtime.format == file.format):
+        if name == deploy.runtime_of(file.format):
+            continue
+        try:
+            found[name] = deploy.difference(detector, deploy.opened(file.path, name, THREADS), batches)
+        except Exception as e:  # it reads, but cannot run it: each has errors of its own
+            console.print(f"{file.path.name}: not in {name}: {e}")
+            found[name] = None
+    return found
+
+
+def complaints(row: dict[str, Any]) -> Iterator[str]:
+    """What is beyond its bound, and what to do about it."""
+    for runtime, difference in {row["runtime"]: row["difference"], **row["also"]}.items():
+        if difference is not None and not difference <= row["tolerance"]:
+            yield (
+                f"{row['file']}: its output in {runtime} differs from PyTorch's by {difference:.1e}, more than "
+                f"export.tolerance={row['tolerance']:.0e}. Try export.simplify=false or another export.opset"
+            )
+    change, bound = row["map50_95_difference"], row["map50_95_tolerance"]
+    if row["precision"] == "int8" and not -change <= bound:
+        yield (
+            f"{row['file']}: its mAP50-95 is {100 * -change:.2f} points below PyTorch's, more than "
+            f"export.int8_tolerance={bound:g}. Measure on more images (export.calib_images) or keep more layers in "
+            "float, e.g. export.int8_float=[head,model.0.*]"
+        )
+    if row["precision"] == "fp32" and not abs(change) <= bound:
+        yield (
+            f"{row['file']}: its mAP50-95 differs from PyTorch's by {100 * change:+.2f} points, more than "
+            f"export.map_tolerance={bound:g}. Try export.simplify=false or another export.opset"
+        )
+
+
+def _say(row: dict[str, Any]) -> None:
+    """One line on what a file has come to."""
+    raw = "" if row["difference"] is None else f"  largest difference to PyTorch {row['difference']:.1e}"
+    also = "".join(f", in {name} {d:.1e}" for name, d in row["also"].items() if d is not None)
+    console.print(
+        f"[bold green]export[/]: {row['file']}  {row['precision']}  {row['file_mb']:.2f} MB{raw}{also}"
+        f"  mAP50-95 {row['map50_95']:.3f} ({100 * row['map50_95_difference']:+.2f} points), in {row['runtime']}"
+    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from yolo_slim.config import Config
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import rehearse
 from yolo_slim.stages.common import console
-from yolo_slim.stages.export import export
+from yolo_slim.stages.export import export, missing
 from yolo_slim.stages.finetune import finetune, rehearse_distill
 from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.report import report_stage
@@ -23,8 +21,8 @@ def run(config: Config) -> Record:
         sparse_train(config)
     prune_stage(config)
     finetune(config)
-    if importlib.util.find_spec("onnxruntime") and config.export.formats:
+    if lacking := missing(config):
+        console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
+    elif config.export.formats or config.export.int8:
         export(config)
-    else:
-        console.print("export: skipped (pip install yolo-slim[export] for ONNX)")
     return report_stage(config)

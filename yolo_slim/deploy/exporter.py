@@ -1,0 +1,93 @@
+"""Ultralytics' exporter: a file for a device, whole or not at all, with nothing installed on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
+from ultralytics.engine.exporter import export_formats
+
+from yolo_slim.deploy.offline import offline
+from yolo_slim.errors import SlimError
+
+PACKAGES = {
+    "onnx": ("onnx", "onnxruntime", "onnxslim"),
+    "openvino": ("openvino",),
+    "ncnn": ("ncnn", "pnnx"),
+    "int8 onnx": ("onnx", "onnxruntime", "onnxslim"),
+    "int8 openvino": ("openvino", "nncf"),
+}
+"""What has to be installed to make a format, and to run it."""
+
+ROUNDED = frozenset({"edgetpu", "imx", "rknn", "axelera", "deepx", "qnn", "hailo", "ascend", "xilinx"})
+"""Formats of chips without float32: Ultralytics rounds by itself, most to INT8, on images of `data`."""
+
+
+def missing(formats: Iterable[str]) -> list[str]:
+    """The packages that are not installed here, of those that these formats (keys of PACKAGES, or others) need."""
+    needed = dict.fromkeys(name for format in formats for name in PACKAGES.get(format, ()))
+    return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
+def suffix(format: str) -> str:
+    """How names of a format end: `.onnx`, or `_openvino_model` for a folder."""
+    table = export_formats()
+    return dict(zip(table["Argument"], table["Suffix"], strict=True))[format]
+
+
+def taken(format: str) -> set[str]:
+    """The names of the arguments that Ultralytics' exporter takes for a format, `imgsz` apart."""
+    table = export_formats()
+    return set(dict(zip(table["Argument"], table["Arguments"], strict=True))[format])
+
+
+def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", **arguments: Any) -> Path:
+    """Export a checkpoint to `target`.
+
+    Args:
+        weights: an Ultralytics checkpoint.
+        target: the file, or for some formats the folder, to be written; it ends in `suffix(format)`.
+        imgsz: image side in pixels.
+        format: of Ultralytics' exporter.
+        arguments: of Ultralytics' exporter, of those that the format takes; device and batch are cpu and 1 by default.
+
+    Raises:
+        SlimError: packages are missing, or Ultralytics' exporter fails.
+    """
+    if lacking := missing([format]):
+        raise SlimError(f"{format} export needs {', '.join(lacking)}: pip install yolo-slim[export]")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"
+        copied.symlink_to(weights.resolve())
+        try:
+            with offline(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
+                arguments = {"device": "cpu", "batch": 1, **arguments}
+                written = Path(YOLO(copied).export(format=format, imgsz=imgsz, **arguments))
+        except ImportError as e:
+            raise SlimError(f"{format} export needs a package that is not installed here: {e}") from e
+        except OSError as e:
+            raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
+        except Exception as e:  # each format has errors of its own
+            raise SlimError(f"Ultralytics' {format} export of {weights} failed: {type(e).__name__}: {e}") from e
+        put(written, target)
+    return target
+
+
+def put(written: Path, target: Path) -> None:
+    """Rename a file or a folder, in the place of an older one."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    written.replace(target)
+
+
+def file_mb(path: Path) -> float:
+    """Megabytes (1e6 bytes) of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return round(sum(p.stat().st_size for p in files) / 1e6, 3)

@@ -1,0 +1,25 @@
+"""Ultralytics installs and downloads what it lacks while it runs: not here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from ultralytics.utils import checks, downloads
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, what is missing raises an ImportError or a ConnectionError."""
+    with (
+        patch.object(checks, "AUTOINSTALL", False),
+        patch.object(downloads, "safe_download", _refused),
+        patch.object(downloads, "get_github_assets", _refused),
+    ):
+        yield
+
+
+def _refused(*args: object, **named: object) -> None:
+    what = ", ".join(map(str, [*args, *named.values()]))
+    raise ConnectionError(f"Ultralytics wants to download {what}")
