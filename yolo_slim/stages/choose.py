@@ -35,7 +35,7 @@ class Findings:
 
 NOTHING = Findings()
 
-CARD_BYTES = 10_000
+CARD_BYTES = 3_000
 """What a model card takes at most: four steps, each with its settings."""
 
 LEAST = -1e9
