@@ -1,4 +1,4 @@
-"""One thread, no network: set before Ultralytics is imported. The longest files first, so that no process ends alone."""
+"""One thread, no network: set before Ultralytics is imported. Long files first, so that no process ends alone."""
 
 import os
 

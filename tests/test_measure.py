@@ -6,6 +6,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import thop
 import torch
@@ -16,7 +18,7 @@ from ultralytics import YOLO
 
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
-from yolo_slim.measure import accuracy, by_layer, cost, in_turn, latency
+from yolo_slim.measure import accuracy, by_layer, cost, detections, in_turn, latency
 
 pytest_plugins = ["tiny"]
 
@@ -110,6 +112,29 @@ def test_accuracy_is_of_the_split_asked_for(original: Path, splits: Path) -> Non
         assert 0 <= worth["map50_95"] <= worth["map50"] <= 1
     assert found["val"]["map50"] < 0.2
     assert found["test"]["map50"] > 0.8
+
+
+def test_accuracy_of_each_class_that_has_labels(original: Path, splits: Path, tmp_path: Path) -> None:
+    worth = accuracy(original, str(splits), PX, "test", per_class=True)
+    labels = [line.split()[0] for file in (splits.parent / "labels" / "test").iterdir() for line in file.open()]
+    assert worth["per_class"].keys() == set(labels), "as the detector names them"
+    assert np.mean(list(worth["per_class"].values())) == pytest.approx(worth["map50_95"])
+    with torch.no_grad():
+        blind = checkpoint.load(original)
+        for scores in blind.model[-1].cv3:
+            scores[-1].bias.fill_(-50.0)
+    found = accuracy(checkpoint.save(blind, tmp_path / "blind.pt"), str(splits), PX, "test", per_class=True)
+    assert found["per_class"] == dict.fromkeys(worth["per_class"], 0.0), "never found is 0, not missing"
+
+
+def test_detections_are_those_of_predict(original: Path, data: Path) -> None:
+    files = sorted((data.parent / "images" / "val").iterdir())[:2]
+    images = [cv2.imread(str(file)) for file in files]
+    for boxes, result in zip(detections(original, images, PX), YOLO(original).predict(images, imgsz=PX), strict=True):
+        assert len(boxes) > 0
+        assert [box["score"] for box in boxes] == pytest.approx(result.boxes.conf.tolist(), abs=1e-3)
+        assert [box["name"] for box in boxes] == [result.names[int(k)] for k in result.boxes.cls]
+        assert np.allclose([box["xyxy"] for box in boxes], result.boxes.xyxy, atol=0.06)
 
 
 def test_accuracy_leaves_the_checkpoint_and_the_folder_alone(

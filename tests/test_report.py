@@ -7,55 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from tiny import colours
 
 from yolo_slim.report import draw, markdown, summary
+from yolo_slim.report.numbers import digits, points, ratio
 from yolo_slim.report.plots import STYLE, map_flops, scales, widths
-from yolo_slim.report.tables import digits, points, ratio
+
+pytest_plugins = ["handmade"]
 
 PLOTS = ["map_flops.png", "widths.png", "scales.png"]
-
-
-@pytest.fixture
-def report() -> dict[str, Any]:
-    """Two stages whose ratios can be worked out by hand, 45 layers, and a sparse training."""
-    rng = np.random.default_rng(0)
-    before = rng.normal(1, 0.2, 1000)
-    quantiles = {"q05": 0.1, "q25": 0.4, "q50": 0.6, "q75": 0.8, "q95": 1.1}
-    return {
-        "name": "bccd",
-        "data": "data/bccd.yaml",
-        "split": "test",
-        "imgsz": 320,
-        "measured_on": {"runtime": "PyTorch 2.13.0, fused", "device": "cpu (x86_64)", "threads": 2, "batch": 1}
-        | {"dtype": "float32", "imgsz": 320, "runs": 50},
-        "rows": [
-            {"stage": "original", "weights": "runs/bccd/original/original.pt", "params": 2_000_000, "macs": 1.1e9}
-            | {"flops": 2.2e9, "file_mb": 4.0, "map50": 0.9, "map50_95": 0.595}
-            | {"latency_ms": {"median": 40.0, "p10": 39.0, "p90": 45.0}},
-            {"stage": "finetuned", "weights": "runs/bccd/finetuned/finetuned.pt", "params": 940_000, "macs": 0.55e9}
-            | {"flops": 1.1e9, "file_mb": 1.92, "map50": 0.91, "map50_95": 0.571, "train_epochs": 30, "note": "mimic"}
-            | {"latency_ms": {"median": 30.0, "p10": 29.5, "p90": 31.25}},
-        ],
-        "widths": [{"layer": f"model.{i}.conv", "before": 32, "after": 16, "reason": None} for i in range(42)]
-        + [{"layer": "model.42.conv", "before": 32, "after": 32, "reason": None}]
-        + [{"layer": f"model.24.m.{i}", "before": 24, "after": 24, "reason": "view in model.24"} for i in range(2)],
-        "scales": {"before": before.tolist(), "after": (before * (rng.random(1000) > 0.5)).tolist()},
-        "sparsity": [{"epoch": e, **quantiles} for e in (1, 2, 3)],
-        "export": {
-            "files": [
-                {"format": "onnx", "precision": "fp32", "file": "slim.onnx", "file_mb": 3.5, "difference": 2e-5}
-                | {"map50_95": 0.571, "map50_95_difference": 1e-6, "runtime": "onnxruntime", "also": {"opencv": 3e-5}},
-                {"format": "openvino", "precision": "int8", "file": "slim_int8_openvino_model", "file_mb": 1.1}
-                | {"difference": None, "map50_95": 0.566, "map50_95_difference": -0.0052}
-                | {"runtime": "openvino", "also": {}},
-            ]
-        },
-    }
 
 
 def line(page: str, start: str) -> str:

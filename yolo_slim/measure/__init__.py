@@ -1,7 +1,20 @@
-"""What a detector costs and what it is worth: parameters, FLOPs, latency, mAP."""
+"""What a detector costs and what it is worth: parameters, FLOPs, latency, mAP, what it finds in an image."""
 
 from yolo_slim.measure.accuracy import accuracy
 from yolo_slim.measure.cost import Cost, cost
+from yolo_slim.measure.detections import Box, detections
 from yolo_slim.measure.latency import by_layer, in_turn, latency, processor, runner, spread
 
-__all__ = ["Cost", "accuracy", "by_layer", "cost", "in_turn", "latency", "processor", "runner", "spread"]
+__all__ = [
+    "Box",
+    "Cost",
+    "accuracy",
+    "by_layer",
+    "cost",
+    "detections",
+    "in_turn",
+    "latency",
+    "processor",
+    "runner",
+    "spread",
+]

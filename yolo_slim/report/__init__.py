@@ -1,6 +1,8 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
+from yolo_slim.report.changes import most_changed, picture
+from yolo_slim.report.page import page
 from yolo_slim.report.plots import draw
 from yolo_slim.report.scan import scan_plot, scan_summary
 from yolo_slim.report.sweep_plot import sweep_plot
@@ -24,6 +26,9 @@ __all__ = [
     "draw",
     "failures",
     "markdown",
+    "most_changed",
+    "page",
+    "picture",
     "recommended",
     "rounds",
     "scan_plot",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_slim.report.tables import digits, ratio, table
+from yolo_slim.report.numbers import digits, ratio, table
 
 BENCH_HEAD = ("runtime", "threads", "batch", "original, ms [p10–p90]", "slim, ms [p10–p90]", "faster", "became speed")
 SHOWN = 5

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
 
-from yolo_slim.report.tables import points, ratio
+from yolo_slim.report import series
 
 BEFORE, AFTER, WHOLE, INK = "#999999", "#0072B2", "#D55E00", "#333333"
 LAYERS_A_ROW = 40
@@ -70,35 +70,20 @@ def draw(
 
 def map_flops(report: dict[str, Any]) -> Figure | None:
     """mAP50-95 against GFLOPs, a point a stage, joined in the order of the stages."""
-    rows = [r for r in report["rows"] if r.get("map50_95") is not None and r.get("flops")]
+    rows = series.stages(report)
     if not rows:
         return None
     xy = np.array([(r["flops"] / 1e9, r["map50_95"]) for r in rows])  # [N, 2]
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    low, high = _limits(xy[:, 1])
+    low, high = series.limits(xy[:, 1])
     axes.set(xlim=(0, 1.3 * xy[:, 0].max()), ylim=(low, high), xlabel="GFLOPs per image")
     axes.set_ylabel(f"mAP50-95 on {report.get('split') or 'the data set'}")
     _join(axes, xy)
     axes.scatter(*xy.T, s=45, color=[*[BEFORE] * (len(xy) - 1), AFTER], zorder=3)
     _label_stages(axes, rows, xy, gap=0.06 * (high - low))
-    axes.set_title(_what_it_cost(rows))
+    axes.set_title(series.what_it_cost(rows))
     return figure
-
-
-def _limits(maps: np.ndarray) -> tuple[float, float]:
-    """At least ten points high, so that a difference of one looks like one."""
-    room = max(0.1, 1.3 * np.ptp(maps)) / 2
-    middle = (maps.min() + maps.max()) / 2
-    return max(-0.02, middle - room), min(1.02, middle + room)
-
-
-def _what_it_cost(rows: list[dict[str, Any]]) -> str:
-    first, last = rows[0], rows[-1]
-    if first is last:
-        return f"{first['stage']}: mAP50-95 {first['map50_95']:.3f}"
-    change = points(last["map50_95"], first["map50_95"])
-    return f"{first['stage']} → {last['stage']}: FLOPs {ratio(last['flops'], first['flops'])}, mAP50-95 {change} points"
 
 
 def _join(axes: Axes, xy: np.ndarray) -> None:
@@ -112,14 +97,10 @@ def _join(axes: Axes, xy: np.ndarray) -> None:
 
 def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> None:
     """Names beside the points, away from the arrows, and pushed apart where points lie close together."""
-    right = xy[:, 0] >= (xy[:, 0].min() + xy[:, 0].max()) / 2
-    for side in (True, False):
-        floor = -np.inf
-        for i in sorted(np.flatnonzero(right == side), key=lambda i: xy[i, 1]):
-            floor = max(xy[i, 1], floor + gap)
-            text = f"{rows[i]['stage']} {xy[i, 1]:.3f}"
-            away, align = (9, "left") if side else (-9, "right")
-            axes.annotate(text, (xy[i, 0], floor), (away, 0), textcoords="offset points", ha=align, va="center")
+    for row, (x, y), (right, height) in zip(rows, xy, series.apart(xy, gap), strict=True):
+        away, align = (9, "left") if right else (-9, "right")
+        place = {"textcoords": "offset points", "ha": align, "va": "center"}
+        axes.annotate(f"{row['stage']} {y:.3f}", (x, height), (away, 0), **place)
 
 
 def rounds(report: dict[str, Any]) -> Figure | None:
@@ -127,31 +108,25 @@ def rounds(report: dict[str, Any]) -> Figure | None:
     found, base = report.get("iterations"), report["rows"][0] if report["rows"] else {}
     if not (found and base.get("flops")):
         return None
-    whole, last = found["map50_95_original"], found["rounds"][-1]
-    way = [(base["flops"], whole)]
-    way += [(r["flops"], m) for r in found["rounds"] for m in (r["map50_95_cut"], r["map50_95_finetuned"])]
-    xy = np.array([(flops / 1e9, m) for flops, m in way if m is not None])  # [N, 2]
+    xy = series.rounds_way(report)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    low, high = _limits(xy[:, 1])
+    low, high = series.limits(xy[:, 1])
     axes.set(xlim=(1.05 * xy[:, 0].max(), 0), ylim=(low, high), xlabel="GFLOPs per image, falling")
     axes.set_ylabel(f"mAP50-95 on {found['split']}")
-    axes.axhline(whole, color=BEFORE, linestyle="--", label="original")
+    axes.axhline(found["map50_95_original"], color=BEFORE, linestyle="--", label="original")
     axes.plot(*xy.T, color=BEFORE, linewidth=1)
     for key, colour, name in (("cut", WHOLE, "after the cut"), ("finetuned", AFTER, "fine-tuned")):
         each = np.array([(r["flops"] / 1e9, r[f"map50_95_{key}"]) for r in found["rounds"]], float)  # nan: not measured
         axes.scatter(*each.T, s=45, color=colour, zorder=3, label=name)
     axes.legend()
-    ended = "stopped after round {}" if found["stopped"] else "{} rounds"
-    axes.set_title(f"{ended.format(last['round'])}: FLOPs {ratio(last['flops'], base['flops'])}")
+    axes.set_title(series.rounds_title(report))
     return figure
 
 
 def widths(report: dict[str, Any]) -> Figure | None:
     """The width of every layer before and after, on a log2 axis: the same length is the same ratio."""
-    layers = report.get("widths") or []
-    # A width of 1 (the convolution in DFL) has nothing to give and would stretch the axis for all others.
-    shown = [w for w in layers if w["before"] > 1]
+    shown = series.shown_widths(report)
     if not shown:
         return None
     count = ceil(len(shown) / LAYERS_A_ROW)
@@ -162,9 +137,7 @@ def widths(report: dict[str, Any]) -> Figure | None:
         _width_panel(axes, shown[i * per_row : (i + 1) * per_row], per_row)
     seen = [w[key] for w in shown for key in ("before", "after") if w[key]]  # a width of 0 falls off the log axis
     panels[0].set_ylim(min(seen) / 1.3, max(seen) * 1.3)
-    cut = sum(w["after"] != w["before"] for w in layers)
-    share = sum(w["after"] for w in layers) / sum(w["before"] for w in layers)
-    figure.suptitle(f"{cut} of {len(layers)} layers are cut; {share:.0%} of all channels stay", x=0.01, ha="left")
+    figure.suptitle(series.widths_title(report), x=0.01, ha="left")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
@@ -178,48 +151,40 @@ def _width_panel(axes: Axes, layers: list[dict[str, Any]], room: int) -> None:
     axes.plot(x[~whole], before[~whole], "o", color="white", markeredgecolor=BEFORE, label="before", markersize=5)
     axes.plot(x[~whole], after[~whole], "o", color=AFTER, label="after", markersize=5)
     axes.plot(x[whole], after[whole], "s", color=WHOLE, label="protected: kept whole", markersize=4.5)
-    axes.set_xticks(x, [_short(w["layer"]) for w in layers], rotation=90, fontsize=7.5)
+    axes.set_xticks(x, [series.short(w["layer"]) for w in layers], rotation=90, fontsize=7.5)
     axes.yaxis.set_major_locator(LogLocator(2, numticks=16))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlim=(-0.7, room - 0.3), ylabel="channels")
 
 
-def _short(layer: str) -> str:
-    return layer.removeprefix("model.").removesuffix(".conv")
-
-
 def scales(report: dict[str, Any]) -> Figure | None:
     """The distribution of |gamma| before and after sparse training and, where it was logged, the way between."""
     both, log = report.get("scales"), report.get("sparsity")
-    if not (both and both["before"] and both["after"]):
+    if not series.has_scales(report):
         return None
     figure = Figure(figsize=(11 if log else 6.5, 4), layout="constrained")
     panels = figure.subplots(1, 2 if log else 1, squeeze=False)[0]
-    _distribution(panels[0], np.abs(both["before"]), np.abs(both["after"]))
+    _distribution(panels[0], both)
     if log:
         _quantiles(panels[1], log)
     return figure
 
 
-def _distribution(axes: Axes, before: np.ndarray, after: np.ndarray) -> None:
-    # A few scales far out would squeeze all others into the first bins: they join the last one.
-    end = np.percentile(np.concatenate((before, after)), 99.5)
-    bins = np.linspace(0, end, 51)
-    for values, colour, name in ((before, BEFORE, "before"), (after, AFTER, "after")):
-        each = np.full(len(values), 1 / len(values))
-        axes.hist(np.minimum(values, end), bins, weights=each, color=colour, alpha=0.55, label=name)
+def _distribution(axes: Axes, both: dict[str, list[float]]) -> None:
+    edges, *shares = series.histogram(both)
+    for each, colour, name in zip(shares, (BEFORE, AFTER), ("before", "after"), strict=True):
+        axes.hist(edges[:-1], edges, weights=each, color=colour, alpha=0.55, label=name)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlabel="|γ| (the last bar: this or more)", ylabel="share of the scales in each bar", xlim=(0, None))
-    small = [f"{(v < 0.01).mean():.1%}" for v in (before, after)]
-    axes.set_title(f"Scales below 0.01: {small[0]} before, {small[1]} after")
+    axes.set_title(series.histogram_title(both))
     axes.legend()
 
 
 def _quantiles(axes: Axes, log: list[dict[str, float]]) -> None:
-    epoch, *q = (np.array([e[k] for e in log]) for k in ("epoch", "q05", "q25", "q50", "q75", "q95"))
+    epoch, *q = series.quantiles(log)
     axes.fill_between(epoch, q[0], q[4], color=AFTER, alpha=0.15, linewidth=0, label="5 to 95%")
     axes.fill_between(epoch, q[1], q[3], color=AFTER, alpha=0.3, linewidth=0, label="25 to 75%")
     axes.plot(epoch, q[2], color=AFTER, linewidth=2, label="median")
     axes.set(xlabel="epoch of sparse training", ylabel="|γ|", ylim=(0, None))
-    axes.set_title(f"The median |γ| goes from {q[2][0]:.2f} to {q[2][-1]:.2f}")
+    axes.set_title(series.quantiles_title(log))
     axes.legend()

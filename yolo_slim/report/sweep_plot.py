@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from yolo_slim.report.numbers import digits, median, points, ratio
 from yolo_slim.report.sweep_words import CONTROL, Row, cliff, curves, falls_off, recommended, stays_within
-from yolo_slim.report.tables import digits, median, points, ratio
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 CHANCE, BEFORE, MARK = "#999999", "#333333", "#D55E00"

@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from yolo_slim.report.tables import DASH, digits, median, points, ratio, table, timing
+from yolo_slim.report.numbers import DASH, digits, median, points, ratio, table
+from yolo_slim.report.tables import timing
 
 Row: TypeAlias = dict[str, Any]
 

@@ -1,14 +1,21 @@
-"""report.json as Markdown. A number that was not measured is a dash; a loss is shown like a gain."""
+"""report.json as Markdown, and the words that its pages share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-DASH = "–"
+from yolo_slim.report.compared import by_class, by_picture, by_runtime
+from yolo_slim.report.numbers import DASH, digits, median, points, ratio, table
+
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
+LEGEND = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
+
+Cell: TypeAlias = tuple[str | None, str | None]
+"""A value, and what has changed."""
+EXPORT_HEAD = ("file", "precision", "MB", "runtime", "difference", "mAP50-95")
 
 
 def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
@@ -25,6 +32,7 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         _notes(report["rows"]),
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
+        _compared(report),
         _conditions(report),
         _widths(report.get("widths") or []),
         _export(report.get("export")),
@@ -56,38 +64,48 @@ def _accuracy(first: dict[str, Any], last: dict[str, Any], split: str | None) ->
     return f"mAP50-95 {before:.3f} → {after:.3f} ({change} points)" + (f" on {split}" if split else "")
 
 
-def _results(rows: list[dict[str, Any]]) -> str:
+def results(rows: list[dict[str, Any]]) -> tuple[Sequence[str], list[list[Cell]]]:
+    """The table of stages: its head, and cells of a value and what has changed against the first row."""
     head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", "mAP50-95", "latency, ms [p10–p90]")
     bases = [{}, *[rows[0]] * (len(rows) - 1)] if rows else []  # the first row has nothing to be compared with
-    legend = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
-    return "## Results\n\n" + table(head, map(_result, rows, bases)) + "\n\n" + legend
+    return head, list(map(_result, rows, bases))
 
 
-def _result(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    cells = [row["stage"]]
+def _results(rows: list[dict[str, Any]]) -> str:
+    head, found = results(rows)
+    return "## Results\n\n" + table(head, [[_cell(*cell) for cell in cells] for cells in found]) + "\n\n" + LEGEND
+
+
+def _result(row: dict[str, Any], base: dict[str, Any]) -> list[Cell]:
+    cells: list[Cell] = [(row["stage"], None)]
     for key, unit in (("params", 1e6), ("flops", 1e9), ("file_mb", 1)):
         value = row.get(key)
-        cells.append(_cell(None if value is None else digits(value / unit), ratio(value, base.get(key))))
+        cells.append((None if value is None else digits(value / unit), ratio(value, base.get(key))))
     for key in ("map50", "map50_95"):
         value = row.get(key)
-        cells.append(_cell(None if value is None else f"{value:.3f}", points(value, base.get(key))))
+        cells.append((None if value is None else f"{value:.3f}", points(value, base.get(key))))
     ms = row.get("latency_ms")
-    spread = ms and f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
-    return [*cells, _cell(spread, ratio(median(row), median(base)))]
+    spread = f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]" if ms else None
+    return [*cells, (spread, ratio(median(row), median(base)))]
 
 
 def _cell(value: str | None, change: str | None) -> str:
     return " ".join((value or DASH, *([f"({change})"] if change else [])))
 
 
-def _notes(rows: list[dict[str, Any]]) -> str:
+def notes(rows: list[dict[str, Any]]) -> list[str]:
+    """Where each stage's weights lie, and how long they were trained."""
     lines = []
     for row in rows:
         facts = [f"`{row['weights']}`"] if row.get("weights") else []
         facts += [f"{row['train_epochs']} epochs of training"] if row.get("train_epochs") else []
         facts += [row["note"]] if row.get("note") else []
-        lines += [f"- {row['stage']}: {', '.join(facts)}"] if facts else []
-    return "\n".join(lines)
+        lines += [f"{row['stage']}: {', '.join(facts)}"] if facts else []
+    return lines
+
+
+def _notes(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(f"- {line}" for line in notes(rows))
 
 
 def rounds(iterations: dict[str, Any]) -> str:
@@ -110,17 +128,21 @@ def rounds(iterations: dict[str, Any]) -> str:
     return "\n\n".join([table(head, lines), legend, *([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else [])])
 
 
-def _conditions(report: dict[str, Any]) -> str:
+def conditions(report: dict[str, Any]) -> dict[str, str]:
     """How the numbers came about, so that another can get them again."""
     side = _size(report["imgsz"])
     validator = f"Ultralytics' validator on the {report.get('split')} split of `{report.get('data')}`, images of {side}"
     has_map = any(row.get("map50_95") is not None for row in report["rows"])
-    ways = {
+    return {
         "Parameters and FLOPs (2 × MACs)": f"as thop counts them, one image of {side}",
         "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
         "Latency": timing(report["measured_on"]) if report.get("measured_on") else "not measured",
     }
-    return "## How it was measured\n\n" + "\n".join(f"- {what}: {how}." for what, how in ways.items())
+
+
+def _conditions(report: dict[str, Any]) -> str:
+    lines = (f"- {what}: {how}." for what, how in conditions(report).items())
+    return "## How it was measured\n\n" + "\n".join(lines)
 
 
 def timing(on: dict[str, Any]) -> str:
@@ -134,6 +156,17 @@ def timing(on: dict[str, Any]) -> str:
 def _pictures(plots: Sequence[str]) -> str:
     images = [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots]
     return "\n\n".join(["## Plots", *images]) if images else ""
+
+
+def _compared(report: dict[str, Any]) -> str:
+    """Class by class, runtime by runtime, image by image: what there is of it."""
+    titles = {by_class: "Classes", by_runtime: "Latency by runtime", by_picture: "Images that changed most"}
+    parts = []
+    for of, title in titles.items():
+        if found := of(report):
+            words, head, rows = found
+            parts.append(f"## {title}\n\n{words}\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
 
 
 def _widths(widths: list[dict[str, Any]]) -> str:
@@ -156,11 +189,10 @@ def _widths(widths: list[dict[str, Any]]) -> str:
 def _export(export: dict[str, Any] | None) -> str:
     if not export:
         return ""
-    head = ("file", "precision", "MB", "runtime", "difference", "mAP50-95")
     legend = (
         "Difference: the largest, of raw outputs to PyTorch's on real images. In brackets: points of mAP to PyTorch's."
     )
-    return "## Export\n\n" + table(head, map(exported, export["files"])) + "\n\n" + legend
+    return "## Export\n\n" + table(EXPORT_HEAD, map(exported, export["files"])) + "\n\n" + legend
 
 
 def exported(file: dict[str, Any]) -> list[str]:
@@ -173,38 +205,9 @@ def exported(file: dict[str, Any]) -> list[str]:
     return [*cells, ", ".join(shown) or DASH, worth]
 
 
-def median(row: dict[str, Any]) -> float | None:
-    """The median latency of a row in ms."""
-    return (row.get("latency_ms") or {}).get("median")
-
-
-def ratio(value: float | None, base: float | None) -> str | None:
-    """value / base as ×0.50; None where one of them is missing."""
-    return None if value is None or not base else f"×{value / base:.2f}"
-
-
-def points(value: float | None, base: float | None) -> str | None:
-    """The difference of two mAPs in points, signed; None where one of them is missing."""
-    if value is None or base is None:
-        return None
-    tenths = round(100 * (value - base), 1) + 0.0  # + 0.0: no "−0.0"
-    return f"{tenths:+.1f}".replace("-", "−")
-
-
-def digits(value: float) -> str:
-    """Three significant digits, and every digit before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
-
-
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _size(imgsz: int | Sequence[int]) -> str:
     return f"{imgsz} px" if isinstance(imgsz, int) else " × ".join(map(str, imgsz)) + " px"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown: the first column to the left, numbers to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))

@@ -192,7 +192,7 @@ def split_of(config: Config) -> str:
     return "test" if config.data and dataset_info(config.data).get("test") else "val"
 
 
-def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:
+def measured(config: Config, weights: Path, split: str | None = None, *, per_class: bool = False) -> dict[str, Any]:
     """The row of a table that can be measured alone: size, cost and, with data, mAP (on the report's split)."""
     spent = cost(checkpoint.load(weights), config.imgsz)
     row: dict[str, Any] = {
@@ -205,7 +205,8 @@ def measured(config: Config, weights: Path, split: str | None = None) -> dict[st
     }
     if config.data:
         split = split or split_of(config)
-        row |= {"split": split, **accuracy(weights, config.data, config.imgsz, split, config.device)}
+        worth = accuracy(weights, config.data, config.imgsz, split, config.device, per_class=per_class)
+        row |= {"split": split, **worth}
     return row
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +17,58 @@ from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
+from yolo_slim.stages.pictures import pictures
+
+CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+"""What is kept of results.csv, besides the losses."""
 
 
 def report_stage(config: Config) -> Record:
-    """runs/<name>/report/: report.json, report.md, and plots."""
+    """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
     done = lineage(config)
     if "original" not in done:
         raise SlimError(f"nothing to report in {config.folder}: run a stage first, e.g. `yolo-slim run`")
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
-    exported = record.read(config.folder / "export")
-    if exported and not set(exported.inputs.values()) & set(done[list(done)[-1]].sums.values()):
-        exported = None  # of weights that are no longer the last
+    beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
+    exported = beside["export"]
     settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported.metrics if exported else None}
+    files = {name: beside[name].output(config.folder / name, "json") for name in ("sweep", "bench") if beside[name]}
 
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
         content["export"] = exported.metrics if exported else None
-        record.write_json(folder / "report.json", content)
-        plots = report.draw(content, folder)
-        page = folder / "report.md"
-        record.write_text(page, report.markdown(content, [p.name for p in plots]))
+        read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+        content |= {"sweep": read.get("sweep"), "bench": read["bench"]["rows"] if "bench" in read else None}
+        content["pictures"], small = None, {}
+        if config.data and len(weights) > 1:
+            content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
+        outputs = _write(folder, content, small)
         console.print(report.summary(content))
-        console.print(f"[bold green]report[/]: {page}")
-        outputs = {"json": folder / "report.json", "page": page, **{p.stem: p for p in plots}}
+        console.print(f"[bold green]report[/]: {outputs['html']}, {outputs['page']}")
         return outputs, {"rows": content["rows"]}, {}
 
-    return run_stage(config, "report", settings, list(weights.values()), work)
+    return run_stage(config, "report", settings, [*weights.values(), *files.values()], work)
+
+
+def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> dict[str, Path]:
+    """report.json, what it refers to, and the pages that are made of both."""
+    outputs = {"json": folder / "report.json", "page": folder / "report.md", "html": folder / "report.html"}
+    record.write_json(outputs["json"], content)
+    shutil.rmtree(folder / "images", ignore_errors=True)  # of an earlier report
+    (folder / "images").mkdir()
+    for name, jpeg in small.items():
+        record.write_bytes(folder / name, jpeg)
+    plots = report.draw(content, folder)
+    record.write_text(outputs["html"], report.page(content, folder))
+    record.write_text(outputs["page"], report.markdown(content, [p.name for p in plots]))
+    return outputs | {p.stem: p for p in plots}
+
+
+def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | None:
+    """A stage that is no row: its record, unless it was made from weights that are no longer there."""
+    found = record.read(config.folder / stage)
+    source = "original" if stage == "sweep" else list(done)[-1]
+    return found if found and set(found.inputs.values()) & set(done[source].sums.values()) else None
 
 
 def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:
@@ -47,7 +76,7 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
     times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
     rows = [
-        {"stage": stage, "weights": str(path), **measured(config, path), "latency_ms": times[stage]}
+        {"stage": stage, "weights": str(path), **measured(config, path, per_class=True), "latency_ms": times[stage]}
         for stage, path in weights.items()
     ]
     for row in rows:
@@ -66,8 +95,18 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
         "iterations": done["pruned"].details.get("iterations") if "pruned" in done else None,
         "scales": {"before": _scales(before), "after": _scales(detectors["sparse"])} if "sparse" in done else None,
         "sparsity": done["sparse"].details["sparsity"] if "sparse" in done else [],
+        "training": {stage: log for stage in done if (log := _curves(config.folder / stage / "train/results.csv"))},
         "versions": record.versions(),
     }
+
+
+def _curves(file: Path) -> list[dict[str, float]]:
+    """Ultralytics' results.csv, an entry an epoch: mAP and losses."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as opened:
+        lines = [{key.strip(): value for key, value in line.items()} for line in csv.DictReader(opened)]
+    return [{k: float(v) for k, v in line.items() if k in CURVES or k.endswith("_loss")} for line in lines]
 
 
 def _scales(detector: torch.nn.Module) -> list[float]:

@@ -1,0 +1,92 @@
+"""Before against after: latency by runtime, AP by class, widths by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yolo_slim.report import series, svg
+from yolo_slim.report.chart import BEFORE_AFTER, Chart, pair, panels, three
+from yolo_slim.report.compared import classes, timed
+from yolo_slim.report.numbers import DASH, digits, median, points, ratio
+from yolo_slim.report.svg import Bar
+
+
+def latency(report: dict[str, Any]) -> list[Chart]:
+    """Milliseconds an image, a chart for each number of threads and each batch, a row a runtime (or a stage)."""
+    apart: dict[tuple[int, int], list[tuple[str, list[dict[str, Any]]]]] = {}
+    for (runtime, threads, batch), rows in timed(report).items():
+        apart.setdefault((threads, batch), []).append((runtime, rows))
+    return [_latency(report, *key, found) for key, found in apart.items()]
+
+
+def _latency(report: dict[str, Any], threads: int, batch: int, found: list[tuple[str, list[dict[str, Any]]]]) -> Chart:
+    where = f"batch {batch}, {threads} {'thread' if threads == 1 else 'threads'}"
+    if report.get("bench"):
+        lines = [
+            (runtime, [(row, "after" if row is not rows[0] else "before") for row in rows], rows[0])
+            for runtime, rows in found
+        ]
+    else:
+        ((runtime, rows),) = found
+        where = f"{runtime}, {where}"
+        lines = [(row["stage"], [(row, "after" if row is not rows[0] else "before")], rows[0]) for row in rows]
+    top = max(row["latency_ms"]["p90"] for _, drawn, _ in lines for row, _ in drawn)
+    bars = [[_timing(name, row, look, base) for row, look in drawn] for name, drawn, base in lines]
+    title = f"Latency: {where}"
+    picture = svg.rows(title, [name for name, _, _ in lines], bars, x=(0, 1.02 * top), x_label="ms", room=46)
+    numbers = [
+        (runtime, row["stage"], *(digits(row["latency_ms"][key]) for key in ("p10", "median", "p90")))
+        for runtime, rows in found
+        for row in rows
+    ]
+    legend = BEFORE_AFTER if report.get("bench") else ()
+    head = ("runtime", "detector", "p10", "median, ms", "p90")
+    return Chart(title, [picture], head, numbers, legend, "Dot: median; bar: 10th to 90th percentile.")
+
+
+def _timing(name: str, row: dict[str, Any], look: str, base: dict[str, Any]) -> Bar:
+    ms = row["latency_ms"]
+    change = ratio(ms["median"], median(base)) if row is not base else None
+    tip = f"{name}, {row['stage']}: {digits(ms['median'])} ms ({digits(ms['p10'])}–{digits(ms['p90'])})"
+    return Bar(look, ms["median"], f"{tip} {change or ''}".strip(), ms["p10"], ms["p90"], change or "")
+
+
+def per_class(report: dict[str, Any]) -> list[Chart]:
+    """AP50-95 of each class before and after, what fell most first."""
+    found = classes(report)
+    if not found:
+        return []
+    fallen = sum(after is not None and after < before - 0.005 for _, before, after in found)
+    title = f"AP50-95 by class: {fallen} of {len(found)} fall by more than half a point"
+    bars = [pair(name, before, after, _ap) for name, before, after in found]
+    pictures = panels(title, [name for name, _, _ in found], bars, x=(0, 1), x_label=f"AP50-95 on {report['split']}")
+    numbers = [(n, f"{a:.3f}", three(b), points(b, a) or DASH) for n, a, b in found]
+    return [Chart(title, pictures, ("class", "before", "after", "points"), numbers, BEFORE_AFTER)]
+
+
+def _ap(before: float, after: float | None) -> str:
+    return f"{before:.3f}" if after is None else f"{before:.3f} → {after:.3f} ({points(after, before)} points)"
+
+
+def widths(report: dict[str, Any]) -> list[Chart]:
+    """Channels of every layer before and after, on a log2 axis: the same length is the same ratio."""
+    shown = series.shown_widths(report)
+    if not shown:
+        return []
+    title = series.widths_title(report)
+    bars = []
+    for w in shown:
+        if w["reason"]:
+            bars.append([Bar("whole", w["after"], f"{w['layer']}: {w['after']} channels, kept whole: {w['reason']}")])
+        else:
+            bars.append(pair(w["layer"], w["before"], w["after"] or None, _channels))
+    seen = [w[key] for w in shown for key in ("before", "after") if w[key]]  # a width of 0 falls off the log axis
+    limits = {"x": (min(seen) / 1.2, 1.2 * max(seen)), "log": True}
+    pictures = panels(title, [series.short(w["layer"]) for w in shown], bars, **limits, x_label="channels")
+    numbers = [(w["layer"], w["before"], w["after"], w["reason"] or "") for w in report["widths"]]
+    legend = [("before", "before"), ("after", "after"), ("whole", "protected: kept whole")]
+    return [Chart(title, pictures, ("layer", "before", "after", "kept whole because"), numbers, legend)]
+
+
+def _channels(before: float, after: float | None) -> str:
+    return f"{before:g} → {after or 0:g} channels ({(after or 0) / before:.0%})"

@@ -1,0 +1,83 @@
+"""The original beside the slim detector, part by part: by class, by runtime, by image. Words, a head, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from yolo_slim.report.changes import RULE, changed
+from yolo_slim.report.numbers import DASH, digits, median, points, ratio
+
+Part = tuple[str, Sequence[str], list[list[str]]]
+
+
+def classes(report: dict[str, Any]) -> list[tuple[str, float, float | None]]:
+    """Each class with its AP50-95 in the first and the last row, what fell most first."""
+    rows = report["rows"]
+    before, after = (rows[i].get("per_class") or {} if rows else {} for i in (0, -1))
+    both = [(name, ap, after.get(name) if len(rows) > 1 else None) for name, ap in before.items()]
+    return sorted(both, key=lambda each: (each[2] or 0) - each[1])
+
+
+def by_class(report: dict[str, Any]) -> Part | None:
+    """AP50-95 of each class."""
+    found = classes(report)
+    if not found:
+        return None
+    words = f"AP50-95 of each class on {report.get('split')}; what fell most comes first."
+    rows = [
+        [name, f"{before:.3f}", DASH if after is None else f"{after:.3f}", points(after, before) or DASH]
+        for name, before, after in found
+    ]
+    return words, ("class", "before", "after", "points"), rows
+
+
+def timed(report: dict[str, Any]) -> dict[tuple[str, int, int], list[dict[str, Any]]]:
+    """(runtime, threads, batch) -> rows with `stage` and `latency_ms`, from the benchmark; else from the stages."""
+    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    rows = report.get("bench") or []
+    if not rows and (on := report.get("measured_on")):
+        what = {"runtime": on["runtime"], "threads": on["threads"], "batch": on["batch"]}
+        rows = [{**what, "stage": r["stage"], "latency_ms": r["latency_ms"]} for r in report["rows"]]
+    for row in rows:
+        if row.get("latency_ms"):
+            found.setdefault((row["runtime"], row["threads"], row["batch"]), []).append(row)
+    return found
+
+
+def by_runtime(report: dict[str, Any]) -> Part | None:
+    """Latency of each runtime; only where there was a benchmark, for the table of stages has the rest."""
+    if not report.get("bench"):
+        return None
+    head = ("runtime", "threads", "batch", "detector", "latency, ms", "p10–p90", "ratio")
+    rows = []
+    for (runtime, threads, batch), timings in timed(report).items():
+        for row in timings:
+            ms = row["latency_ms"]
+            change = ratio(ms["median"], median(timings[0])) if row is not timings[0] else None
+            spread = f"{digits(ms['p10'])}–{digits(ms['p90'])}"
+            which = [runtime, str(threads), str(batch), row["stage"]]
+            rows.append([*which, digits(ms["median"]), spread, change or DASH])
+    return "Original and slim in turn, median and spread.", head, rows
+
+
+def by_picture(report: dict[str, Any]) -> Part | None:
+    """How much each of the shown images has changed."""
+    found = report.get("pictures")
+    if not found:
+        return None
+    rows = []
+    for picture in found["shown"]:
+        lost, new = (sum(not box["same"] for box in picture[side]) for side in ("original", "slim"))
+        boxes = [str(len(picture[side])) for side in ("original", "slim")]
+        rows.append([picture["name"], *boxes, str(lost), str(new)])
+    return changes_said(found), ("image", "boxes before", "after", "lost", "new"), rows
+
+
+def changes_said(found: dict[str, Any]) -> str:
+    """What the shown images are, and what makes a box another one."""
+    every = found["looked_at"] == found["of"]
+    of = f"all {found['of']}" if every else f"{found['looked_at']} of {found['of']}, evenly spread"
+    same = sum(not changed(picture) for picture in found["shown"])
+    none = f" In {same} of those shown nothing has changed." if same else ""
+    return f"The {len(found['shown'])} that changed most among {of}.{none} {RULE}"

@@ -1,0 +1,38 @@
+"""Numbers as text, the same on every page. One that was not measured is a dash; a loss is shown like a gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+DASH = "–"
+
+
+def median(row: dict[str, Any]) -> float | None:
+    """The median latency of a row in ms."""
+    return (row.get("latency_ms") or {}).get("median")
+
+
+def ratio(value: float | None, base: float | None) -> str | None:
+    """value / base as ×0.50; None where one of them is missing."""
+    return None if value is None or not base else f"×{value / base:.2f}"
+
+
+def points(value: float | None, base: float | None) -> str | None:
+    """The difference of two mAPs in points, signed; None where one of them is missing."""
+    if value is None or base is None:
+        return None
+    tenths = round(100 * (value - base), 1) + 0.0  # + 0.0: no "−0.0"
+    return f"{tenths:+.1f}".replace("-", "−")
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and every digit before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown: the first column to the left, numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in (head, rule, *rows))
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

@@ -1,0 +1,60 @@
+"""Images of the report's split with what the first and the last detector find in them, the most changed first."""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from ultralytics.cfg import get_cfg
+from ultralytics.data import build_yolo_dataset
+from ultralytics.utils.patches import imread
+
+from yolo_slim import report
+from yolo_slim.config import Config
+from yolo_slim.measure import detections
+from yolo_slim.stages.common import console, split_of
+from yolo_slim.training.calibrate import dataset_info
+
+LOOKED_AT, SHOWN, SIDE = 100, 12, 480
+QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
+
+
+def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+    """Look at up to LOOKED_AT images of the split; the SHOWN that changed most, as small JPEGs.
+
+    Returns:
+        for report.json: `looked_at`, `of`, `shown` (see `report.picture`; `file` is now the small one, relative to the
+        report); and these files. None where the images are no ordinary colour pictures.
+    """
+    files, info = _files(config)
+    if info.get("channels", 3) != 3:
+        return None, {}
+    every = files[:: ceil(len(files) / LOOKED_AT)]
+    console.print(f"looking for what changed in {len(every)} images")
+    both = [detections(weights, map(_read, every), config.imgsz, config.device) for weights in (before, after)]
+    each = zip(every, *both, strict=True)
+    shown = report.most_changed((report.picture(file, _read(file).shape[:2], *found) for file, *found in each), SHOWN)
+    small = {f"images/{i:02d}.jpg": _small(_read(picture["file"])) for i, picture in enumerate(shown)}
+    shown = [{**picture, "file": file} for picture, file in zip(shown, small, strict=True)]
+    return {"looked_at": len(every), "of": len(files), "shown": shown}, small
+
+
+def _files(config: Config) -> tuple[list[str], dict[str, Any]]:
+    """The readable images of the split, and the data set's own words."""
+    info, split = dataset_info(config.data), split_of(config)
+    args = get_cfg(overrides={"imgsz": config.imgsz, "task": "detect", "mode": "val", "data": config.data})
+    dataset = build_yolo_dataset(args, info[split], 1, info, mode="val", rect=False)
+    return sorted(dataset.im_files), info
+
+
+def _read(file: str) -> np.ndarray:
+    return imread(file, cv2.IMREAD_COLOR)  # as Ultralytics reads it, turned as the camera was held
+
+
+def _small(image: np.ndarray) -> bytes:
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", resized, QUALITY)[1].tobytes()
