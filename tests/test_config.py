@@ -149,6 +149,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("prune.layers.model.2.*=1.5", "prune.layers.model.2.*", id="a share above one, at a layer"),
         pytest.param("prune=0.5", "prune", id="a number for a section"),
         pytest.param("export.formats=[onnyx]", "export.formats", id="a format that is not there"),
+        pytest.param("export.formats=[mnn]", "export.formats", id="a format whose package installs others"),
         pytest.param("export.int8=[ncnn]", "export.int8", id="a format without a quantiser"),
         pytest.param("export.imgsz=100", "export.imgsz", id="an image side that strides do not divide"),
         pytest.param("export.tolerance=0", "export.tolerance", id="no tolerance at all"),

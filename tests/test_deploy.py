@@ -100,15 +100,15 @@ def test_a_missing_package_is_named_with_what_to_type(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(importlib.util.find_spec("MNN") is not None, reason="MNN is here")
+@pytest.mark.skipif(importlib.util.find_spec("executorch") is not None, reason="executorch is here")
 def test_a_format_without_its_package_installs_nothing(
     seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As online as can be: Ultralytics would call pip now."""
     monkeypatch.setattr(checks, "ONLINE", True)
     monkeypatch.setattr(checks.subprocess, "check_output", lambda *a, **k: pytest.fail(f"it ran {a}"))
-    with pytest.raises(SlimError, match=r"mnn export needs a package that is not installed here: .*MNN"):
-        export_file(seeing, tmp_path / "slim.mnn", PX, "mnn")
+    with pytest.raises(SlimError, match=r"executorch export needs something that is not installed here: .*executorch"):
+        export_file(seeing, tmp_path / "slim_executorch_model", PX, "executorch")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -94,7 +94,7 @@ def test_a_runtime_that_is_not_installed(name: str, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino"), ("ncnn", "ncnn"), ("mnn", "mnn")]
+    ("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino"), ("ncnn", "ncnn"), ("paddle", "paddle")]
 )
 def test_a_format_has_its_runtime(format: str, runtime: str) -> None:
     assert runtime_of(format) == runtime

@@ -586,11 +586,13 @@ def check_train_arguments(arguments: dict[str, Any]) -> None:
 
 
 def check_formats(formats: list[str]) -> None:
-    """Refuse what Ultralytics cannot export to.
+    """Refuse what Ultralytics cannot export to, and what cannot be had without installing on the way.
 
     Raises:
         ValueError: with every unknown format, and those there are.
     """
+    if "mnn" in formats:  # MNN/tools/utils/log.py: os.system("pip install ...")
+        raise ValueError("mnn: its package runs pip when it is imported, which may break others: `yolo export` has it")
     from ultralytics.engine.exporter import export_formats  # imported late, as above
 
     known = export_formats()["Argument"][1:]  # the first is PyTorch

@@ -70,8 +70,8 @@ def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", *
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 written = Path(YOLO(copied).export(format=format, imgsz=imgsz, **arguments))
-        except ImportError as e:
-            raise SlimError(f"{format} export needs a package that is not installed here: {e}") from e
+        except (ImportError, ConnectionError) as e:
+            raise SlimError(f"{format} export needs something that is not installed here: {e}") from e
         except OSError as e:
             raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
         except Exception as e:  # each format has errors of its own

@@ -63,8 +63,9 @@ def export(config: Config) -> Record:
 
 def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
     """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
-    files = [*_floats(config, weights, folder), *_quantised(config, weights, folder)]
-    return files, _judged(config, weights, files)
+    detector = checkpoint.load(weights)
+    files = [*_floats(config, weights, folder), *_quantised(config, weights, detector, folder)]
+    return files, _judged(config, weights, detector, files)
 
 
 def missing(config: Config) -> list[str]:
@@ -97,12 +98,12 @@ def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:
         yield File(format, precision, _written(config, weights, folder, format), nms)
 
 
-def _quantised(config: Config, weights: Path, folder: Path) -> Iterator[File]:
+def _quantised(config: Config, weights: Path, detector: nn.Module, folder: Path) -> Iterator[File]:
     """From files in float that are written for it alone."""
     chosen = config.export
     if not chosen.int8:
         return
-    floats = deploy.float_layers(checkpoint.load(weights), chosen.int8_float)
+    floats = deploy.float_layers(detector, chosen.int8_float)
     batches = Batches(config.data, _imgsz(config), chosen.calib_images, seed=config.seed, batch=1)
     images = [batch.numpy() for batch in batches]
     for format in chosen.int8:
@@ -112,9 +113,9 @@ def _quantised(config: Config, weights: Path, folder: Path) -> Iterator[File]:
             yield File(format, "int8", deploy.quantize(format, source, target, images, floats), chosen.nms)
 
 
-def _judged(config: Config, weights: Path, files: list[File]) -> list[dict[str, Any]]:
+def _judged(config: Config, weights: Path, detector: nn.Module, files: list[File]) -> list[dict[str, Any]]:
     """A row a file: what it differs by from PyTorch, in numbers and in mAP."""
-    detector, split = checkpoint.load(weights), split_of(config)
+    split = split_of(config)
     batches = list(Batches(config.data, _imgsz(config), config.export.images, split=split, batch=1))
     worth = partial(accuracy, data=config.data, imgsz=_imgsz(config), split=split)
     pytorch = {nms: worth(deploy.with_nms(detector) if nms else weights) for nms in {file.nms for file in files}}
