@@ -66,13 +66,14 @@ def fit_layers(trace: Trace, keeps: np.ndarray, samples: Sequence[Mapping[str, f
     costs = Costs(trace)
     into, out = costs.shapes(keeps)
     seen = np.array([[sample.get(name, 0.0) for name in [*costs.names, REST]] for sample in samples])  # [M, convs + 1]
+    share = 1 / np.maximum(seen.sum(1, keepdims=True), 1e-12)  # errors count as shares of a detector's time
     best, least = None, np.inf
     for block, align in product(BLOCKS, ALIGNMENTS):
-        terms = _terms(into, out, block, align)
-        fits = [_fitted(terms[:, j], seen[:, j]) for j in range(len(costs.names))]
-        rest, miss = _fitted(_between(out, costs.positions, align), seen[:, -1])
+        terms = _terms(into, out, block, align) * share[..., None]
+        fits = [_fitted(terms[:, j], (seen * share)[:, j]) for j in range(len(costs.names))]
+        rest, miss = _fitted(_between(out, costs.positions, align) * share, (seen * share)[:, -1])
         misses = sum(m for _, m in fits) + miss
-        if misses < least - 1e-9 * np.square(seen).sum():  # where two fit alike, the simpler
+        if misses < least - 1e-9 * np.square(seen * share).sum():  # where two fit alike, the simpler
             layers = {name: tuple(found.tolist()) for name, (found, _) in zip(costs.names, fits, strict=True)}
             best, least = LayerTable(block, align, layers, tuple(rest.tolist())), misses
     assert best is not None
