@@ -12,11 +12,10 @@ import tempfile
 from pathlib import Path
 
 from yolo_slim.config import check
+from yolo_slim.report.numbers import table
+from yolo_slim.report.tables import EXPORT_HEAD
 from yolo_slim.report.tables import exported as line
-from yolo_slim.report.tables import table
 from yolo_slim.stages.export import complaints, exported
-
-HEAD = ("file", "precision", "MB", "runtime", "difference", "mAP50-95 (points)")
 
 
 def main() -> int:
@@ -34,7 +33,7 @@ def main() -> int:
     config = check({"model": args.model, "data": args.data, "imgsz": args.imgsz, "export": asked})
     with tempfile.TemporaryDirectory() as folder:
         _, rows = exported(config, Path(args.model), Path(folder))
-    print(table(HEAD, map(line, rows)))
+    print(table(EXPORT_HEAD, map(line, rows)))
     wrong = [text for row in rows for text in complaints(row)]
     print(*wrong, sep="\n")
     return bool(wrong)

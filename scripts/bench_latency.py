@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from yolo_slim import checkpoint, measure
+from yolo_slim import checkpoint
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, select, trace
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
+from yolo_slim.stages.clock import Clock, medians, random_widths, slimmed, timed
 
 
 class Timer:
@@ -36,8 +36,8 @@ class Timer:
         """Of the original's median time."""
         with tempfile.TemporaryDirectory() as folder:
             run, _ = self.clock.start(slim, Path(folder))
-            ms = measure.in_turn({"whole": self.whole, "slim": run}, self.runs, warmup=3, told=None)
-        return float(np.median(ms["slim"]) / np.median(ms["whole"]))
+            before, after = medians(self.whole, run, self.runs)
+        return after / before
 
 
 def predictions(detector: nn.Module, wiring: Trace, table: LayerTable, timer: Timer, cuts: int) -> None:

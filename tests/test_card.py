@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import PX, run
 from ultralytics import YOLO
 
 from yolo_slim import checkpoint, record
+from yolo_slim.stages.common import sign
 
 pytest_plugins = ["tiny"]
 
@@ -53,3 +55,13 @@ def test_a_checkpoint_without_a_card_has_none(original: Path) -> None:
     assert checkpoint.card(original) == {}
     answer = run("inspect", original, f"imgsz={PX}")
     assert answer.code == 0 and "Made from" not in answer.out
+
+
+def test_a_data_set_is_not_where_a_detector_comes_from(original: Path, data: Path, tmp_path: Path) -> None:
+    """One that was trained from a model YAML was made from no checkpoint, whatever else went in."""
+    trained = tmp_path / "trained.pt"
+    shutil.copy(original, trained)
+    sign(trained, [data], {"stage": "original", "settings": {}})
+    assert checkpoint.card(trained).keys() == {"steps", "versions"}
+    sign(trained, [data, original], {"stage": "original", "settings": {}})
+    assert checkpoint.card(trained)["source"]["file"] == original.name

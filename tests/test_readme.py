@@ -14,8 +14,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 import yolo_slim
 from yolo_slim import deploy
-from yolo_slim.cli import STAGES
-from yolo_slim.config import read_config
+from yolo_slim.cli import STAGES, configured
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -67,7 +66,7 @@ def test_python_block_runs(number, place, monkeypatch):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_shell_line_names_what_exists(line):
+def test_shell_line_names_what_exists(line, monkeypatch):
     words = shlex.split(line)
     if words[0] == "make":
         assert re.search(rf"^[\w -]*\b{re.escape(words[1])}\b[\w -]*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -76,10 +75,8 @@ def test_shell_line_names_what_exists(line):
             assert name == "CONFIG" and (ROOT / value).is_file()
     elif words[0] == "yolo-slim":
         assert words[1] in STAGES
-        files = [w for w in words[2:] if "=" not in w and not w.endswith(".pt")]
-        assert not [w for w in words[2:] if w.endswith(".pt") and "=" not in w] or words[1] == "inspect"
-        read_from = [f"model={w}" if w.endswith(".pt") and "=" not in w else w for w in words[2:]]
-        read_config(ROOT / files[0] if files else None, [w for w in read_from if "=" in w])
+        monkeypatch.chdir(ROOT)
+        configured(words[2:])
     elif words[0] == "python":
         told = subprocess.run([sys.executable, ROOT / words[1], "--help"], capture_output=True, text=True, check=True)
         assert all(flag in told.stdout for flag in words[2:] if flag.startswith("--"))

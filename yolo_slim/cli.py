@@ -6,9 +6,12 @@ import json
 import os
 import sys
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolo_slim.errors import SlimError
+
+if TYPE_CHECKING:
+    from yolo_slim.config import Config
 
 STAGES = {
     "run": "all stages in order, skipping what is done",
@@ -84,20 +87,29 @@ def _main(words: list[str]) -> int:
     if any(w in ("-h", "--help") for w in rest):
         print(_stage_help(stage))
         return 0
-    from yolo_slim.config import read_config
-
     if flags := [w for w in rest if w.startswith("-")]:
         raise SlimError(
             f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
         )
+    config = configured(rest)
+    _stage(stage)(config)
+    return 0
+
+
+def configured(rest: list[str]) -> Config:
+    """What the words after the stage say: a YAML, or a checkpoint to look at, and key=value words.
+
+    Raises:
+        SlimError: more than one file, or settings that are wrong.
+    """
     files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
     if files and files[0].endswith(".pt"):
         files, settings = [], [f"model={files[0]}", *settings]
-    config = read_config(files[0] if files else None, settings)
-    _stage(stage)(config)
-    return 0
+    from yolo_slim.config import read_config
+
+    return read_config(files[0] if files else None, settings)
 
 
 def _stage(name: str) -> Any:

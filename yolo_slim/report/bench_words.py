@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_slim.report.numbers import digits, ratio, table
+from yolo_slim.report.numbers import DASH, digits, ratio, spread, table
 
 BENCH_HEAD = ("runtime", "threads", "batch", "original, ms [p10–p90]", "slim, ms [p10–p90]", "faster", "became speed")
 SHOWN = 5
@@ -22,25 +22,25 @@ def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
         after = rows[runtime, threads, batch, stage]
         faster = f"{before['median'] / after['median']:.2f}×"
         share = became(before["median"], after["median"], bench["flops"])
-        lines.append([runtime, str(threads), str(batch), _spread(before), _spread(after), faster, share])
+        lines.append([runtime, str(threads), str(batch), spread(before), spread(after), faster, share])
     return lines
 
 
 def became(before: float, after: float, flops: dict[str, float]) -> str:
     """What share of the FLOPs cut became speed: 100 % where time fell as FLOPs did."""
     saved = 1 - flops["slim"] / flops["original"]
-    return f"{(1 - after / before) / saved:.0%}" if saved > 0 else "–"
+    return f"{(1 - after / before) / saved:.0%}" if saved > 0 else DASH
 
 
 def behind(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The layers that take longer than their FLOPs promise, the furthest behind first, each with `promised_ms`."""
-    told = [
-        {**layer, "promised_ms": layer["before_ms"] * layer["macs_after"] / layer["macs_before"]}
-        for layer in layers
-        if layer["macs_before"]
-    ]
-    late = [layer for layer in told if layer["after_ms"] > layer["promised_ms"]]
-    return sorted(late, key=lambda layer: layer["promised_ms"] - layer["after_ms"])[:SHOWN]
+    """The layers that take longer than their FLOPs promise, the furthest behind first."""
+    late = [layer for layer in layers if layer["after_ms"] > promised(layer)]
+    return sorted(late, key=lambda layer: promised(layer) - layer["after_ms"])[:SHOWN]
+
+
+def promised(layer: dict[str, Any]) -> float:
+    """Milliseconds, if time fell as FLOPs did."""
+    return layer["before_ms"] * layer["macs_after"] / layer["macs_before"]
 
 
 def bench_sentences(bench: dict[str, Any]) -> list[str]:
@@ -76,15 +76,11 @@ def _layers(layers: list[dict[str, Any]]) -> str:
     rows = [
         [
             f"`{layer['layer']}`",
-            ratio(layer["macs_after"], layer["macs_before"]) or "–",
+            ratio(layer["macs_after"], layer["macs_before"]) or DASH,
             digits(layer["before_ms"]),
-            digits(layer["before_ms"] * layer["macs_after"] / layer["macs_before"]) if layer["macs_before"] else "–",
+            digits(promised(layer)),
             digits(layer["after_ms"]),
         ]
         for layer in layers
     ]
     return table(head, rows)
-
-
-def _spread(ms: dict[str, float]) -> str:
-    return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"

@@ -31,6 +31,11 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
+def spread(ms: dict[str, float]) -> str:
+    """A latency: its median, and in brackets where the middle eight tenths lie."""
+    return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Markdown: the first column to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]

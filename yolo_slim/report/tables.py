@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from yolo_slim.report.compared import by_class, by_picture, by_runtime
-from yolo_slim.report.numbers import DASH, digits, median, points, ratio, table
+from yolo_slim.report.numbers import DASH, digits, median, points, ratio, spread, table
 
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
 LEGEND = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
@@ -85,8 +85,7 @@ def _result(row: dict[str, Any], base: dict[str, Any]) -> list[Cell]:
         value = row.get(key)
         cells.append((None if value is None else f"{value:.3f}", points(value, base.get(key))))
     ms = row.get("latency_ms")
-    spread = f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]" if ms else None
-    return [*cells, (spread, ratio(median(row), median(base)))]
+    return [*cells, (spread(ms) if ms else None, ratio(median(row), median(base)))]
 
 
 def _cell(value: str | None, change: str | None) -> str:

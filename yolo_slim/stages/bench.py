@@ -16,15 +16,16 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.clock import Clock
-from yolo_slim.stages.common import console, lineage, run_stage
+from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
 
 
 def bench(config: Config) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
     done = lineage(config)
-    if not done.keys() & {"pruned", "finetuned"}:
+    slim = slim_weights(config, done)
+    if slim is None:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
-    weights = {name: done[stage].output(config.folder / stage) for name, stage in _compared(done).items()}
+    weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
     chosen = config.bench
     runtimes = chosen.runtimes or ["torch", *(name for name in deploy.present() if name in deploy.PROFILES)]
     settings = {**chosen.model_dump(), "runtimes": runtimes, "imgsz": config.imgsz}
@@ -42,10 +43,6 @@ def bench(config: Config) -> Record:
         return {"json": folder / "bench.json", "page": page}, {"rows": content["rows"]}, {}
 
     return run_stage(config, "bench", settings, list(weights.values()), work)
-
-
-def _compared(done: dict[str, Record]) -> dict[str, str]:
-    return {"original": "original", "slim": "finetuned" if "finetuned" in done else "pruned"}
 
 
 def measured_in(config: Config, runtimes: list[str], detectors: dict[str, nn.Module]) -> dict[str, Any]:

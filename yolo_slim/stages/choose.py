@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, Curve, LayerTable, Selection, Start, Trace, plan_from_kept, select, trace
+from yolo_slim.channels import Costs, Curve, LayerTable, Meter, Selection, Start, Trace, plan_from_kept, select, trace
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
@@ -177,21 +177,13 @@ def follow_plan(
     wiring: Trace, outputs: dict[str, list[int]], chosen: Prune, layers: LayerTable | None = None
 ) -> Selection:
     """The plan as it stands, with what it comes to."""
-    plan, costs = plan_from_kept(wiring, outputs), Costs(wiring)
-    before, after = costs.of(costs.full), costs.of(plan.keeps(wiring))
-    free = np.concatenate([g.channels for g in wiring.free])
-    achieved = {
-        "flops": after.macs / before.macs,
-        "params": after.params / before.params,
-        "channels": float(plan.kept[free].mean()),
-    }
-    if layers:
-        ms, whole = (float(layers.many(costs, keeps[None])[0]) for keeps in (plan.keeps(wiring), costs.full))
-        achieved |= {"latency": ms / whole, "latency_ms": ms}
+    plan = plan_from_kept(wiring, outputs)
+    keeps = plan.keeps(wiring)
+    meter = Meter(wiring, np.array([g.reason is None for g in wiring.groups]), layers=layers)
     asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
     if chosen.ratio is not None:
         asked["channels"] = 1 - chosen.ratio
-    return Selection(plan, before, after, asked, achieved)
+    return Selection(plan, meter.before, meter.costs.of(keeps), asked, meter.of(keeps))
 
 
 def rehearse(config: Config) -> None:

@@ -121,8 +121,7 @@ def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> 
         run, layers = clock.start(detector, Path(folder))
         for i in track(range(len(keeps)), description=f"latency of layers, {clock.runtime}"):
             other, inside = (run, layers) if i == 0 else clock.start(slimmed(detector, wiring, keeps[i]), Path(folder))
-            ms = measure.in_turn({"whole": run, "slim": other}, chosen.runs, warmup=3, told=None)
-            whole, slim = (float(np.median(ms[name])) for name in ("whole", "slim"))
+            whole, slim = medians(run, other, chosen.runs)
             baselines.append(whole)
             shares.append(slim / whole)
             samples.append(inside())
@@ -133,6 +132,12 @@ def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> 
         for sample, share in zip(samples, shares, strict=True)
     ]
     return fit_layers(wiring, keeps, scaled), baseline
+
+
+def medians(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
+    """Milliseconds of two detectors, timed in turn."""
+    ms = measure.in_turn({"whole": whole, "slim": slim}, runs, warmup=3, told=None)
+    return float(np.median(ms["whole"])), float(np.median(ms["slim"]))
 
 
 def slimmed(detector: nn.Module, wiring: Trace, widths: np.ndarray) -> nn.Module:

@@ -55,7 +55,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     except OSError as e:
         raise SlimError(f"{stage}: cannot write {e.filename or folder}: {e.strerror or e}. Free some space") from e
     if stage in WEIGHTS:
-        sign(outputs["weights"], inputs[0] if inputs else None, {"stage": stage, "settings": settings, **metrics})
+        sign(outputs["weights"], inputs, {"stage": stage, "settings": settings, **metrics})
         metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
     done = Record(
         stage,
@@ -72,9 +72,10 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     return done
 
 
-def sign(weights: Path, start: Path | None, step: dict[str, Any]) -> None:
-    """Write into a checkpoint what it was made from, and how: the card of `start`, and one more step."""
-    begun = checkpoint.card(start) if start and start.suffix == ".pt" else {}
+def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
+    """Write into a checkpoint what it was made from, and how: the card of the first checkpoint, and one more step."""
+    start = next((path for path in inputs if path.suffix == ".pt"), None)
+    begun = checkpoint.card(start) if start else {}
     if not begun and start:
         begun = {"source": {"file": start.name, "sha256": record.sha256(start)}}
     numbers = {k: v for k, v in step.items() if k != "file_mb"}  # the card itself changes it
@@ -115,6 +116,12 @@ def lineage(config: Config) -> dict[str, Record]:
         chain[stage] = done
         made |= set(done.sums.values())
     return chain
+
+
+def slim_weights(config: Config, done: dict[str, Record]) -> Path | None:
+    """The weights of the last stage that made the detector slim, of a lineage."""
+    stage = next((stage for stage in ("finetuned", "pruned") if stage in done), None)
+    return done[stage].output(config.folder / stage) if stage else None
 
 
 def train_in(

@@ -16,7 +16,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.stages.common import console, finished, lineage, quietly, run_stage, split_of
+from yolo_slim.stages.common import console, lineage, quietly, run_stage, slim_weights, split_of
 from yolo_slim.training.calibrate import Batches
 
 THREADS = torch.get_num_threads()
@@ -38,11 +38,9 @@ class File(NamedTuple):
 
 def export(config: Config) -> Record:
     """runs/<name>/export/: slim.onnx and whatever else `export.formats` and `export.int8` ask for."""
-    slim = [stage for stage in lineage(config) if stage in ("pruned", "finetuned")]
-    if not slim:
+    start = slim_weights(config, lineage(config))
+    if start is None:
         raise SlimError(f"nothing to export in {config.folder}: run `yolo-slim prune` or `yolo-slim finetune` first")
-    start = finished(config, slim[-1])
-    assert start is not None
     if not config.data:
         raise SlimError("exported files are compared with PyTorch on real images: give data=path/to/data.yaml")
     if not config.export.formats + config.export.int8:
