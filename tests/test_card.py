@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PX, run
+from tiny import PX, refused, run
 from ultralytics import YOLO
 
 from yolo_slim import checkpoint, record
+from yolo_slim.deploy import card_in, export_file
 from yolo_slim.stages.common import sign
 
 pytest_plugins = ["tiny"]
@@ -55,6 +56,64 @@ def test_a_checkpoint_without_a_card_has_none(original: Path) -> None:
     assert checkpoint.card(original) == {}
     answer = run("inspect", original, f"imgsz={PX}")
     assert answer.code == 0 and "Made from" not in answer.out
+
+
+@pytest.fixture(scope="module")
+def exports(pruned: Path, data: Path) -> Path:
+    words = [f"runs={pruned.parent.parent.parent}", "name=c", f"data={data}", f"model={pruned}", f"imgsz={PX}"]
+    forms = ["export.formats=[onnx, openvino, torchscript, ncnn]", "export.int8=[onnx, openvino]"]
+    answer = run("export", *words, *forms, "export.images=1", "export.calib_images=2", "export.int8_tolerance=1")
+    assert answer.code == 0, answer
+    return pruned.parent.parent / "export"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "slim.onnx",
+        "slim_openvino_model",
+        "slim.torchscript",
+        "slim_ncnn_model",
+        "slim_int8.onnx",
+        "slim_int8_openvino_model",
+    ],
+)
+def test_every_export_carries_the_card(name: str, exports: Path, pruned: Path, original: Path) -> None:
+    carried = card_in(exports / name)
+    assert carried.pop("weights") == {"file": pruned.name, "sha256": record.sha256(pruned)}
+    assert carried.pop("plan") == checkpoint.load(pruned).yaml["slim"]["cuts"]
+    assert carried == checkpoint.card(pruned)
+    answer = run("inspect", f"{exports / name}/" if (exports / name).is_dir() else exports / name)
+    assert answer.code == 0, answer
+    assert answer.out.startswith(f"Exported from {pruned.name} (sha256 {record.sha256(pruned)})")
+    assert f"Made from {original.name}" in answer.out and "criterion=l1" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        pytest.param(None, "none.onnx", "there is no", id="not there"),
+        pytest.param(b"not a model", "text.onnx", "cannot read the metadata", id="not ONNX"),
+        pytest.param(b"not a model", "text.torchscript", "expected a checkpoint", id="not a zip file"),
+        pytest.param({}, "slim_openvino_model", "expected a checkpoint", id="empty folder"),
+        pytest.param({"metadata.yaml": "[oh"}, "slim_ncnn_model", "cannot read the metadata", id="broken YAML"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(content: object, name: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if isinstance(content, dict):
+        path.mkdir()
+        for inner, text in content.items():
+            (path / inner).write_text(text, encoding="utf-8")
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    refused(run("inspect", path), told, name)
+
+
+def test_an_export_of_others_carries_none(original: Path, tmp_path: Path) -> None:
+    file = export_file(original, tmp_path / "other.torchscript", PX, "torchscript")
+    assert card_in(file) == {}
+    assert "carries no model card" in run("inspect", file).out
 
 
 def test_a_data_set_is_not_where_a_detector_comes_from(original: Path, data: Path, tmp_path: Path) -> None:

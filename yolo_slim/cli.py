@@ -50,6 +50,9 @@ EXAMPLES = {
     "inspect": "yolo-slim inspect best.pt imgsz=320",
 }
 
+DETECTORS = (".pt", ".onnx", ".torchscript", "_model")
+"""How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns its exit code: 0 done, 2 the input is wrong, 130 interrupted."""
@@ -97,7 +100,7 @@ def _main(words: list[str]) -> int:
 
 
 def configured(rest: list[str]) -> Config:
-    """What the words after the stage say: a YAML, or a checkpoint to look at, and key=value words.
+    """What the words after the stage say: a YAML, or a checkpoint or an export to look at, and key=value words.
 
     Raises:
         SlimError: more than one file, or settings that are wrong.
@@ -105,7 +108,7 @@ def configured(rest: list[str]) -> Config:
     files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
-    if files and files[0].endswith(".pt"):
+    if files and files[0].rstrip("/").endswith(DETECTORS):
         files, settings = [], [f"model={files[0]}", *settings]
     from yolo_slim.config import read_config
 

@@ -1,5 +1,6 @@
 """Files for devices, and the proof that each agrees with PyTorch."""
 
+from yolo_slim.deploy.card import card_in
 from yolo_slim.deploy.compare import Exported, difference, with_nms
 from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
 from yolo_slim.deploy.profile import PROFILES, by_layer
@@ -12,6 +13,7 @@ __all__ = [
     "RUNTIMES",
     "Exported",
     "by_layer",
+    "card_in",
     "difference",
     "export_file",
     "file_mb",

@@ -13,6 +13,7 @@ from typing import Any
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 
+from yolo_slim.deploy.card import carry
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 
@@ -47,7 +48,15 @@ def taken(format: str) -> set[str]:
     return set(dict(zip(table["Argument"], table["Arguments"], strict=True))[format])
 
 
-def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", **arguments: Any) -> Path:
+def export_file(
+    weights: Path,
+    target: Path,
+    imgsz: int,
+    format: str = "onnx",
+    *,
+    card: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Path:
     """Export a checkpoint to `target`.
 
     Args:
@@ -55,6 +64,7 @@ def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", *
         target: the file, or for some formats the folder, to be written; it ends in `suffix(format)`.
         imgsz: image side in pixels.
         format: of Ultralytics' exporter.
+        card: plain values for the file to carry, read back by `card_in`.
         arguments: of Ultralytics' exporter, of those that the format takes; device and batch are cpu and 1 by default.
 
     Raises:
@@ -69,7 +79,10 @@ def export_file(weights: Path, target: Path, imgsz: int, format: str = "onnx", *
             with offline(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
-                written = Path(YOLO(copied).export(format=format, imgsz=imgsz, **arguments))
+                model = YOLO(copied)
+                if card:
+                    carry(model, card)
+                written = Path(model.export(format=format, imgsz=imgsz, **arguments))
         except (ImportError, ConnectionError) as e:
             raise SlimError(f"{format} export needs something that is not installed here: {e}") from e
         except OSError as e:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_slim import checkpoint, deploy
+from yolo_slim import checkpoint, deploy, record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
@@ -75,6 +75,13 @@ def _imgsz(config: Config) -> int:
     return config.export.imgsz or config.imgsz
 
 
+def _card(weights: Path) -> dict[str, Any]:
+    """What every file carries: the checkpoint's own card, which checkpoint that is, and the channels it kept."""
+    plan = (checkpoint.load(weights).yaml.get("slim") or {}).get("cuts", [])
+    begun = checkpoint.card(weights) or {"steps": [], "versions": record.versions()}
+    return {**begun, "weights": {"file": weights.name, "sha256": record.sha256(weights)}, "plan": plan}
+
+
 def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
     """The detector in a format; arguments that the format does not take are left out, and said."""
     asked = {"opset": config.export.opset, "simplify": config.export.simplify, "data": config.data}
@@ -86,7 +93,8 @@ def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
     if format == "engine":
         arguments["device"] = config.device.split(",")[0]
     with quietly():
-        return deploy.export_file(weights, folder / f"slim{deploy.suffix(format)}", _imgsz(config), format, **arguments)
+        target = folder / f"slim{deploy.suffix(format)}"
+        return deploy.export_file(weights, target, _imgsz(config), format, card=_card(weights), **arguments)
 
 
 def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:

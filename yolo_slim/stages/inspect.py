@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from yolo_slim import checkpoint
+from yolo_slim import checkpoint, deploy
 from yolo_slim.channels import Trace, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
@@ -19,13 +20,21 @@ COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/9
 DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
 """Of the sections that decide what a stage does."""
 
+DETECTORS = {".pt", ".yaml", ".yml"}
+"""What a detector comes in; anything else is an export of one."""
+
 NUMBERS = {"width", "group", "params", "MMACs"}
 FOLDING = {"tied to", "kept whole because"}
 PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 
 def inspect(config: Config) -> None:
-    """Print the table."""
+    """Print the table; of an exported file, what it carries about itself."""
+    if Path(config.model).suffix not in DETECTORS:
+        lines = history(deploy.card_in(Path(config.model)))
+        for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
+            console.print(line, markup=False)
+        return
     detector = checkpoint.load(config.model)
     wiring = trace(detector, config.imgsz)
     owner = {name: i for i, g in enumerate(wiring.groups) for name in g.producers}
@@ -54,8 +63,9 @@ def history(card: dict[str, Any]) -> list[str]:
     """What a model card tells: where the detector comes from, and every step with what it came to."""
     if not card:
         return []
-    source, made = card.get("source"), card["versions"]
-    lines = [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
+    source, weights, made = card.get("source"), card.get("weights"), card["versions"]
+    lines = [f"Exported from {weights['file']} (sha256 {weights['sha256']})"] if weights else []
+    lines += [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
     for step in card["steps"]:
         worth = f"  mAP50-95 {step['map50_95']:.3f} ({step['split']})" if step.get("map50_95") is not None else ""
         lines.append(
