@@ -23,12 +23,17 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from tiny import PX, Answer, colours, refused, run, run_alone
 
+from yolo_slim import checkpoint
+from yolo_slim.channels import trace
 from yolo_slim.config import RECOVERIES, Config, Prune, check, read_config, words
 from yolo_slim.errors import SlimError
+from yolo_slim.importance import Evidence
 from yolo_slim.report import draw, recommended, sentences, stays_within, sweep_markdown, sweep_plot
 from yolo_slim.report.sweep_plot import _apart
 from yolo_slim.report.sweep_words import cliff, failures, falls_off
 from yolo_slim.stages import executors
+from yolo_slim.stages.choose import judge
+from yolo_slim.stages.point import make
 from yolo_slim.stages.sweep import command, grid, section_of
 
 pytest_plugins = ["tiny"]
@@ -352,6 +357,25 @@ def typed(model: Path, data: Path, folder: Path) -> list[str]:
         "sweep.flops": "[0.8,0.6]",
     }
     return ["sweep", *(f"{key}={value}" for key, value in settings.items())]
+
+
+def test_a_criterion_is_asked_once(original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(*more: str) -> Config:
+        return read_config(None, [*typed(original, data, tmp_path)[1:], "sweep.recovery=[none]", *more])
+
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "yolo_slim.stages.point.judge", lambda *given: asked.append(given[2].criterion) or judge(*given)
+    )
+    points = grid(config(), original)[1:]
+    points[0].folder.mkdir(parents=True)
+    assert [make(point)[1] for point in points] == [None] * 4
+    assert asked == ["l1", "random"]
+    by_hand = judge(*(load := checkpoint.load(original), trace(load, PX), points[0].config.prune, Evidence()))
+    with np.load(points[0].folder / "scores" / "l1.npz") as kept:
+        assert kept.keys() == by_hand.keys() and all(np.array_equal(kept[name], by_hand[name]) for name in by_hand)
+    again = grid(config("prune.bn_fold=true"), original)[1]
+    assert make(again)[1] is None and asked == ["l1", "random", "l1"], "scores of other settings are others"
 
 
 KEYS = {f"{criterion}-x{share}-reconstruct" for criterion in ("l1", "random") for share in (0.8, 0.6)}

@@ -31,6 +31,7 @@ class Findings:
 
     curves: Curves | None = None  # what solver sensitivity goes by
     layers: LayerTable | None = None  # what latency targets go by
+    scores: dict[str, np.ndarray] | None = None  # what `judge` says of it whole
 
 
 NOTHING = Findings()
@@ -120,11 +121,12 @@ def choose(
         start: the detector before the first of several rounds, of which budgets and ratios are shares.
         whole: the trace before blocks were taken out, of which budgets are shares.
         gone: bool per channel; these go first, whatever they are worth.
-        found: for solver sensitivity and latency targets.
+        found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out.
     """
     start = start or Start(wiring, {})
     target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
-    scores = judge(detector, wiring, chosen, evidence)
+    known = found.scores if whole is None else None
+    scores = judge(detector, wiring, chosen, evidence) if known is None else known
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
     selection = select(

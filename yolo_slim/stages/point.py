@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -10,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from ultralytics.utils import torch_utils
 
 from yolo_slim import checkpoint, record
-from yolo_slim.config import Config
+from yolo_slim.channels import trace
+from yolo_slim.config import RECOVERIES, Config
 from yolo_slim.errors import SlimError
+from yolo_slim.importance import Evidence
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import Findings, evidence_from
+from yolo_slim.stages.choose import Findings, evidence_from, judge
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import measured, sums_of
 from yolo_slim.stages.prune import cut_to_plan
@@ -87,7 +92,30 @@ def make(point: Point) -> tuple[str, str | None]:
 
 def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     config = point.config
-    detector, found = checkpoint.load(point.weights), Findings(layers=layer_table(config))
-    result = cut_to_plan(detector, config.prune, config.imgsz, evidence_from(config), found=found)
+    detector, evidence = checkpoint.load(point.weights), evidence_from(config)
+    found = Findings(layers=layer_table(config), scores=_scores(point, detector, evidence))
+    result = cut_to_plan(detector, config.prune, config.imgsz, evidence, found=found)
     weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}
+
+
+def _scores(point: Point, detector: nn.Module, evidence: Evidence) -> dict[str, np.ndarray]:
+    """What the criterion says: the same for each of its points, so the first that has it leaves it for the others."""
+    name, folder = point.cell["criterion"], point.folder / "scores"
+    own = {"target", "ratio", *(name for recovery in RECOVERIES.values() for name in recovery)}
+    prune = {key: value for key, value in point.config.prune.model_dump(mode="json").items() if key not in own}
+    settings = {"prune": prune, "imgsz": point.config.imgsz}
+    if known := record.unchanged(folder, name, settings, point.inputs, f"{name}.json"):
+        with np.load(known.output(folder, "scores")) as scores:
+            return dict(scores)
+    start = time.time()
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.npz"
+    scores = judge(detector, trace(detector, point.config.imgsz), point.config.prune, evidence)
+    content = io.BytesIO()
+    np.savez(content, **scores)
+    record.write_bytes(file, content.getvalue())
+    outputs, sums = {"scores": file.name}, {"scores": record.sha256(file)}
+    seconds, versions = round(time.time() - start, 1), record.versions()
+    record.write(folder, Record(name, settings, point.inputs, outputs, sums, {}, seconds, versions), f"{name}.json")
+    return scores

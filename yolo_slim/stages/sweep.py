@@ -105,6 +105,8 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
     where = executor(config.sweep, missing[0].threads, folder / "workers.log")
+    # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
+    missing.sort(key=lambda point: -point.cell["flops_asked"])
     told = track(make_all(missing, where), description="points", total=len(missing))
     failed = {key: why for key, why in told if why}
     if len(failed) == len(points) - 1:
