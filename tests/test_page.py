@@ -19,9 +19,10 @@ from tiny import PX, colours, run
 
 from yolo_slim import record
 from yolo_slim.record import Record
-from yolo_slim.report import markdown, most_changed, page, picture
+from yolo_slim.report import markdown, most_changed, page, picture, summary
 from yolo_slim.report.changes import changed, iou, same
-from yolo_slim.report.compared import by_class, classes, timed
+from yolo_slim.report.compared import by_class, classes, quickest, timed
+from yolo_slim.report.numbers import digits
 
 pytest_plugins = ["handmade", "tiny"]
 
@@ -46,13 +47,33 @@ def seen(text: str) -> str:
 def test_the_headline_is_what_one_came_for(whole, tmp_path):
     text = page(whole, tmp_path)
     top = seen(text[text.index('<dl class="headline">') : text.index("</dl>")])
-    for much in ("×0.47", "×0.50", "×1.33", "−2.4"):
+    for much in ("×0.47", "×0.50", "×1.67", "−2.4"):
         assert f" {much} " in top
-    assert "parameters ×0.47 2.00 → 0.940 M" in top and "faster ×1.33 40.0 → 30.0 ms, PyTorch" in top
+    assert "parameters ×0.47 2.00 → 0.940 M" in top
+
+
+@pytest.mark.parametrize(
+    ("ms", "said"),
+    [
+        pytest.param({}, ("onnxruntime", 10.0, 6.0), id="one image at a time, whatever more at once is"),
+        pytest.param({("openvino", 1, "slim"): 5.9}, ("openvino", 8.0, 5.9), id="where the slim detector is quickest"),
+        pytest.param(None, ("PyTorch", 40.0, 30.0), id="no benchmark: as the stages were timed"),
+    ],
+)
+def test_how_much_faster_is_told_of_the_quickest_runtime(ms, said, whole, tmp_path):
+    for row in whole["bench"]:
+        row["latency_ms"]["median"] = (ms or {}).get(
+            (row["runtime"], row["batch"], row["stage"]), row["latency_ms"]["median"]
+        )
+    whole["bench"] = whole["bench"] if ms is not None else None
+    runtime, before, after = said
+    assert quickest(whole) == said
+    way = f"{digits(before)} → {digits(after)} ms, {runtime}"
+    assert way in seen(page(whole, tmp_path)) and way in summary(whole)
 
 
 def test_a_slower_detector_is_not_called_faster(whole, tmp_path):
-    whole["rows"][1]["latency_ms"]["median"] = 50.0
+    whole["rows"][1]["latency_ms"]["median"], whole["bench"] = 50.0, None
     text = seen(page(whole, tmp_path))
     assert "the speed: slower ×0.80 40.0 → 50.0 ms" in text and "faster" not in text
 

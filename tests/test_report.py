@@ -27,14 +27,14 @@ def line(page: str, start: str) -> str:
 
 def test_summary_compares_the_first_row_with_the_last(report):
     assert summary(report) == (
-        "bccd, original → finetuned: FLOPs ×0.50, parameters ×0.47, file ×0.48, latency ×0.75 (40.0 → 30.0 ms); "
-        "mAP50-95 0.595 → 0.571 (−2.4 points) on test."
+        "bccd, original → finetuned: FLOPs ×0.50, parameters ×0.47, file ×0.48, latency ×0.75 "
+        "(40.0 → 30.0 ms, PyTorch); mAP50-95 0.595 → 0.571 (−2.4 points) on test."
     )
 
 
 def test_summary_does_not_hide_a_loss(report):
     report["rows"][1]["latency_ms"]["median"] = 50.0
-    assert "latency ×1.25 (40.0 → 50.0 ms)" in summary(report)
+    assert "latency ×1.25 (40.0 → 50.0 ms, PyTorch)" in summary(report)
 
 
 def test_summary_leaves_out_what_was_not_measured(report):

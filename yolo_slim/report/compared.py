@@ -45,6 +45,20 @@ def timed(report: dict[str, Any]) -> dict[tuple[str, int, int], list[dict[str, A
     return found
 
 
+def quickest(report: dict[str, Any]) -> tuple[str, float, float] | None:
+    """The runtime that the last detector is quickest in, one image at a time where that was measured: (its name,
+    milliseconds of the first detector, of the last). None: fewer than two were timed."""
+    found = [
+        (batch, median(timings[-1]), runtime.split()[0], median(timings[0]))
+        for (runtime, _, batch), timings in timed(report).items()
+        if len(timings) > 1
+    ]
+    if not found:
+        return None
+    _, after, runtime, before = min(found)
+    return runtime, before, after
+
+
 def by_runtime(report: dict[str, Any]) -> Part | None:
     """Latency of each runtime; only where there was a benchmark, for the table of stages has the rest."""
     if not report.get("bench"):

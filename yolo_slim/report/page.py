@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from yolo_slim.report.before_after_charts import latency, per_class, widths
-from yolo_slim.report.compared import changes_said
-from yolo_slim.report.numbers import digits, median, points, ratio
+from yolo_slim.report.compared import changes_said, quickest
+from yolo_slim.report.numbers import digits, points, ratio
 from yolo_slim.report.tables import EXPORT_HEAD, LEGEND, conditions, exported, notes, results, summary
 from yolo_slim.report.training_charts import scales, training
 from yolo_slim.report.worth_charts import rounds, trade_off
@@ -62,11 +62,10 @@ def headline(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         (ratio(last.get(key), first.get(key)), word, _way(first.get(key), last.get(key), unit, name))
         for key, word, unit, name in (("params", "parameters", 1e6, "M"), ("flops", "FLOPs", 1e9, "GFLOPs"))
     ]
-    before, after = median(first), median(last)
-    if quicker := ratio(before, after):
-        runtime = report["measured_on"]["runtime"].split()[0]
+    if timings := quickest(report):
+        runtime, before, after = timings
         word = "faster" if before >= after else "the speed: slower"
-        found.append((quicker, word, f"{_way(before, after, 1, 'ms')}, {runtime}"))
+        found.append((ratio(before, after), word, f"{_way(before, after, 1, 'ms')}, {runtime}"))
     if change := points(last.get("map50_95"), first.get("map50_95")):
         way = f"{first['map50_95']:.3f} → {last['map50_95']:.3f} on {report['split']}"
         found.append((change, "points of mAP50-95", way))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from yolo_slim.report.compared import by_class, by_picture, by_runtime
+from yolo_slim.report.compared import by_class, by_picture, by_runtime, quickest
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio, spread, table
 
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
@@ -49,9 +49,9 @@ def summary(report: dict[str, Any]) -> str:
     first, last = rows[0], rows[-1]
     pairs = {what: ratio(last.get(key), first.get(key)) for what, key in GAINS.items()}
     gains = [f"{what} {x}" for what, x in pairs.items() if x]
-    before, after = median(first), median(last)
-    if quicker := ratio(after, before):
-        gains.append(f"latency {quicker} ({digits(before)} → {digits(after)} ms)")
+    if found := quickest(report):
+        runtime, before, after = found
+        gains.append(f"latency {ratio(after, before)} ({digits(before)} → {digits(after)} ms, {runtime})")
     parts = [part for part in (", ".join(gains), _accuracy(first, last, report.get("split"))) if part]
     return f"{report['name']}, {first['stage']} → {last['stage']}: {'; '.join(parts)}."
 
