@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import PX, refused, run
+from tiny import PX, contents, refused, run
 
+from yolo_slim import deploy
 from yolo_slim.channels import trace
 from yolo_slim.checkpoint import load
 from yolo_slim.deploy.profile import by_layer, module_of
@@ -16,7 +18,8 @@ from yolo_slim.report import bench_markdown, bench_rows, bench_sentences
 
 pytest_plugins = ["tiny"]
 
-RUNTIMES = ["torch", "onnxruntime", "openvino"]
+LAYERED = ["torch", "onnxruntime", "openvino"]
+RUNTIMES = [*LAYERED, "torchscript", "ncnn", "opencv"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_every_runtime_times_both_detectors(benched: tuple[Path, list[str]]) -> 
 
 def test_every_layer_is_timed_before_and_after(benched: tuple[Path, list[str]], original: Path) -> None:
     convs = trace(load(original), PX).convs
+    assert list(content(benched[0])["layers"]) == LAYERED
     for runtime, layers in content(benched[0])["layers"].items():
         assert [layer["layer"] for layer in layers] == list(convs), runtime
         assert all(layer["before_ms"] > 0 and layer["after_ms"] > 0 for layer in layers), runtime
@@ -95,6 +99,35 @@ def test_every_layer_is_timed_before_and_after(benched: tuple[Path, list[str]], 
 def test_it_is_not_done_twice(benched: tuple[Path, list[str]]) -> None:
     answer = run("bench", *benched[1])
     assert answer.code == 0 and "bench: done before" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        pytest.param([], 0, id="one that cannot is left out, and said"),
+        pytest.param(["bench.runtimes=[torchscript,opencv]"], 2, id="unless it was asked for"),
+    ],
+)
+def test_a_runtime_that_cannot_run_it(
+    asked: list[str], code: int, benched: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: Path, threads: int) -> Callable[[object], None]:
+        def run(images: object) -> None:
+            raise ZeroDivisionError("no such operator")
+
+        return run
+
+    left = {name: r._replace(open=broken) if name == "opencv" else r for name, r in deploy.RUNTIMES.items()}
+    monkeypatch.setattr("yolo_slim.deploy.runtimes.RUNTIMES", {n: left[n] for n in ("torchscript", "opencv")})
+    folder = benched[0]
+    before = contents(folder)
+    answer = run("bench", *benched[1], *asked, "bench.batches=[1]", "bench.runs=3")
+    assert answer.code == code and "opencv, batch 1" in answer.out + answer.err and "no such" in answer.out + answer.err
+    if code:
+        refused(answer)
+        assert contents(folder) == before, "what was measured before stays"
+    else:
+        assert {r["runtime"] for r in content(folder)["rows"]} == {"torch", "torchscript"}
 
 
 def test_without_a_slim_detector_there_is_nothing_to_compare(original: Path, tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ class Latency(Section):
 class Bench(Section):
     """The original and the slim detector side by side in the runtimes of this machine."""
 
-    runtimes: list[Literal["torch", "onnxruntime", "openvino"]] | None = Field(
+    runtimes: list[Literal["torch", "onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]] | None = Field(
         None, description="null: all that are installed"
     )
     threads: int | None = Field(None, ge=1, description="of each runtime; null: as many as the machine has cores")

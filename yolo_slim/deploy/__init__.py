@@ -5,7 +5,7 @@ from yolo_slim.deploy.compare import Exported, difference, with_nms
 from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
 from yolo_slim.deploy.profile import PROFILES, by_layer
 from yolo_slim.deploy.quantize import float_layers, quantize
-from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of
+from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of, version_of
 
 __all__ = [
     "PROFILES",
@@ -25,5 +25,6 @@ __all__ = [
     "runtime_of",
     "suffix",
     "taken",
+    "version_of",
     "with_nms",
 ]

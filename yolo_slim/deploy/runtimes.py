@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -150,6 +151,15 @@ def present() -> list[str]:
     return [name for name, runtime in RUNTIMES.items() if importlib.util.find_spec(runtime.module)]
 
 
+def version_of(runtime: str) -> str:
+    """The version that is installed.
+
+    Raises:
+        SlimError: the runtime is not installed.
+    """
+    return importlib.import_module(_installed(runtime).module).__version__
+
+
 def opened(file: Path, runtime: str, threads: int) -> Run:
     """A file, ready to be run.
 
@@ -161,10 +171,15 @@ def opened(file: Path, runtime: str, threads: int) -> Run:
     Raises:
         SlimError: the runtime is not installed, or cannot read the file.
     """
-    chosen = RUNTIMES.get(runtime, Runtime(runtime, "ultralytics", ultralytics))
-    if importlib.util.find_spec(chosen.module) is None:
-        raise SlimError(f"{runtime} is not installed: pip install yolo-slim[export]")
+    chosen = _installed(runtime)
     try:
         return chosen.open(file, threads)
     except Exception as e:  # each has errors of its own
         raise SlimError(f"{runtime} cannot read {file}: {type(e).__name__}: {e}") from e
+
+
+def _installed(runtime: str) -> Runtime:
+    chosen = RUNTIMES.get(runtime, Runtime(runtime, "ultralytics", ultralytics))
+    if importlib.util.find_spec(chosen.module) is None:
+        raise SlimError(f"{runtime} is not installed: pip install yolo-slim[export]")
+    return chosen

@@ -15,7 +15,7 @@ from yolo_slim.channels import Costs, trace
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.clock import Clock
+from yolo_slim.stages.clock import Clock, Started
 from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
 
 
@@ -27,7 +27,7 @@ def bench(config: Config) -> Record:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
     weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
     chosen = config.bench
-    runtimes = chosen.runtimes or ["torch", *(name for name in deploy.present() if name in deploy.PROFILES)]
+    runtimes = chosen.runtimes or ["torch", *deploy.present()]
     settings = {**chosen.model_dump(), "runtimes": runtimes, "imgsz": config.imgsz}
 
     def work(folder: Path) -> tuple:
@@ -52,16 +52,19 @@ def measured_in(config: Config, runtimes: list[str], detectors: dict[str, nn.Mod
     rows, layers = [], {}
     for runtime, batch in track(settings, description="bench"):
         clock = Clock(runtime, threads, config.imgsz, batch)
-        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-            ready = {
-                name: clock.start(detector, Path(folder))
-                for (name, detector), folder in zip(detectors.items(), (first, second), strict=True)
-            }
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                ready = _ready(detectors, clock, Path(folder))
+            except Exception as e:  # each runtime has errors of its own
+                if chosen.runtimes:
+                    raise SlimError(f"bench.runtimes: {runtime}, batch {batch}: {e}") from e
+                console.print(f"bench: {runtime}, batch {batch}, left out: {e}", markup=False)
+                continue
             times = measure.in_turn({name: run for name, (run, _) in ready.items()}, chosen.runs, told=None)
             for name, ms in times.items():
                 row = {"runtime": runtime, "threads": threads, "batch": batch, "stage": name}
                 rows.append({**row, "version": clock.version, "latency_ms": measure.spread(ms)})
-            if batch == chosen.batches[0]:
+            if clock.sees_layers and batch == chosen.batches[0]:
                 layers[runtime] = by_layer(detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz)
     return {
         "name": config.name,
@@ -73,6 +76,16 @@ def measured_in(config: Config, runtimes: list[str], detectors: dict[str, nn.Mod
         "layers": layers,
         "versions": record.versions(),
     }
+
+
+def _ready(detectors: dict[str, nn.Module], clock: Clock, folder: Path) -> dict[str, Started]:
+    """Each detector, started and run once."""
+    ready = {}
+    for name, detector in detectors.items():
+        (folder / name).mkdir()
+        ready[name] = clock.start(detector, folder / name)
+        ready[name][0]()
+    return ready
 
 
 def by_layer(detectors: dict[str, nn.Module], times: dict[str, dict[str, float]], imgsz: int) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ which a machine that slows down meanwhile leaves as it is.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +30,8 @@ from yolo_slim.stages.common import console, finished, quietly
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
 
+Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -41,16 +42,25 @@ class Clock:
     imgsz: int
     batch: int = 1
 
-    def start(self, detector: nn.Module, folder: Path) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
-        """Make a detector ready: what runs it on an image, and what tells the milliseconds of its layers."""
+    @property
+    def sees_layers(self) -> bool:
+        """Whether the runtime tells what its layers take."""
+        return self.runtime == "torch" or self.runtime in deploy.PROFILES
+
+    def start(self, detector: nn.Module, folder: Path) -> Started:
+        """Make a detector ready: what runs it on an image, and where it sees layers, what tells their milliseconds."""
         image = torch.rand(self.batch, 3, self.imgsz, self.imgsz)
         if self.runtime == "torch":
             torch.set_num_threads(self.threads)
             return measure.runner(detector, image), lambda: measure.by_layer(detector, image, PROFILED)
         weights = checkpoint.save(detector, folder / "timed.pt")
+        # Operators of ONNX files are named after modules, by which profiles know layers.
+        format = "onnx" if self.sees_layers else deploy.RUNTIMES[self.runtime].format
+        arguments = {"batch": self.batch} if "batch" in deploy.taken(format) else {}
+        file = folder / f"timed{deploy.suffix(format)}"
         with quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporter, at every export
-            file = deploy.export_file(weights, folder / "timed.onnx", self.imgsz, batch=self.batch)
+            deploy.export_file(weights, file, self.imgsz, format, **arguments)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 
@@ -62,7 +72,7 @@ class Clock:
     @property
     def version(self) -> str:
         """Of the runtime."""
-        return importlib.metadata.version(self.runtime)
+        return torch.__version__ if self.runtime == "torch" else deploy.version_of(self.runtime)
 
     @property
     def conditions(self) -> dict[str, Any]:
