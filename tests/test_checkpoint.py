@@ -103,6 +103,7 @@ def test_a_yaml_gives_an_untrained_detector(tmp_path: Path) -> None:
         pytest.param("nc: 4\nbackbone: [[-1, 1, Foo, [8]]]\nhead: []\n", "Foo", id="a layer that does not exist"),
         pytest.param("nc: 4\n", "backbone", id="no layers"),
         pytest.param("nc: [", "cannot build", id="no YAML"),
+        pytest.param(TINY.replace("Detect, [nc]", "Segment, [nc, 8, 16]"), "segment", id="for another task"),
     ],
 )
 def test_a_model_yaml_that_cannot_be_built(tmp_path: Path, text: str | None, expected: str) -> None:

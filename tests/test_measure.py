@@ -147,6 +147,15 @@ def test_accuracy_leaves_the_checkpoint_and_the_folder_alone(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_too_small_to_be_read_are_refused(original: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    data = tmp_path / "small.yaml"
+    data.write_text("train: images\nval: images\nnames: [a, b, c, d]\n")
+    with pytest.raises(SlimError, match=f"cannot validate on 'val' of {data}: No valid images"):
+        accuracy(original, str(data), PX, "val")
+
+
 @pytest.mark.parametrize("split", ["test", "dev"], ids=["one that this set lacks", "one that no set has"])
 def test_a_split_that_is_not_there_is_refused(original: Path, data: Path, split: str) -> None:
     with pytest.raises(SlimError, match=f"cannot validate on '{split}' of {data}"):

@@ -299,6 +299,13 @@ def test_excluded_layers_stay_whole(v5n, exclude, whole):
     assert expected and expected <= stays
 
 
+def test_nothing_left_to_prune_is_refused(v5n):
+    """A ratio of nothing would be met by nothing, and a detector that is not slim called pruned."""
+    _, found = v5n
+    with pytest.raises(SlimError, match=r"prune\.exclude keeps every layer whole"):
+        select(found, random_scores(found), ratio=0.3, exclude=["*"])
+
+
 def test_exclude_outweighs_layers():
     found = trace(Line(1, 8, 8, 1), 1)
     selection = select(found, {g: np.arange(8) for g in "01"}, layers={"*": 0.5}, exclude=["0"], **EXACT)

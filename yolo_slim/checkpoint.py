@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics import __version__ as ultralytics_version
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
 
@@ -63,6 +63,8 @@ def build(model_yaml: str) -> nn.Module:
         ) from e
     except Exception as e:
         raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
+    if (task := guess_model_task(detector.yaml)) != "detect":
+        raise SlimError(f"expected a detection model in {model_yaml}, got one to {task}: that is not supported")
     detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
     return detector.eval()
 

@@ -174,6 +174,8 @@ def _patterns(
     share = np.full(len(trace.groups), np.nan)
     for pattern in exclude:
         free[_matching(trace.groups, pattern, "prune.exclude", may_miss)] = False
+    if exclude and not free.any():
+        raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
     for pattern, ratio in layers.items():
         share[_matching(trace.groups, pattern, "prune.layers", may_miss)] = ratio
     return free, share

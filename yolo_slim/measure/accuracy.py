@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import remove_colorstr
 from ultralytics.utils.metrics import DetMetrics
 
 from yolo_slim.errors import SlimError
@@ -48,8 +49,10 @@ def accuracy(
         validator = DetectionValidator(save_dir=alias.parent, args=args)
         try:
             validator(model=module)
-        except (FileNotFoundError, SyntaxError) as e:
-            raise SlimError(f"cannot validate on '{split}' of {data}: {e}") from e
+        except (FileNotFoundError, SyntaxError, RuntimeError) as e:
+            if isinstance(e, RuntimeError) and "No valid images" not in str(e):
+                raise
+            raise SlimError(f"cannot validate on '{split}' of {data}: {remove_colorstr(str(e))}") from e
     box = validator.metrics.box
     found = {"map50": float(box.map50), "map50_95": float(box.map)}
     return {**found, "per_class": _per_class(validator.metrics)} if per_class else found
