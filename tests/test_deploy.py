@@ -53,6 +53,14 @@ def test_a_file_is_written_under_its_name_and_nothing_else(
     assert contents(seeing.parent).keys() == {"slim.pt"}
 
 
+def test_converters_keep_their_progress_to_themselves(
+    seeing: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    export_file(seeing, tmp_path / "slim_ncnn_model", PX, "ncnn")
+    print("afterwards")
+    assert capfd.readouterr().out == "afterwards\n"
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_stock_ultralytics_takes_the_file(format: str, exported: Callable[[str], Path], loaded: nn.Module) -> None:
     (found,) = YOLO(exported(format), task="detect").predict(np.full((PX, PX, 3), 127, np.uint8), imgsz=PX, conf=0.001)

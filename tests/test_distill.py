@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -404,6 +405,22 @@ def test_images_without_labels_are_supervised_by_the_teacher_alone(tmp_path, dat
         owners = {int(i) for i in batch["batch_idx"]}
         assert all(batch["labelled"][i] for i in owners), "labels beside those images are not read"
     assert all(0 < trainer.tloss[name] < math.inf for name in ("mimic", "binary", "box_loss"))
+
+
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        pytest.param(None, "Error loading data from", id="none at all"),
+        pytest.param(8, "No valid images", id="too small to be read"),
+    ],
+)
+def test_a_folder_without_images_to_add_is_refused(tmp_path, data, student, teacher, side, said):
+    (tmp_path / "more").mkdir()
+    if side:
+        cv2.imwrite(str(tmp_path / "more" / "a.png"), np.zeros((side, side, 3), np.uint8))
+    with pytest.raises(SlimError, match=said) as caught:
+        fit(DistillTrainer, student, tmp_path / "run", data, files=under(teacher, extra_images=str(tmp_path / "more")))
+    assert "training stopped at" in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("flags", [(True, False), (False, True), (False, False), (True, True)])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +79,7 @@ def export_file(
         copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"
         copied.symlink_to(weights.resolve())
         try:
-            with offline(), warnings.catch_warnings():
+            with offline(), _hushed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 model = YOLO(copied)
@@ -91,6 +94,21 @@ def export_file(
             raise SlimError(f"Ultralytics' {format} export of {weights} failed: {type(e).__name__}: {e}") from e
         put(written, target)
     return target
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Converters that are processes of their own (pnnx) tell their whole progress: not on this terminal."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def put(written: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils import LOGGER, RANK, remove_colorstr
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from yolo_slim import checkpoint
@@ -172,6 +172,9 @@ def train(
         raise SlimError(f"Ultralytics cannot start this training: {e}") from e
     try:
         trainer.train()
-    except OSError as e:
-        raise SlimError(f"training stopped at {e.filename or save_dir}: {e.strerror or e}") from e
+    except (OSError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and "No valid images" not in str(e):  # Ultralytics' word for a bad data set
+            raise
+        where, why = getattr(e, "filename", None) or save_dir, getattr(e, "strerror", None) or remove_colorstr(str(e))
+        raise SlimError(f"training stopped at {where}: {why}") from e
     return trainer
