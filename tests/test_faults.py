@@ -394,6 +394,11 @@ def test_a_budget_that_cannot_be_met(original: Path, runs: Path, words: list[str
             id="no such loss",
         ),
         pytest.param([RATIO, "finetune.distill.teacher=elsewhere.pt"], ["elsewhere.pt"], id="no such teacher"),
+        pytest.param(
+            [RATIO, "export.int8=[onnx]", "export.int8_float=[hed]"],
+            ["export.int8_float", "hed", "head"],
+            id="nothing to keep in float",
+        ),
     ],
 )
 def test_no_training_before_a_mistake_is_told(

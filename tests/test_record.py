@@ -12,7 +12,7 @@ from yolo_slim import record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import FILE, Record, read, sha256, unchanged, versions, write
-from yolo_slim.stages.common import run_stage
+from yolo_slim.stages.common import run_stage, sums_of
 
 
 @pytest.fixture
@@ -231,3 +231,13 @@ def test_an_output_that_changed_undoes_the_old_record(stage: Stage) -> None:
     with pytest.raises(KeyboardInterrupt):
         stage(ratio=0.5)
     assert record.read(stage.config.folder / "copied") is None
+
+
+def test_inputs_that_are_named_alike_are_told_apart(tmp_path: Path) -> None:
+    """A teacher at elsewhere/pruned/pruned.pt is not the pruned.pt of this run; one file named twice is one input."""
+    one, other = (tmp_path / run / "pruned" / "pruned.pt" for run in ("here", "elsewhere"))
+    for path in (one, other):
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parts[-3])
+    assert sums_of([one, one]) == {"pruned/pruned.pt": sha256(one)}
+    assert sums_of([one, other]) == {"pruned/pruned.pt": sha256(one), str(other): sha256(other)}

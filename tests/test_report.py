@@ -245,3 +245,11 @@ def test_scales_counts_every_scale_once_and_takes_the_log_where_there_is_one(rep
     assert right.get_lines()[0].get_ydata().tolist() == [0.6, 0.6, 0.6]
     report["sparsity"] = []
     assert len(scales(report).axes) == 1
+
+
+def test_targets_of_rounds_bear_their_units(report):
+    asked, achieved = {"flops": 0.5, "size_mb": 2.5, "latency_ms": 12.0}, {"flops": 0.49, "size_mb": 2.4}
+    row = {"round": 1, "asked": asked, "achieved": achieved, "map50_95_cut": 0.5, "map50_95_finetuned": 0.6}
+    report["iterations"] = {"map50_95_original": 0.6, "split": "val", "stopped": None, "rounds": [row]}
+    cells = line(markdown(report), "| 1 |").split(" | ")
+    assert cells[1:3] == ["flops ×0.500, 2.50 MB, 12.0 ms", "flops ×0.490, 2.40 MB"]

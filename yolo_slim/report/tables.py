@@ -118,13 +118,19 @@ def rounds(iterations: dict[str, Any]) -> str:
     lines = [("original", DASH, DASH, f"{base:.3f}", DASH)]
     for r in iterations["rounds"]:
         keys = list(r["asked"]) or ["flops"]  # shares by layer are no budget: what they cost is shown
-        shares = (", ".join(f"{key} ×{of[key]:.3f}" for key in keys if key in of) for of in (r["asked"], r["achieved"]))
+        shares = (", ".join(_amount(key, of[key]) for key in keys if key in of) for of in (r["asked"], r["achieved"]))
         maps = (r["map50_95_cut"], r["map50_95_finetuned"])
         cells = (_cell(None if m is None else f"{m:.3f}", points(m, base)) for m in maps)
         lines.append((r["round"], *(share or DASH for share in shares), *cells))
     legend = "Shares of the detector before the first round. In brackets: points of mAP against the original."
     stopped = iterations["stopped"]
     return "\n\n".join([table(head, lines), legend, *([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else [])])
+
+
+def _amount(key: str, value: float) -> str:
+    """What a target comes to: most are shares, some have a unit."""
+    units = {"size_mb": "MB", "latency_ms": "ms"}
+    return f"{digits(value)} {units[key]}" if key in units else f"{key} ×{value:.3f}"
 
 
 def conditions(report: dict[str, Any]) -> dict[str, str]:

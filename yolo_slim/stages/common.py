@@ -92,8 +92,12 @@ def check_device(device: str) -> None:
 
 
 def sums_of(inputs: list[Path]) -> dict[str, str]:
-    """folder/name -> sha256: what went in, wherever the run folder lies."""
-    return {f"{path.absolute().parent.name}/{path.name}": record.sha256(path) for path in inputs}
+    """folder/name -> sha256: what went in, wherever the run folder lies; the whole path where two are named alike."""
+    sums: dict[str, str] = {}
+    for path in dict.fromkeys(map(Path.absolute, inputs)):
+        short = f"{path.parent.name}/{path.name}"
+        sums[short if short not in sums else str(path)] = record.sha256(path)
+    return sums
 
 
 def finished(config: Config, stage: str) -> Path | None:

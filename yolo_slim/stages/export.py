@@ -71,6 +71,16 @@ def missing(config: Config) -> list[str]:
     return deploy.missing([*config.export.formats, *(f"int8 {format}" for format in config.export.int8)])
 
 
+def rehearse_export(config: Config) -> None:
+    """What is wrong with `export.int8_float` shows before hours of training.
+
+    Raises:
+        SlimError: a pattern that no convolution goes by.
+    """
+    if config.export.int8 and not missing(config):
+        deploy.float_layers(checkpoint.load(config.model), config.export.int8_float)
+
+
 def _imgsz(config: Config) -> int:
     return config.export.imgsz or config.imgsz
 

@@ -6,7 +6,7 @@ from yolo_slim.config import Config
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import rehearse
 from yolo_slim.stages.common import console
-from yolo_slim.stages.export import export, missing
+from yolo_slim.stages.export import export, missing, rehearse_export
 from yolo_slim.stages.finetune import finetune, rehearse_distill
 from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.report import report_stage
@@ -17,6 +17,7 @@ def run(config: Config) -> Record:
     """From detector to slim detector, with its report."""
     rehearse(config)
     rehearse_distill(config)
+    rehearse_export(config)
     if config.sparse_train.epochs:
         sparse_train(config)
     prune_stage(config)
