@@ -97,6 +97,8 @@ def select(
         )
     _check_solver(solver, scope, curves, tolerance, ratio, target)
     free, share = _patterns(trace, exclude, layers or {}, may_miss=whole is not None)
+    if exclude and not free.any() and not target:  # a target says itself that it cannot be met
+        raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
     space = _space(trace, scores, free, share, min_keep, min_channels, round_to, may_empty)
     total = None
     if whole is not None:
@@ -174,8 +176,6 @@ def _patterns(
     share = np.full(len(trace.groups), np.nan)
     for pattern in exclude:
         free[_matching(trace.groups, pattern, "prune.exclude", may_miss)] = False
-    if exclude and not free.any():
-        raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
     for pattern, ratio in layers.items():
         share[_matching(trace.groups, pattern, "prune.layers", may_miss)] = ratio
     return free, share
