@@ -18,13 +18,12 @@ from typing import Any
 
 import bench_peers as peers
 
-from yolo_slim import checkpoint
 from yolo_slim.config import Distill
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console, measured, train_arguments, train_in
+from yolo_slim.stages.common import console
 from yolo_slim.stages.finetune import lesson
-from yolo_slim.training.distill import SETTINGS, DistillTrainer
+from yolo_slim.training.distill import DistillTrainer
 from yolo_slim.training.trainer import SlimTrainer
 
 RECIPES: dict[str, tuple[str, dict[str, Any] | None]] = {
@@ -82,20 +81,15 @@ def make_trained(row: Lesson) -> dict[str, Any]:
     """Train from the cut, and measure."""
     peers.part(row.cut, "cut")
     start, teacher = row.cut.folder / "start.pt", Path(row.args.model)
-    config = row.cut.config(f"seed={row.seed}")
-    section, settings, extra, train, kind = row.section(), {}, {}, peers.train_as(row.args), SlimTrainer
+    config = row.cut.config(f"seed={row.seed}", f"name={row.folder.name}")
+    section, taught, train, kind = row.section(), None, peers.train_as(row.args), SlimTrainer
     if section:
-        settings = lesson(section, [teacher])
-        extra, kind = {SETTINGS: settings}, DistillTrainer
+        taught, kind = lesson(section, [teacher]), DistillTrainer
     elif row.recipe == "ultralytics":
         train = {**train, "distill_model": str(teacher)}
         shutil.rmtree(row.folder / "train", ignore_errors=True)  # SlimTrainer cannot resume such a training
-    arguments = train_arguments(config, row.args.epochs, train)
-    inputs = [start, teacher]
-    row.folder.mkdir(parents=True, exist_ok=True)
-    done = train_in(row.folder, kind, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-    weights = checkpoint.save(checkpoint.load(done / "best.pt"), row.folder / "trained.pt")
-    return {**measured(config, weights), "epochs": row.args.epochs}
+    done = peers.train_and_measure(config, start, row.args.epochs, train, kind, teacher, taught)
+    return {**done, "epochs": row.args.epochs}
 
 
 def rows_of(args: argparse.Namespace) -> list[Lesson]:

@@ -22,7 +22,7 @@ from yolo_slim.channels import Costs, LayerTable, Trace, cut, select, trace
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import Clock, medians, random_widths, slimmed, timed
+from yolo_slim.stages.clock import Clock, compared, random_widths, slimmed, timed
 
 
 class Timer:
@@ -33,11 +33,10 @@ class Timer:
         self.whole, _ = clock.start(detector, Path(self.folder.name))
 
     def share(self, slim: nn.Module) -> float:
-        """Of the original's median time."""
+        """Of the original's time."""
         with tempfile.TemporaryDirectory() as folder:
             run, _ = self.clock.start(slim, Path(folder))
-            before, after = medians(self.whole, run, self.runs)
-        return after / before
+            return compared(self.whole, run, self.runs)[1]
 
 
 def predictions(detector: nn.Module, wiring: Trace, table: LayerTable, timer: Timer, cuts: int) -> None:

@@ -36,6 +36,7 @@ from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training import trainer
 from yolo_slim.training.calibrate import dataset_info, first, recalibrate
+from yolo_slim.training.distill import SETTINGS
 from yolo_slim.training.trainer import SlimTrainer
 
 TRAIN = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.00143, "warmup_epochs": 1, "warmup_bias_lr": 0.0,
@@ -147,14 +148,15 @@ class Job:
         spec = json.loads(json.dumps(asdict(self.spec)))
         del spec["title"]
         model = self.args.smaller if self.spec.start == "smaller" else self.args.model
-        stamp = {"model": _sum(model), "imgsz": self.args.imgsz, **spec}
+        stamp = {"model": sum_of(model), "imgsz": self.args.imgsz, **spec}
         if part == "trained" or self.spec.before:
             stamp |= {"epochs": self.args.epochs, "train": self.train}
         return stamp
 
 
 @functools.cache
-def _sum(model: str) -> str:
+def sum_of(model: str) -> str:
+    """What tells one original from another: a file's sha256, or the name itself."""
     return record.sha256(Path(model)) if Path(model).is_file() else model
 
 
@@ -191,7 +193,7 @@ def slim(job: Job) -> dict[str, Any]:
         source, before = done.output(job.folder / "sparse"), {"before": done.metrics["map50_95"]}
     detector = checkpoint.load(source)
     for name, config in (("cut", bare), ("start", full)):
-        cut = cut_to_plan(detector, config.prune, config.imgsz, evidence(job))
+        cut = cut_to_plan(detector, config.prune, config.imgsz, evidence(job.args))
         checkpoint.save(cut.model, job.folder / f"{name}.pt")
     return before
 
@@ -225,7 +227,7 @@ def torch_pruned(job: Job) -> dict[str, Any]:
         before = {"before": landed["map50_95"]}
     narrow = peer.cut(source, *job.spec.words, job.args.imgsz, job.flops)
     checkpoint.save(narrow, job.folder / "cut.pt")
-    recalibrate(narrow, first(evidence(job).images, 256))
+    recalibrate(narrow, first(evidence(job.args).images, 256))
     checkpoint.save(narrow, job.folder / "start.pt")
     return before
 
@@ -258,9 +260,9 @@ def _evidence(data: str, imgsz: int, model: str) -> Evidence:
     return evidence_from(read_config(None, [f"model={model}", f"data={data}", f"imgsz={imgsz}"]))
 
 
-def evidence(job: Job) -> Evidence:
+def evidence(args: argparse.Namespace) -> Evidence:
     """The same training images for every row; read once."""
-    return _evidence(job.args.data, job.args.imgsz, job.args.model)
+    return _evidence(args.data, args.imgsz, args.model)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,10 +304,29 @@ def make_trained(job: Job) -> dict[str, Any]:
     if not epochs:
         return {**begun, "epochs": _before(job)}
     trainer_class, changed = (StockTrainer, {"warmup_bias_lr": 0.1}) if job.spec.stock else (SlimTrainer, {})
-    arguments = train_arguments(config, epochs, {**job.train, **changed})
-    trained = train_in(job.folder, trainer_class, start, settings={}, inputs=[start], extra={}, arguments=arguments)
-    weights = checkpoint.save(checkpoint.load(trained / "best.pt"), job.folder / "trained.pt")
-    return {**measured(config, weights), "epochs": _before(job) + epochs}
+    trained = train_and_measure(config, start, epochs, {**job.train, **changed}, trainer_class)
+    return {**trained, "epochs": _before(job) + epochs}
+
+
+def train_and_measure(
+    config: Config,
+    start: Path,
+    epochs: int,
+    train: dict[str, Any],
+    trainer_class: type[SlimTrainer] = SlimTrainer,
+    teacher: Path | None = None,
+    lesson: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a checkpoint in the row's folder; trained.pt is the best on the val split, whose numbers are returned.
+
+    A teacher is what the outcome depends on besides, a lesson what it teaches by (DistillTrainer's settings).
+    """
+    extra, inputs = ({SETTINGS: lesson} if lesson else {}), [start, *([teacher] if teacher else [])]
+    arguments, settings = train_arguments(config, epochs, train), lesson or {}
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train_in(folder, trainer_class, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
+    return measured(config, checkpoint.save(checkpoint.load(trained / "best.pt"), folder / "trained.pt"))
 
 
 MAKE = {"cut": make_cut, "trained": make_trained}

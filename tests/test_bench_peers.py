@@ -147,7 +147,7 @@ def test_rows_made_of_something_else_are_missing_and_remade(
     args = arguments("--recipes", "l1", "--seeds", "0")
     bench.make(args)
     makers.clear()
-    bench._sum.cache_clear()
+    bench.sum_of.cache_clear()
     change(bench, args)
     assert ("Still missing" in bench.table(args)) == bool(remade)
     bench.make(args)

@@ -371,7 +371,8 @@ def test_a_criterion_is_asked_once(original: Path, data: Path, tmp_path: Path, m
     points[0].folder.mkdir(parents=True)
     assert [make(point)[1] for point in points] == [None] * 4
     assert asked == ["l1", "random"]
-    by_hand = judge(*(load := checkpoint.load(original), trace(load, PX), points[0].config.prune, Evidence()))
+    detector = checkpoint.load(original)
+    by_hand = judge(detector, trace(detector, PX), points[0].config.prune, Evidence())
     with np.load(points[0].folder / "scores" / "l1.npz") as kept:
         assert kept.keys() == by_hand.keys() and all(np.array_equal(kept[name], by_hand[name]) for name in by_hand)
     again = grid(config("prune.bn_fold=true"), original)[1]

@@ -50,7 +50,7 @@ EXAMPLES = {
     "inspect": "yolo-slim inspect best.pt imgsz=320",
 }
 
-DETECTORS = (".pt", ".onnx", ".torchscript", "_model")
+MODELS = (".pt", ".onnx", ".torchscript", "_model")
 """How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
 
 
@@ -108,7 +108,7 @@ def configured(rest: list[str]) -> Config:
     files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
-    if files and files[0].rstrip("/").endswith(DETECTORS):
+    if files and files[0].rstrip("/").endswith(MODELS):
         files, settings = [], [f"model={files[0]}", *settings]
     from yolo_slim.config import read_config
 

@@ -13,7 +13,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import remove_colorstr
 from ultralytics.utils.metrics import DetMetrics
 
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, no_images
 
 
 def accuracy(
@@ -50,7 +50,7 @@ def accuracy(
         try:
             validator(model=module)
         except (FileNotFoundError, SyntaxError, RuntimeError) as e:
-            if isinstance(e, RuntimeError) and "No valid images" not in str(e):
+            if isinstance(e, RuntimeError) and not no_images(e):
                 raise
             raise SlimError(f"cannot validate on '{split}' of {data}: {remove_colorstr(str(e))}") from e
     box = validator.metrics.box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -31,7 +32,7 @@ class Findings:
 
     curves: Curves | None = None  # what solver sensitivity goes by
     layers: LayerTable | None = None  # what latency targets go by
-    scores: dict[str, np.ndarray] | None = None  # what `judge` says of it whole
+    scores: Callable[[], dict[str, np.ndarray]] | None = None  # what `judge` says of it whole, when it is asked for
 
 
 NOTHING = Findings()
@@ -126,7 +127,7 @@ def choose(
     start = start or Start(wiring, {})
     target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
     known = found.scores if whole is None else None
-    scores = judge(detector, wiring, chosen, evidence) if known is None else known
+    scores = known() if known else judge(detector, wiring, chosen, evidence)
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
     selection = select(

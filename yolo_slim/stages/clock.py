@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,8 +57,7 @@ class Clock:
         format = "onnx" if self.sees_layers else deploy.RUNTIMES[self.runtime].format
         arguments = {"batch": self.batch} if "batch" in deploy.taken(format) else {}
         file = folder / f"timed{deploy.suffix(format)}"
-        with quietly(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporter, at every export
+        with quietly():
             deploy.export_file(weights, file, self.imgsz, format, **arguments)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
@@ -126,14 +124,14 @@ def read(file: Path) -> LayerTable:
 def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:
     """Measure: the table in milliseconds, and what the detector as it is takes."""
     keeps = random_widths(wiring, chosen.samples)
-    samples, baselines, shares = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         run, layers = clock.start(detector, Path(folder))
-        for i in track(range(len(keeps)), description=f"latency of layers, {clock.runtime}"):
-            other, inside = (run, layers) if i == 0 else clock.start(slimmed(detector, wiring, keeps[i]), Path(folder))
-            whole, slim = medians(run, other, chosen.runs)
+        samples, baselines, shares = [layers()], [], [1.0]  # the first is the detector itself
+        for widths in track(keeps[1:], description=f"latency of layers, {clock.runtime}"):
+            other, inside = clock.start(slimmed(detector, wiring, widths), Path(folder))
+            whole, share = compared(run, other, chosen.runs)
             baselines.append(whole)
-            shares.append(slim / whole)
+            shares.append(share)
             samples.append(inside())
     baseline = float(np.median(baselines))
     # A profiled run takes longer than others: of it only the shares of the layers are taken.
@@ -144,10 +142,14 @@ def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> 
     return fit_layers(wiring, keeps, scaled), baseline
 
 
-def medians(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Milliseconds of two detectors, timed in turn."""
+def compared(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
+    """Median milliseconds of one detector, and the share of it that another takes.
+
+    The share is a median over runs that were timed in the same turn: a machine that is slower for a while is slower for
+    both of a pair, and the medians of each alone may come from different whiles.
+    """
     ms = measure.in_turn({"whole": whole, "slim": slim}, runs, warmup=3, told=None)
-    return float(np.median(ms["whole"])), float(np.median(ms["slim"]))
+    return float(np.median(ms["whole"])), float(np.median(np.divide(ms["slim"], ms["whole"])))
 
 
 def slimmed(detector: nn.Module, wiring: Trace, widths: np.ndarray) -> nn.Module:

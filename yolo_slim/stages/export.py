@@ -62,7 +62,8 @@ def export(config: Config) -> Record:
 def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
     """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
     detector = checkpoint.load(weights)
-    files = [*_floats(config, weights, folder), *_quantised(config, weights, detector, folder)]
+    card = _card(weights, detector)
+    files = [*_floats(config, weights, card, folder), *_quantised(config, weights, card, detector, folder)]
     return files, _judged(config, weights, detector, files)
 
 
@@ -85,14 +86,14 @@ def _imgsz(config: Config) -> int:
     return config.export.imgsz or config.imgsz
 
 
-def _card(weights: Path) -> dict[str, Any]:
+def _card(weights: Path, detector: nn.Module) -> dict[str, Any]:
     """What every file carries: the checkpoint's own card, which checkpoint that is, and the channels it kept."""
-    plan = (checkpoint.load(weights).yaml.get("slim") or {}).get("cuts", [])
+    plan = (detector.yaml.get("slim") or {}).get("cuts", [])
     begun = checkpoint.card(weights) or {"steps": [], "versions": record.versions()}
     return {**begun, "weights": {"file": weights.name, "sha256": record.sha256(weights)}, "plan": plan}
 
 
-def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
+def _written(config: Config, weights: Path, card: dict[str, Any], folder: Path, format: str) -> Path:
     """The detector in a format; arguments that the format does not take are left out, and said."""
     asked = {"opset": config.export.opset, "simplify": config.export.simplify, "data": config.data}
     # Ultralytics takes nms=False for a wish of its own: the head of newer detectors that needs none.
@@ -104,17 +105,19 @@ def _written(config: Config, weights: Path, folder: Path, format: str) -> Path:
         arguments["device"] = config.device.split(",")[0]
     with quietly():
         target = folder / f"slim{deploy.suffix(format)}"
-        return deploy.export_file(weights, target, _imgsz(config), format, card=_card(weights), **arguments)
+        return deploy.export_file(weights, target, _imgsz(config), format, card=card, **arguments)
 
 
-def _floats(config: Config, weights: Path, folder: Path) -> Iterator[File]:
+def _floats(config: Config, weights: Path, card: dict[str, Any], folder: Path) -> Iterator[File]:
     for format in config.export.formats:
         nms = config.export.nms and "nms" in deploy.taken(format)
         precision = "int8" if format in deploy.ROUNDED else "fp32"
-        yield File(format, precision, _written(config, weights, folder, format), nms)
+        yield File(format, precision, _written(config, weights, card, folder, format), nms)
 
 
-def _quantised(config: Config, weights: Path, detector: nn.Module, folder: Path) -> Iterator[File]:
+def _quantised(
+    config: Config, weights: Path, card: dict[str, Any], detector: nn.Module, folder: Path
+) -> Iterator[File]:
     """From files in float that are written for it alone."""
     chosen = config.export
     if not chosen.int8:
@@ -125,7 +128,7 @@ def _quantised(config: Config, weights: Path, detector: nn.Module, folder: Path)
     for format in chosen.int8:
         target = folder / f"slim_int8{deploy.suffix(format)}"
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            source = _written(config, weights, Path(place), format)
+            source = _written(config, weights, card, Path(place), format)
             yield File(format, "int8", deploy.quantize(format, source, target, images, floats), chosen.nms)
 
 

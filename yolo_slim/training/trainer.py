@@ -20,7 +20,7 @@ from ultralytics.utils import LOGGER, RANK, remove_colorstr
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, no_images
 
 THREADS = torch.get_num_threads()
 """torch's own choice. Ultralytics lowers it by one to leave a core to data loaders, which on a CPU it does not use."""
@@ -172,9 +172,11 @@ def train(
         raise SlimError(f"Ultralytics cannot start this training: {e}") from e
     try:
         trainer.train()
-    except (OSError, RuntimeError) as e:
-        if isinstance(e, RuntimeError) and "No valid images" not in str(e):  # Ultralytics' word for a bad data set
+    except OSError as e:
+        why = e.strerror or remove_colorstr(str(e))
+        raise SlimError(f"training stopped at {e.filename or save_dir}: {why}") from e
+    except RuntimeError as e:
+        if not no_images(e):
             raise
-        where, why = getattr(e, "filename", None) or save_dir, getattr(e, "strerror", None) or remove_colorstr(str(e))
-        raise SlimError(f"training stopped at {where}: {why}") from e
+        raise SlimError(f"training stopped at {save_dir}: {remove_colorstr(str(e))}") from e
     return trainer

@@ -1,0 +1,60 @@
+"""scripts/bench_equal_latency.py: the search meets the latency that was measured, and the rows hold what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_bench_peers import script
+from training_helpers import PX, draw_shapes, saved, tiny
+
+import yolo_slim
+from yolo_slim import SlimError, checkpoint
+from yolo_slim.measure import cost
+
+peers, latency = script("bench_peers"), script("bench_latency")
+bench = script("bench_equal_latency")
+
+
+@given(st.floats(0.31, 0.99), st.sampled_from([0.0, 0.3]))
+def test_the_search_comes_as_close_as_its_steps(wanted: float, reach: float) -> None:
+    def cut_at(asked: float) -> float:
+        if asked < reach:
+            raise SlimError("out of reach")
+        return asked**0.5  # half of the FLOPs is not half of the time
+
+    found = bench.as_fast(cut_at, wanted, lambda slim: slim)
+    assert abs(found - wanted**2) <= 0.5**bench.STEPS or found == pytest.approx(reach, abs=0.5**bench.STEPS)
+
+
+def test_a_latency_out_of_reach_is_told() -> None:
+    def cut_at(asked: float) -> float:
+        raise SlimError("out of reach")
+
+    with pytest.raises(SlimError, match=r"no cut comes near ×0\.200"):
+        bench.as_fast(cut_at, 0.2, lambda slim: slim)
+
+
+def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    data, detector = draw_shapes(tmp_path / "data"), tiny(tmp_path)
+    model = saved(detector, tmp_path / "model.pt")
+    smaller = yolo_slim.prune(detector, imgsz=PX, target={"flops": 0.6}, criterion="random", round_to=8).model
+    whole = cost(detector, PX).macs
+    monkeypatch.setattr(latency.Timer, "share", lambda _, slim: cost(slim, PX).macs / whole)  # a steady machine
+    monkeypatch.setattr(bench, "STEPS", 4)
+    words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
+    words += ["--imgsz", str(PX), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--epochs", "1"]
+    words += ["--runtime", "torch", "--timed-threads", "1"]
+    bench.main(words)
+    shown = capsys.readouterr().out
+    assert "Still missing" not in shown and "not available" not in shown
+    assert "`latency` is" in shown
+    wanted = cost(smaller, PX).macs / whole
+    kept = peers.read_rows(bench.read_arguments(words))
+    for row in bench.rows_of(bench.read_arguments(words)):
+        begun = peers.found(kept, row, "cut")
+        assert begun["latency"] == pytest.approx(1.0 if row.recipe == "original" else wanted, abs=0.15), row.recipe
+        if row.recipe in ("latency", "flops"):
+            assert checkpoint.is_slim(checkpoint.load(row.folder / "trained.pt"))
