@@ -15,6 +15,7 @@ from yolo_slim.channels import cut, plan_from_kept, relative_difference, silent,
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.choose import choose, evidence_from
+from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.sparse_train import _plan
 
 
@@ -97,6 +98,25 @@ def test_what_has_landed_is_neither_absorbed_nor_recalibrated(targeted):
     assert silent(before, wiring, kept)
     plain = cut(before, wiring, kept).state_dict()
     assert all(torch.equal(v, plain[k]) for k, v in after.state_dict().items())
+
+
+def test_what_stays_lands_where_recovery_would_put_it(tmp_path):
+    """Without a learning rate the landed weights are those of a cut that is refitted at once."""
+    still = "{batch: 4, nbs: 4, optimizer: SGD, warmup_epochs: 0, workers: 0, lr0: 0, weight_decay: 0, momentum: 0}"
+    landed = Sparse(tmp_path, "targeted", f"sparse_train.train={still}", "prune.reconstruct=lstsq")
+    config, original = read_config(None, landed.words), landed.detector("original")
+    at_once = cut_to_plan(original, config.prune, PX, evidence_from(config)).model
+    before = dict(
+        cut_to_plan(
+            original, config.prune.model_copy(update={"reconstruct": "none"}), PX, evidence_from(config)
+        ).model.named_parameters()
+    )
+    moved = 0
+    for name, p in landed.detector("pruned").named_parameters():
+        wanted = dict(at_once.named_parameters())[name]
+        assert torch.allclose(p, wanted, rtol=1e-3, atol=2e-3), name
+        moved += not torch.allclose(wanted, before[name], rtol=1e-2, atol=1e-2)
+    assert moved > 5, "or this shows nothing"
 
 
 def test_the_plan_is_an_input_of_pruning(targeted):

@@ -11,7 +11,7 @@ from torch import nn
 from ultralytics.nn.modules import C2f, Conv
 from ultralytics.nn.modules.block import ELAN1, RepNCSPELAN4
 
-from yolo_slim.channels import Plan, cut, masked, plan_from_kept, relative_difference, silent, trace, voices
+from yolo_slim.channels import Plan, cut, masked, plan_from_kept, relative_difference, silent, trace, voices, widened
 from yolo_slim.channels.groups import FIXED, same_wiring
 from yolo_slim.errors import SlimError
 
@@ -37,6 +37,19 @@ def count(net):
 def same_weights(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def comes_back(slim, net, found, kept):
+    """Whether it gives the network again, and values that changed after the cut are there after the next."""
+    if not same_weights(widened(slim, net, found, kept), net):
+        return False
+    other = copy.deepcopy(slim)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.add_(1)
+    wide = widened(other, net, found, kept)
+    state = cut(wide, found, kept).state_dict()
+    return all(torch.equal(state[name], value) for name, value in other.state_dict().items() if "tracked" not in name)
 
 
 # ---- masked equals cut ----
@@ -96,6 +109,8 @@ def test_masked_equals_cut_on_random_networks(first):
             "empty plan": relative_difference(net, cut(net, found, np.ones_like(kept)), x) != 0,
             "output": not relative_difference(masked(net, found, kept), slim, x) < TIGHT,
             "wiring": not same_wiring(found, kept, trace(slim, PX)),
+            "way back": not same_weights(widened(slim, net, found, kept), net)
+            or not comes_back(slim, net, found, kept),
         }
         if any(faults.values()):
             wrong[seed] = [fault for fault, seen in faults.items() if seen]

@@ -14,11 +14,11 @@ from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, s
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import cut, plan_from_kept, relative_difference, select, silent, trace
+from yolo_slim.channels import cut, plan_from_kept, relative_difference, select, silent, trace, widened
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
-from yolo_slim.training.landing import Fader, Landing
+from yolo_slim.training.landing import Drift, Fader, Landing
 from yolo_slim.training.targeted import PLAN, TargetedTrainer
 
 
@@ -32,6 +32,21 @@ class Targeted(TargetedTrainer):
         found = select(self.wiring, scores, scope="layer", ratio=0.5, round_to=1, min_channels=1)
         object.__setattr__(found, "scores", scores)
         return found
+
+    def made_up(self, detector, kept):
+        return {}
+
+
+class Drifting(Targeted):
+    """What stays makes up for what goes: here, by growing by half."""
+
+    def made_up(self, detector, kept):
+        slim = cut(detector, self.wiring, kept)
+        with torch.no_grad():
+            for p in slim.parameters():
+                p *= 1.5
+        now = dict(detector.named_parameters())
+        return {n: (p - now[n]).detach() for n, p in widened(slim, detector, self.wiring, kept).named_parameters()}
 
 
 class Restless(Targeted):
@@ -129,6 +144,27 @@ def test_those_that_stay_are_not_touched_by_it(tmp_path, data, start):
             assert torch.equal(tensor, before[name]), name
 
 
+def test_what_stays_makes_up_for_what_goes(tmp_path, data, start):
+    """No learning rate: landed and cut, the weights are those of a recovery at once, in the average as well."""
+    still = {"lr0": 0.0, "warmup_bias_lr": 0.0, "momentum": 0.0, "weight_decay": 0.0}
+    seen = []
+    trainer = fit(
+        watched(Drifting, lambda t: seen.append(t.drift.moved), "on_train_batch_start"),
+        start,
+        tmp_path,
+        data,
+        epochs=2,
+        files=files(),
+        **{**QUICK, **still},
+    )
+    assert seen == sorted(seen) and seen[0] == 0 and 0 < seen[2] < 1 and trainer.drift.moved == 1
+    kept = trainer.landing.kept
+    expected = dict(cut(checkpoint.load(start), trainer.wiring, kept).named_parameters())
+    for detector in (unwrap_model(trainer.model), trainer.ema.ema):
+        for name, p in cut(detector.float(), trainer.wiring, kept).named_parameters():
+            assert torch.allclose(p, 1.5 * expected[name], rtol=1e-4, atol=1e-6), name
+
+
 def test_batches_that_are_never_stepped_for_do_not_keep_it_up(tmp_path, data, start):
     """Three batches an epoch, a step every four: at the end two are left over."""
     trainer = fit(Targeted, start, tmp_path, data, epochs=2, files=files(landing=1.0), nbs=16, **QUICK)
@@ -149,7 +185,7 @@ def test_nothing_fades_while_the_rate_warms_up(tmp_path, data, start):
     assert seen == [1, 0, 0, 0]
 
 
-LANDS = {Targeted: files(landing=0.6), Restless: files(landing=0.6, rechoose=1)}
+LANDS = {cls: files(landing=0.6) for cls in (Targeted, Drifting)} | {Restless: files(landing=0.6, rechoose=1)}
 
 
 @pytest.fixture(scope="module", params=LANDS)
@@ -169,6 +205,8 @@ def test_a_resumed_landing_goes_on(tmp_path, data, start, whole, epoch):
     for name in ("kept", "start", "factor"):
         assert np.array_equal(getattr(again.landing, name), getattr(whole.landing, name))
     assert quiet(again) == [True, True] and again.steps == whole.steps
+    assert again.drift.moved == whole.drift.moved == 1 and again.drift.way.keys() == whole.drift.way.keys()
+    assert all(torch.equal(way, whole.drift.way[name]) for name, way in again.drift.way.items())
     rows = [[float(r["landed"]) for r in rows_of(run)] for run in (whole.save_dir, tmp_path)]
     assert rows[0] == rows[1]
 
@@ -215,6 +253,7 @@ class FadingStep(Step):
         wiring = trace(self.network, 8)
         bare.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
         bare.landing, bare.fader = Landing(0, 1, wiring.n_channels), Fader(wiring, self.network)
+        bare.drift = Drift({}, 0.0)
         kept = np.ones(wiring.n_channels, bool)
         kept[wiring.free[0].channels[0]] = False
         bare.landing.choose(wiring, kept, {g.name: np.zeros(g.size) for g in wiring.groups})

@@ -14,7 +14,7 @@ from yolo_slim.channels.reconstruct import reconstruct
 from yolo_slim.channels.rounds import SCHEDULES, Start, composed
 from yolo_slim.channels.select import Selection, select
 from yolo_slim.channels.sensitivity import Curve
-from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices
+from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices, widened
 from yolo_slim.channels.trace import trace
 
 __all__ = [
@@ -53,4 +53,5 @@ __all__ = [
     "survivors",
     "trace",
     "voices",
+    "widened",
 ]

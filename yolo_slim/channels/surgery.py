@@ -87,6 +87,30 @@ def _part_width(slim: nn.Module, trace: Trace, name: str, kept: np.ndarray, widt
     return width
 
 
+@torch.no_grad()
+def widened(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+    """`cut` undone: a copy of the detector at full width in which all that stays has the values that it has in `slim`.
+
+    What goes is as it was, the weights that read it included.
+    """
+    whole = duplicate(detector)
+    for conv in trace.convs.values():
+        layer, narrow = whole.get_submodule(conv.name), slim.get_submodule(conv.name)
+        out, into = (torch.as_tensor(_stay(slots, kept)) for slots in (conv.outputs, conv.inputs))
+        if conv.groups == 1:
+            layer.weight[out[:, None], into] = narrow.weight
+        else:  # depthwise, or in groups, which lose no inputs
+            layer.weight[out] = narrow.weight
+        if layer.bias is not None:
+            layer.bias[out] = narrow.bias
+    for norm in trace.norms.values():
+        layer, narrow, stay = whole.get_submodule(norm.name), slim.get_submodule(norm.name), _stay(norm.channels, kept)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(layer, name) is not None:
+                getattr(layer, name)[torch.as_tensor(stay)] = getattr(narrow, name)
+    return whole
+
+
 def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     """A copy at full width in which the channels to be removed are silenced: scale and shift set to zero.
 

@@ -13,7 +13,7 @@ from yolo_slim.stages.clock import timing
 PLANNED = {"targeted", "soft"}
 """Modes of sparse training that choose the channels themselves, by the `prune:` section."""
 RECOVERY = {"absorb", "reconstruct", "recalibrate"}
-"""Settings of `prune:` that have no say in which channels go."""
+"""Settings of `prune:` that have no say in which channels go: what those that stay make up for it by."""
 
 
 def decisive(config: Config) -> dict[str, Any]:

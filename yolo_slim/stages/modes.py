@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
-from yolo_slim.channels import Selection
+from yolo_slim.channels import Selection, cut, widened
 from yolo_slim.config import Config, check
 from yolo_slim.importance import Evidence
 from yolo_slim.stages.choose import Findings, choose, evidence_from
 from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.recover import recover
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.polarization import PolarizedTrainer
 from yolo_slim.training.soft import SoftTrainer
@@ -50,6 +52,16 @@ class Choosing(ForcedTrainer):
 
 class Targeted(Choosing, TargetedTrainer):
     """Soft landing of what the `prune:` section removes."""
+
+    def made_up(self, detector: nn.Module, kept: np.ndarray) -> dict[str, Tensor]:
+        """By the recovery that follows a cut: least squares, or what is absorbed."""
+        config, wiring = self.config, self.wiring
+        chosen = config.prune.model_copy(update={"recalibrate": 0})  # training measures its statistics itself
+        slim = cut(detector, wiring, kept)
+        slim = recover(slim, detector, wiring, kept, chosen, config.imgsz, self.evidence.images)
+        now = dict(detector.named_parameters())
+        after = widened(slim, detector, wiring, kept).named_parameters()
+        return {name: (p - now[name]).detach() for name, p in after if not torch.equal(p, now[name])}
 
 
 class Soft(Choosing, SoftTrainer):

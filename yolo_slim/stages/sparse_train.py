@@ -14,7 +14,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
-from yolo_slim.stages.landed import PLANNED, decisive
+from yolo_slim.stages.landed import PLANNED, RECOVERY, decisive
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 
@@ -28,6 +28,8 @@ def sparse_train(config: Config) -> Record:
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
     if chosen.mode in PLANNED:
         settings["prune"] = decisive(config)
+    if chosen.mode == "targeted":
+        settings["recovery"] = config.prune.model_dump(mode="json", include=RECOVERY)
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)

@@ -70,9 +70,13 @@ class ForcedTrainer(SlimTrainer):
         """`choose` on a copy of the live weights, the same on all GPUs."""
 
         def decide() -> Selection:
-            return self.choose(copy.deepcopy(unwrap_model(self.model)).cpu().float().eval(), gone)
+            return self.choose(self.copied(), gone)
 
         return agreed(decide)
+
+    def copied(self) -> nn.Module:
+        """The detector as it is now, to look at: on the CPU, in eval mode."""
+        return copy.deepcopy(unwrap_model(self.model)).cpu().float().eval()
 
     def extra_state(self) -> dict[str, Any]:
         """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,11 @@ class Landing:
     def landed(self) -> float:
         """Share of the channels that leave which are gone."""
         return float((self.factor[~self.kept] == 0).mean()) if not self.kept.all() else 1.0
+
+    @property
+    def faded(self) -> float:
+        """How far those that leave have come, 0 to 1."""
+        return float(1 - self.factor[~self.kept].mean()) if not self.kept.all() else 1.0
 
     def choose(self, trace: Trace, kept: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
         """Decide who leaves, in the order of their scores; those on their way already go on ahead of the others.
@@ -127,3 +133,32 @@ class Fader:
             tensor[rows] = faded
             if name in followers:
                 followers[name][rows] = faded.to(followers[name].dtype)
+
+
+class Drift:
+    """Moves weights to where they make up for the channels that fade, as far as these have come.
+
+    What a layer loses with its inputs, others of them can give again in part, and least squares knows the weights for
+    it: training has to find what is left, not all of it.
+    """
+
+    def __init__(self, way: Mapping[str, Tensor], begun: float, moved: float = 0.0) -> None:
+        """`way`: parameter -> all that is added while `Landing.faded` goes from `begun` to 1; `moved` of it already."""
+        self.way, self.begun, self.moved = dict(way), begun, moved
+
+    @torch.no_grad()
+    def follow(self, detector: nn.Module, average: nn.Module | None, faded: float) -> None:
+        """Move on to `faded`; the average moves as far, for the reason given at `Fader.fade`."""
+        share = (faded - self.begun) / (1 - self.begun) if self.begun < 1 else 1.0
+        step, self.moved = share - self.moved, share
+        if not step:
+            return
+        for module in (detector, average):
+            state = module.state_dict() if module is not None else {}
+            for name in self.way.keys() & state.keys():
+                self.way[name] = self.way[name].to(state[name])
+                state[name].add_(self.way[name], alpha=step)
+
+    def state(self) -> dict[str, Any]:
+        """Arguments of the same drift, gone as far."""
+        return {"way": self.way, "begun": self.begun, "moved": self.moved}

@@ -1,5 +1,6 @@
 """TargetedTrainer: soft landing. The channels that must go for the target fade to exactly zero while training goes on.
 
+Meanwhile the weights that stay drift to where they make up for it, as recovery without training would place them.
 Afterwards they are held there, against momentum and weight decay alike, until the end: the cut then takes out what is
 silent, and loses nothing.
 """
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Selection
 from yolo_slim.errors import SlimError
-from yolo_slim.training.forced import ForcedTrainer
-from yolo_slim.training.landing import Fader, Landing
+from yolo_slim.training.forced import ForcedTrainer, agreed
+from yolo_slim.training.landing import Drift, Fader, Landing
 
 PLAN = "plan.json"
 """In the run folder: the channels that stay, as `kept.json` lists them; written when they are chosen."""
@@ -27,7 +29,7 @@ PLAN = "plan.json"
 class TargetedTrainer(ForcedTrainer):
     """Lands what `choose` leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
 
-    landed: dict[str, torch.Tensor] | None = None  # the state of a resumed landing
+    landed: dict[str, Any] | None = None  # the state of a resumed landing
 
     def begin(self) -> None:
         """Choose the channels, or find those of a resumed training, and register the fade."""
@@ -36,7 +38,7 @@ class TargetedTrainer(ForcedTrainer):
         begin = self.warmup / self.epochs
         self.landing = Landing(begin if begin < end else 0.0, end, self.wiring.n_channels)
         if self.landed:
-            self.landing.restore(self.landed)
+            self._restore(self.landed)
         else:
             self._decide(self.chosen_now())
         self.fader = Fader(self.wiring, unwrap_model(self.model))
@@ -53,6 +55,7 @@ class TargetedTrainer(ForcedTrainer):
             )
         stay = self.landing.begun & kept
         self.landing.choose(self.wiring, kept, selection.scores)
+        self.drift = Drift(agreed(lambda: self.made_up(self.copied(), kept)), self.landing.faded)
         if RANK not in {-1, 0}:
             return
         (Path(self.save_dir) / PLAN).write_text(json.dumps(selection.plan.outputs(self.wiring), indent=1))
@@ -62,6 +65,13 @@ class TargetedTrainer(ForcedTrainer):
             f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first; {shares}"
             + (f"; {int(stay.sum())} that had begun to stay after all" if stay.any() else "")
         )
+
+    def made_up(self, detector: nn.Module, kept: np.ndarray) -> dict[str, Tensor]:
+        """What the weights that stay would gain if all others went at once: parameter -> difference, full width.
+
+        Given by the stage, as a subclass: recovery is the prune stage's.
+        """
+        raise NotImplementedError
 
     def _rechoose(self) -> None:
         """Ask again who leaves, of those who have not begun to: each is judged as late as can be."""
@@ -79,7 +89,9 @@ class TargetedTrainer(ForcedTrainer):
 
     def _fade(self, progress: float) -> None:
         ratio: np.ndarray = self.landing.advance(progress)
-        self.fader.fade(unwrap_model(self.model), self.ema.ema if self.ema else None, ratio, self.landing.kept)
+        detector, average = unwrap_model(self.model), self.ema.ema if self.ema else None
+        self.fader.fade(detector, average, ratio, self.landing.kept)
+        self.drift.follow(detector, average, self.landing.faded)
 
     def logged(self) -> dict[str, float]:
         """The share of the channels to go that have gone."""
@@ -87,10 +99,14 @@ class TargetedTrainer(ForcedTrainer):
 
     def extra_state(self) -> dict[str, Any]:
         """Who leaves, and how much of each is left."""
-        return {**super().extra_state(), **self.landing.state()}
+        return {**super().extra_state(), **self.landing.state(), "drift": self.drift.state()}
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
-        self.landed = {name: ckpt[name] for name in ("kept", "start", "factor")}
+        self.landed = {name: ckpt[name] for name in ("kept", "start", "factor", "drift")}
         if hasattr(self, "landing"):  # back to last.pt after a NaN
-            self.landing.restore(self.landed)
+            self._restore(self.landed)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.landing.restore({name: state[name] for name in ("kept", "start", "factor")})
+        self.drift = Drift(**state["drift"])
