@@ -23,6 +23,9 @@ from yolo_slim.training.trainer import SlimTrainer
 REG = 5e-4
 """Its own default for training under its regularisers (reproduce/main.py of VainF/Torch-Pruning)."""
 
+STEPS = 400
+"""Of its progressive pruning, where one step cannot reach the budget; its own default (the same file)."""
+
 
 def package() -> Any:
     """torch_pruning, imported late: these rows alone need it.
@@ -37,7 +40,7 @@ def package() -> Any:
     return torch_pruning
 
 
-def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float = 0.5) -> Any:
+def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float = 0.5, steps: int = 1) -> Any:
     """A pruner that will cut this very detector.
 
     Args:
@@ -47,6 +50,7 @@ def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float 
         scope: global, or layer.
         imgsz: image side in pixels to trace at.
         ratio: share of the channels to remove.
+        steps: in which they go; each call of `step` takes one.
     """
     tp = package()
     cls, importance = {
@@ -63,6 +67,7 @@ def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float 
         torch.zeros(1, first.in_channels, imgsz, imgsz, device=first.weight.device),
         importance=importance,
         pruning_ratio=ratio,
+        iterative_steps=steps,
         global_pruning=scope == "global",
         ignored_layers=[*outputs, head.dfl],
         round_to=8,
@@ -85,9 +90,30 @@ def cut(detector: nn.Module, kind: str, scope: str, imgsz: int, share: float) ->
         pruner(narrow, kind, scope, imgsz, ratio).step()
         return cost(narrow, imgsz).macs / whole, narrow.eval()
 
-    narrow = within(at, share)
+    try:
+        narrow = within(at, share)
+    except SlimError:
+        narrow = progressive(detector, kind, scope, imgsz, share)
     checkpoint.mark_slim(narrow, {})
     return narrow
+
+
+def progressive(detector: nn.Module, kind: str, scope: str, imgsz: int, share: float) -> nn.Module:
+    """Cut step by step, scored anew each time, until the share is met.
+
+    In one step it skips a layer that would lose every channel, so that ever higher ratios take out ever fewer; step by
+    step such a layer shrinks first.
+
+    Raises:
+        SlimError: no step leaves so little.
+    """
+    whole, narrow = cost(detector, imgsz).macs, copy.deepcopy(detector)
+    shrinking = pruner(narrow, kind, scope, imgsz, 1.0, STEPS)
+    for _ in range(STEPS):
+        shrinking.step()
+        if cost(narrow, imgsz).macs <= share * whole:
+            return narrow.eval()
+    raise SlimError(f"neither one pruning ratio nor {STEPS} steps leave x{share:g} or less")
 
 
 def within(at: Callable[[float], tuple[float, Any]], share: float, steps: int = 14) -> Any:

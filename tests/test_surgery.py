@@ -45,8 +45,9 @@ def comes_back(slim, net, found, kept):
         return False
     other = copy.deepcopy(slim)
     with torch.no_grad():
-        for tensor in (*other.parameters(), *other.buffers()):
-            tensor.add_(1)
+        for layer in map(other.get_submodule, [*found.convs, *found.norms]):
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                tensor.add_(1)
     wide = widened(other, net, found, kept)
     state = cut(wide, found, kept).state_dict()
     return all(torch.equal(state[name], value) for name, value in other.state_dict().items() if "tracked" not in name)
