@@ -18,7 +18,7 @@ from yolo_slim.channels import cut, plan_from_kept, relative_difference, select,
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
-from yolo_slim.training.landing import Drift, Fader, Landing
+from yolo_slim.training.landing import MADE_UP, Drift, Fader, Landing
 from yolo_slim.training.targeted import PLAN, TargetedTrainer
 
 
@@ -40,11 +40,13 @@ class Targeted(TargetedTrainer):
 class Drifting(Targeted):
     """What stays makes up for what goes: here, by growing by half."""
 
+    gain = 0.5
+
     def made_up(self, detector, kept):
         slim = cut(detector, self.wiring, kept)
         with torch.no_grad():
             for p in slim.parameters():
-                p *= 1.5
+                p *= 1 + self.gain
         now = dict(detector.named_parameters())
         return {n: (p - now[n]).detach() for n, p in widened(slim, detector, self.wiring, kept).named_parameters()}
 
@@ -145,7 +147,7 @@ def test_those_that_stay_are_not_touched_by_it(tmp_path, data, start):
 
 
 def test_what_stays_makes_up_for_what_goes(tmp_path, data, start):
-    """No learning rate: landed and cut, the weights are those of a recovery at once, in the average as well."""
+    """No learning rate: landed and cut, the weights are as far as drift goes, in the average as well."""
     still = {"lr0": 0.0, "warmup_bias_lr": 0.0, "momentum": 0.0, "weight_decay": 0.0}
     seen = []
     trainer = fit(
@@ -162,7 +164,7 @@ def test_what_stays_makes_up_for_what_goes(tmp_path, data, start):
     expected = dict(cut(checkpoint.load(start), trainer.wiring, kept).named_parameters())
     for detector in (unwrap_model(trainer.model), trainer.ema.ema):
         for name, p in cut(detector.float(), trainer.wiring, kept).named_parameters():
-            assert torch.allclose(p, 1.5 * expected[name], rtol=1e-4, atol=1e-6), name
+            assert torch.allclose(p, (1 + MADE_UP * Drifting.gain) * expected[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_batches_that_are_never_stepped_for_do_not_keep_it_up(tmp_path, data, start):

@@ -21,6 +21,8 @@ from yolo_slim.channels.groups import Ints
 
 WINDOW = 0.3
 """Share of the landing in which one channel fades."""
+MADE_UP = 0.5
+"""Share of what least squares would add to the weights that stay by which they drift; training adds the rest."""
 
 
 @dataclass
@@ -139,11 +141,12 @@ class Drift:
     """Moves weights to where they make up for the channels that fade, as far as these have come.
 
     What a layer loses with its inputs, others of them can give again in part, and least squares knows the weights for
-    it: training has to find what is left, not all of it.
+    it: training has to find what is left, not all of it. It finds much of the same by itself, so all of it at once
+    would be too much: the drift is `MADE_UP` of the way.
     """
 
     def __init__(self, way: Mapping[str, Tensor], begun: float, moved: float = 0.0) -> None:
-        """`way`: parameter -> all that is added while `Landing.faded` goes from `begun` to 1; `moved` of it already."""
+        """`way`: parameter -> what least squares would add to it; `begun`: what `Landing.faded` was; `moved` so far."""
         self.way, self.begun, self.moved = dict(way), begun, moved
 
     @torch.no_grad()
@@ -157,7 +160,7 @@ class Drift:
             state = module.state_dict() if module is not None else {}
             for name in self.way.keys() & state.keys():
                 self.way[name] = self.way[name].to(state[name])
-                state[name].add_(self.way[name], alpha=step)
+                state[name].add_(self.way[name], alpha=MADE_UP * step)
 
     def state(self) -> dict[str, Any]:
         """Arguments of the same drift, gone as far."""

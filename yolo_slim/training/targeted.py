@@ -1,6 +1,6 @@
 """TargetedTrainer: soft landing. The channels that must go for the target fade to exactly zero while training goes on.
 
-Meanwhile the weights that stay drift to where they make up for it, as recovery without training would place them.
+Meanwhile the weights that stay drift towards where recovery without training would have them make up for it.
 Afterwards they are held there, against momentum and weight decay alike, until the end: the cut then takes out what is
 silent, and loses nothing.
 """
