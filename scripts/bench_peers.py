@@ -68,22 +68,22 @@ class Recipe:
 
 RECIPES = {
     "original": Recipe("original", "whole", trained=False),
+    "longer": Recipe("original, trained on", "whole"),
+    "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
     "ours": Recipe("ours", "slim", OURS, RECOVERY),
-    "l1": Recipe("L1 norms, global", "slim", ("prune.criterion=l1", "prune.scope=global")),
-    "tp_magnitude": Recipe("Torch-Pruning, MagnitudePruner, global", "tp", ("magnitude", "global")),
-    "tp_bnscale": Recipe("Torch-Pruning, BNScalePruner, global", "tp", ("bnscale", "global")),
-    "tp_groupnorm": Recipe("Torch-Pruning, GroupNormPruner, global", "tp", ("groupnorm_max", "global")),
     "random": Recipe("random channels, our recovery", "slim", ("prune.criterion=random", "prune.scope=layer"),
                      RECOVERY),
-    "ours_stock": Recipe("ours, Ultralytics' own warm-up and average", "slim", OURS, RECOVERY, stock=True),
-    "longer": Recipe("original, trained on", "whole"),
-    "scratch_e": Recipe("ours from scratch, as many epochs (Scratch-E)", "scratch", OURS, RECOVERY),
-    "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
-    "tp_bnscale_reg": Recipe("Torch-Pruning, BNScalePruner, regularised first", "tp", ("bnscale", "global"),
-                             before=0.5),
+    "l1": Recipe("L1 norms, global", "slim", ("prune.criterion=l1", "prune.scope=global")),
+    "tp_groupnorm": Recipe("Torch-Pruning, GroupNormPruner, global", "tp", ("groupnorm_max", "global")),
+    "tp_magnitude": Recipe("Torch-Pruning, MagnitudePruner, global", "tp", ("magnitude", "global")),
+    "tp_bnscale": Recipe("Torch-Pruning, BNScalePruner, global", "tp", ("bnscale", "global")),
     "tp_groupnorm_reg": Recipe("Torch-Pruning, GroupNormPruner, regularised first", "tp", ("groupnorm_max", "global"),
                                before=0.5),
+    "tp_bnscale_reg": Recipe("Torch-Pruning, BNScalePruner, regularised first", "tp", ("bnscale", "global"),
+                             before=0.5),
     "scratch_b": Recipe("ours from scratch, as much compute (Scratch-B)", "scratch", OURS, RECOVERY),
+    "scratch_e": Recipe("ours from scratch, as many epochs (Scratch-E)", "scratch", OURS, RECOVERY),
+    "ours_stock": Recipe("ours, Ultralytics' own warm-up and average", "slim", OURS, RECOVERY, stock=True),
     "next_smaller": Recipe("the next smaller stock detector", "smaller"),
 }  # fmt: skip
 
@@ -339,9 +339,18 @@ def read_rows(args: argparse.Namespace) -> dict[str, dict]:
 
 
 def found(rows: dict[str, dict], job: Job, name: str) -> dict[str, Any] | None:
-    """A part of a row, if it was made of the same."""
+    """A part of a row, if it was made of the same; of whatever detector, where that is not there to be compared."""
     kept = rows.get(job.key, {}).get(name)
-    return kept if kept and kept["made_of"] == job.made_of(name) else None
+    there = Path(job.args.model).is_file()
+    same = kept and known(kept["made_of"], there) == known(job.made_of(name), there)
+    return kept if same else None
+
+
+def known(stamp: dict[str, Any], there: bool) -> dict[str, Any]:
+    """A stamp, without the sum of a detector that is not there: a kept table is read without it."""
+    if there:
+        return stamp
+    return {k: known(v, there) if isinstance(v, dict) else v for k, v in stamp.items() if k != "model"}
 
 
 def part(job: Job, name: str, make: Mapping[str, Callable[[Any], dict[str, Any]]] | None = None) -> dict[str, Any]:
@@ -523,7 +532,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     settle(parser, args, RECIPES)
     for file in filter(None, (args.model, args.smaller)):
-        if file.endswith(".pt") and not Path(file).is_file():
+        if file.endswith(".pt") and not Path(file).is_file() and not args.print:
             parser.error(f"no checkpoint at {file}")
     args.flops = args.flops or ([0.75, 0.5] if args.table == "cut" else [0.5])
     return args

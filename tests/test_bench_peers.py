@@ -34,6 +34,7 @@ def script(name: str) -> ModuleType:
 
 torch_pruned = script("torch_pruned")  # which the other imports
 bench = script("bench_peers")
+tables = script("readme_tables")
 
 
 @pytest.fixture
@@ -166,6 +167,21 @@ def test_a_refused_recipe_stops_no_other(arguments: Callable, makers: list, monk
     refused = bench.make(arguments("--recipes", "ours_landing,l1", "--seeds", "0"))
     assert refused == ["cells x0.5 seed 0 ours_landing: not available: no such mode"]
     assert makers[-1] == ("trained", "cells x0.5 seed 0 l1")
+
+
+def test_a_kept_table_is_read_without_the_detector(arguments: Callable, makers: list, tmp_path: Path) -> None:
+    args = arguments("--recipes", "l1", "--seeds", "0", "--print")
+    bench.make(args)
+    Path(args.model).unlink()
+    bench.sum_of.cache_clear()
+    assert "| 1 of 1 |" in bench.table(args) and "Still missing" not in bench.table(args)
+    assert "Still missing" in bench.table(arguments("--recipes", "l1", "--seeds", "0", "--print", "--epochs", "3"))
+
+
+def test_the_readme_shows_what_the_scripts_print() -> None:
+    """`python scripts/readme_tables.py` writes them anew."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    assert tables.written(text) == text
 
 
 def test_print_makes_nothing(arguments: Callable, makers: list, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Writes the tables of README.md anew from the rows that are kept: `python scripts/readme_tables.py`.
+
+Each stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`, and is what its command prints. Rows that nobody
+has made yet are left out; the command itself names them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import bench_peers
+
+ROOT = Path(__file__).parents[1]
+TABLES = {
+    "peers": "--flops 0.5",
+    "peers-quarter": "--flops 0.25 --seeds 0 --bf16",
+    "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
+    "cut": "--table cut --seeds 0",
+}
+"""Name -> arguments of `bench_peers.py`, besides the file of rows."""
+
+
+def printed(words: str) -> str:
+    """The Markdown tables that are printed, without rows that are not made."""
+    rows = ["--rows", str(ROOT / "scripts" / "bench_peers_rows.json")]
+    args = bench_peers.read_arguments([*words.split(), *rows, "--model", "none.pt", "--print"])
+    lines = bench_peers.table(args).splitlines()
+    made = [line for line in lines if line.startswith(("|", "FLOPs")) and not re.search(r"\| 0 of \d+ \|$", line)]
+    return "\n\n".join("\n".join(g) for g in _blocks(made))
+
+
+def _blocks(lines: list[str]) -> list[list[str]]:
+    """A title and a table in turn."""
+    blocks: list[list[str]] = []
+    for line in lines:
+        if not blocks or line.startswith("FLOPs") or blocks[-1][-1].startswith("FLOPs"):
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
+def written(text: str) -> str:
+    """A README with its tables as they are printed now."""
+    for name, words in TABLES.items():
+        opening, closing = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
+        before, rest = text.split(opening)
+        text = f"{before}{opening}{printed(words)}\n{closing}{rest.split(closing)[1]}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(written(readme.read_text()))
