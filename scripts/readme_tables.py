@@ -1,7 +1,7 @@
 """Writes the tables of README.md anew from the rows that are kept: `python scripts/readme_tables.py`.
 
 Each stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`, and is what its command prints. Rows that nobody
-has made yet are left out; the command itself names them.
+has made yet are named below it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ TABLES = {
 
 
 def printed(words: str) -> str:
-    """The Markdown tables that are printed, without rows that are not made."""
+    """The Markdown tables that are printed, and what is missing from them instead of rows of dashes."""
     rows = ["--rows", str(ROOT / "scripts" / "bench_peers_rows.json")]
     args = bench_peers.read_arguments([*words.split(), *rows, "--model", "none.pt", "--print"])
     lines = bench_peers.table(args).splitlines()
-    made = [line for line in lines if line.startswith(("|", "FLOPs")) and not re.search(r"\| 0 of \d+ \|$", line)]
+    shown = [line for line in lines if line.startswith(("|", "FLOPs", "Still"))]
+    made = [line for line in shown if not re.search(r"\| 0 of \d+ \|$", line)]
     return "\n\n".join("\n".join(g) for g in _blocks(made))
 
 
 def _blocks(lines: list[str]) -> list[list[str]]:
-    """A title and a table in turn."""
+    """Titles, tables and what is missing, each by itself."""
     blocks: list[list[str]] = []
     for line in lines:
-        if not blocks or line.startswith("FLOPs") or blocks[-1][-1].startswith("FLOPs"):
+        if not blocks or not (line.startswith("|") and blocks[-1][-1].startswith("|")):
             blocks.append([])
         blocks[-1].append(line)
     return blocks
