@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from pathlib import Path
 from typing import Any
+
+from ultralytics.data.utils import IMG_FORMATS
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Config, Distill
@@ -34,6 +37,7 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
     if chosen.distill:
         teachers = teachers_of(config)
         inputs += teachers
+        settings |= pictures(chosen.distill)
         extra, trainer = {SETTINGS: lesson(chosen.distill, teachers)}, DistillTrainer
 
     def work(folder: Path) -> tuple:
@@ -62,6 +66,29 @@ def rehearse_distill(config: Config) -> None:
         lesson(chosen, files)
 
 
+def pictures(chosen: Distill) -> dict[str, str]:
+    """What is in the folders of pictures, as settings: another name or size of a file, and the stage is done again.
+
+    Raises:
+        SlimError: a folder that is not there, or holds no picture.
+    """
+    found = {}
+    for key in ("teacher_images", "extra_images"):
+        if not (folder := getattr(chosen, key)):
+            continue
+        if not Path(folder).is_dir():
+            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
+        files = sorted(p for p in Path(folder).rglob("*.*") if p.suffix[1:].lower() in IMG_FORMATS)
+        if not files:
+            raise SlimError(
+                f"finetune.distill.{key}: expected pictures ({', '.join(sorted(IMG_FORMATS))}) in {folder}, found none"
+            )
+        # Not of their content: folders of unlabelled images are large.
+        named = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
+        found[f"{key}_sum"] = hashlib.sha256(named.encode()).hexdigest()[:16]
+    return found
+
+
 def teachers_of(config: Config) -> list[Path]:
     """The checkpoints that `finetune.distill` names.
 
@@ -85,7 +112,7 @@ def lesson(chosen: Distill, teachers: list[Path]) -> dict[str, Any]:
     """The settings file of DistillTrainer.
 
     Raises:
-        SlimError: a loss, or an option of one, that there is not; a folder that is not there.
+        SlimError: a loss, or an option of one, that there is not.
     """
     kin = chosen.teacher == "original" or "channels" in chosen.features  # who says so of a file must be right
     features = dict(chosen.features)
@@ -95,10 +122,6 @@ def lesson(chosen: Distill, teachers: list[Path]) -> dict[str, Any]:
     for kind, known in (("features", FEATURES), ("outputs", OUTPUTS)):
         for name, options in asked[kind].items():
             _check_loss(f"finetune.distill.{kind}", name, options, known)
-    for key in ("teacher_images", "extra_images"):
-        folder = getattr(chosen, key)
-        if folder and not Path(folder).is_dir():
-            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
     layers = chosen.layers
     return {
         "teachers": [str(t) for t in teachers],

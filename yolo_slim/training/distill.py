@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -21,7 +22,7 @@ from yolo_slim.channels import composed, survivors
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.errors import SlimError
-from yolo_slim.training.images import any_labelled, labelled, mixed, paired
+from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
 from yolo_slim.training.teacher import Taps, Teacher, entering, raw, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -63,7 +64,8 @@ class DistillTrainer(SlimTrainer):
         if self.settings["teacher_images"]:
             dataset = paired(dataset, self.settings["teacher_images"], self.args)
         if self.settings["extra_images"]:
-            extra = super().build_dataset(self.settings["extra_images"], mode, batch)
+            with patch("ultralytics.data.build.YOLODataset", Unlabelled):  # all else as for the labelled ones
+                extra = super().build_dataset(self.settings["extra_images"], mode, batch)
             dataset = mixed(dataset, extra)
         return dataset
 
