@@ -291,7 +291,7 @@ def _by_name(value: Any) -> Any:
 class Distill(Section):
     """What the student pays for differing from its teacher."""
 
-    teacher: str | list[str] = Field(
+    teacher: str | Annotated[list[str], Field(min_length=1)] = Field(
         "original", description="original (the unpruned detector), or a checkpoint with the same classes, or several"
     )
     features: Losses = Field(

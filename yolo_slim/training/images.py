@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,21 @@ def _set_dice(state: tuple) -> None:
     torch.set_rng_state(state[2])
 
 
+def twins(files: Sequence[str], root: str) -> list[str]:
+    """What the teacher sees of each training image: root/<name of the file>.
+
+    Raises:
+        SlimError: pictures that are not there.
+    """
+    found = [str(Path(root) / Path(f).name) for f in files]
+    if missing := [f for f in found if not Path(f).is_file()]:
+        raise SlimError(
+            f"finetune.distill.teacher_images: expected {root} to hold a picture for each training image, under the "
+            f"same name; {len(missing)} of {len(found)} are missing, such as {Path(missing[0]).name}"
+        )
+    return found
+
+
 def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     """The data set with what the teacher sees of each image: root/<name of the file>.
 
@@ -66,16 +81,12 @@ def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     Raises:
         SlimError: pictures that are not there.
     """
-    files = [str(Path(root) / Path(f).name) for f in dataset.im_files]
-    if missing := [f for f in files if not Path(f).is_file()]:
-        raise SlimError(
-            f"finetune.distill.teacher_images: expected {root} to hold a picture for each training image, under the "
-            f"same name; {len(missing)} of {len(files)} are missing, such as {Path(missing[0]).name}"
-        )
+    files = twins(dataset.im_files, root)
     twin = copy.copy(dataset)
     twin.im_files, twin.npy_files = files, [Path(f).with_suffix(".npy") for f in files]
     twin.ims, twin.im_hw0, twin.im_hw = ([None] * len(files) for _ in range(3))
-    twin.cache, twin.buffer = None, []
+    # Images in RAM are drawn from all of them, others from those read last: both data sets must draw alike.
+    twin.cache, twin.buffer = "ram" if dataset.cache == "ram" else None, []
     twin.labels = [{**label, "im_file": f} for label, f in zip(dataset.labels, files, strict=True)]
     twin.transforms = twin.build_transforms(copy.copy(hyp))  # mosaics hold the data set that they draw from
     return Paired(dataset, twin)
