@@ -9,6 +9,7 @@ kept on disk at once: interrupted, the same command goes on, and `--print` shows
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shutil
 import statistics
@@ -19,7 +20,7 @@ from typing import Any
 import bench_peers as peers
 
 from yolo_slim.config import Distill
-from yolo_slim.distill import FEATURES, OUTPUTS
+from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.common import console
 from yolo_slim.stages.finetune import lesson
@@ -72,9 +73,22 @@ class Lesson:
         return {
             "cut": self.cut.made_of("cut"),
             "distill": json.loads(section.model_dump_json()) if section else self.recipe,
+            "losses": losses_of(section) if section else {},
             "epochs": self.args.epochs,
             "train": peers.train_as(self.args),
         }
+
+
+def losses_of(section: Distill) -> dict[str, dict[str, Any]]:
+    """Loss -> its weight and all of its options: a row is made again when a default changes."""
+    taught = lesson(section, [])
+    asked = {**taught["features"], **taught["outputs"]}
+    found = {}
+    for name, options in asked.items():
+        takes = list(inspect.signature(LOSSES[name]).parameters.values())[1:]  # the first is the pair
+        defaults = {option.name: option.default for option in takes}
+        found[name] = json.loads(json.dumps({"weight": LOSSES[name].weight, **defaults, **options}))
+    return found
 
 
 def make_trained(row: Lesson) -> dict[str, Any]:

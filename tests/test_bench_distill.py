@@ -11,6 +11,7 @@ from training_helpers import PX, draw_shapes, saved, tiny
 
 from yolo_slim import checkpoint
 from yolo_slim.distill import LOSSES
+from yolo_slim.distill.cwd import Cwd
 
 peers = script("bench_peers")
 bench = script("bench_distill")
@@ -68,6 +69,24 @@ def test_another_default_is_another_row(words: list[str], monkeypatch: pytest.Mo
     before = json.dumps(bench.Lesson(args, "default", 0).made_of("trained"))
     monkeypatch.setitem(bench.RECIPES, "default", ("ours", {"outputs": "ld"}))
     assert json.dumps(bench.Lesson(args, "default", 0).made_of("trained")) != before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed"),
+    [("default", {"channels"}), ("channels", {"channels"}), ("cwd", {"cwd"}), ("plain", set()), ("ultralytics", set())],
+)
+def test_another_default_of_a_loss_is_another_row_of_those_that_use_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, recipe: str, changed: set[str]
+) -> None:
+    row = bench.Lesson(bench.read_arguments(words), recipe, 0)
+    before = json.dumps(row.made_of("trained"))
+    for name in LOSSES:
+        with monkeypatch.context() as patch:
+            patch.setattr(LOSSES[name], "weight", 123.0)
+            assert (json.dumps(row.made_of("trained")) != before) is (name in changed), name
+    with monkeypatch.context() as patch:
+        patch.setattr(Cwd.__init__, "__kwdefaults__", {"adapter": None, "temperature": 9.0})
+        assert (json.dumps(row.made_of("trained")) != before) is (recipe == "cwd")
 
 
 def test_rows_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

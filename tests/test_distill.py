@@ -14,6 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 from training_helpers import (
+    BATCH,
+    BATCHES,
     CLASSES,
     PX,
     YAML,
@@ -33,9 +35,10 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
+from yolo_slim.training import images
 from yolo_slim.training.calibrate import recalibrate
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, same_channels
-from yolo_slim.training.teacher import Taps, entering, raw, scene_of, view_of
+from yolo_slim.training.teacher import Taps, entering, names_of, raw, scene_of, view_of
 
 WEIGHT = 0.5
 
@@ -65,7 +68,7 @@ def under(*teachers, **changed):
     """The settings file of a run."""
     settings = {
         "teachers": [str(t) for t in teachers],
-        "kin": False,
+        "kin": [False] * len(teachers),
         "features": {"mimic": {"weight": WEIGHT}},
         "outputs": {},
         "layers": None,
@@ -133,7 +136,7 @@ def test_every_loss_is_finite_in_training(tmp_path, data, classes, keep, argumen
     model = yolo_slim.prune(original, imgsz=PX, ratio=0.4, round_to=1, min_channels=2).model
     paths = [saved(m, tmp_path / f"{name}.pt") for name, m in (("slim", model), ("whole", original))]
     every = {"features": {name: {} for name in FEATURES}, "outputs": {name: {} for name in OUTPUTS}}
-    files = under(paths[1], kin=True, **every)
+    files = under(paths[1], kin=[True], **every)
     labels = relabelled(data, tmp_path, max(classes, CLASSES), keep)
     trainer = fit(DistillTrainer, paths[0], tmp_path / "run", labels, epochs=1, files=files, **arguments)
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
@@ -172,7 +175,7 @@ def test_no_trace_of_teacher_or_adapters_in_what_is_saved(taught, student):
         assert YOLO(run / "weights" / name).model.state_dict().keys() == wanted.state_dict().keys()
     assert live(trainer).keys() == wanted.state_dict().keys()
     best, last = (checkpoint.read(run / "weights" / name) for name in ("best.pt", "last.pt"))
-    assert "mimic" not in best
+    assert "distill" not in best
     assert last["distill"].keys() == trainer.losses.state_dict().keys()
     assert last["live"].keys() == wanted.state_dict().keys()
 
@@ -237,7 +240,7 @@ def test_the_scene_is_what_the_batch_says(student):
 @pytest.mark.parametrize("training", [True, False])
 def test_what_enters_detect_is_what_is_caught(student, training):
     detector = checkpoint.load(student).train(training)
-    taps = Taps(detector, entering(detector))
+    taps = Taps(detector, entering(detector), "it")
     taps.open()
     with torch.no_grad():
         output = detector(torch.rand(2, 3, PX, PX))
@@ -248,11 +251,20 @@ def test_what_enters_detect_is_what_is_caught(student, training):
 
 @pytest.mark.parametrize(
     ("layers", "complaint"),
-    [(["model.99"], "names model.99"), (["model.13"], "expected a map .* from model.13, got (tuple|dict)")],
+    [
+        (["model.99"], "names model.99, which the student does not have"),
+        (["model.13"], "expected a map .* from model.13 of the student, got (tuple|dict)"),
+    ],
 )
 def test_layers_that_are_not_there_or_give_no_map(tmp_path, data, student, teacher, layers, complaint):
     files = under(teacher, layers={name: name for name in layers})
     with pytest.raises(SlimError, match=complaint):
+        fit(DistillTrainer, student, tmp_path / "run", data, files=files)
+
+
+def test_layers_that_the_teacher_alone_lacks(tmp_path, data, student, teacher):
+    files = under(teacher, layers={"model.3": "model.3.cv9"})
+    with pytest.raises(SlimError, match=r"names model.3.cv9, which the teacher .*teacher\.pt does not have"):
         fit(DistillTrainer, student, tmp_path / "run", data, files=files)
 
 
@@ -285,7 +297,7 @@ def test_a_student_of_a_student(student, teacher):
 
 
 def test_under_its_original_a_student_needs_no_adapters(tmp_path, data, student, teacher):
-    files = under(teacher, kin=True, features={"channels": {}, "pkd": {"weight": 0.1}}, outputs={"binary": {}})
+    files = under(teacher, kin=[True], features={"channels": {}, "pkd": {"weight": 0.1}}, outputs={"binary": {}})
     trainer = fit(DistillTrainer, student, tmp_path, data, epochs=1, files=files, val=False)
     assert not list(trainer.losses.parameters())
     assert all(0 < trainer.tloss[name] < math.inf for name in ("channels", "pkd", "binary"))
@@ -326,6 +338,96 @@ def test_two_teachers(tmp_path, data, student, teacher):
     assert items["box"].item() == pytest.approx(0.5 * together.item(), rel=1e-5)
 
 
+def test_a_teacher_looks_once_however_many_losses_there_are(tmp_path, data, student, teacher):
+    seen = []
+
+    def count(trainer):
+        trainer.teachers[0].detector.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+
+    files = under(teacher, features={"mimic": {}, "cwd": {}}, outputs={"binary": {}})
+    run = watched(DistillTrainer, count, "on_train_start")
+    fit(run, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    assert seen == [BATCH] * BATCHES
+
+
+OTHERS = {
+    "larger": YAML.replace("Conv, [48, ", "Conv, [80, ").replace("C3, [32", "C3, [64"),
+    "of another family": YAML.replace("C3, [32", "C2f, [40"),
+    "with more strides": YAML.replace("[[9, 12], 1, Detect", "[[1, 9, 12], 1, Detect"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_detector_may_teach(tmp_path, data, student, kind):
+    other = saved(tiny(tmp_path, OTHERS[kind], seed=3), tmp_path / "other.pt")
+    files = under(other, features={"mimic": {}, "attention": {}}, outputs={"binary": {}, "ld": {}})
+    trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    assert all(0 < trainer.tloss[name] < math.inf for name in ("mimic", "attention", "binary", "ld"))
+    (there,) = trainer.teachers
+    image = torch.rand(1, 3, PX, PX)
+    sides = [m.shape[2] for m in there(image).maps]
+    assert sides == [8, 4] and there(image).scores.shape[2] == 8**2 + 4**2
+
+
+def test_of_several_teachers_the_one_it_was_cut_from_needs_no_adapters(tmp_path, data, student, teacher):
+    other = saved(tiny(tmp_path, OTHERS["larger"], seed=3), tmp_path / "other.pt")
+    files = under(teacher, other, kin=[True, False])
+    trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    first, second = trainer.losses.features["mimic"]
+    assert not list(first.parameters()) and len(list(second.parameters())) == 2
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "AdamW", "MuSGD"])
+def test_adapters_are_trained_as_batch_norms_are(taught, name):
+    trainer = taught[0]
+    optimizer = trainer.build_optimizer(trainer.model, name, 0.01, 0.8, 0.0005)
+    *groups, own = optimizer.param_groups
+    assert own["params"] == list(trainer.losses.parameters()) and own["lr"] == 0.01
+    norms = [g for g in groups if g["param_group"] == "bn" and g["params"]][-1]  # MuSGD's first is three times as fast
+    assert {k: v for k, v in own.items() if k != "params"} == {k: v for k, v in norms.items() if k != "params"}
+    assert own["weight_decay"] == 0
+    assert own["betas"][0] == 0.8 if name == "AdamW" else own["momentum"] == 0.8
+    assert own.get("nesterov", False) is (name in ("SGD", "MuSGD"))
+
+
+def test_a_step_of_two_batches_is_that_of_their_sum(tmp_path, data, student, teacher):
+    """Gradients are accumulated until nbs images have been seen, the adapters' as the student's."""
+    batches, starts, found = [], [], []
+
+    class Noted(DistillTrainer):
+        def taught(self, preds, batch):
+            batches.append({k: v.clone() if isinstance(v, Tensor) else v for k, v in batch.items()})
+            if not starts:  # before the first forward's running statistics matter: they do not in train mode
+                starts.append((live(self), {k: v.clone() for k, v in self.losses.state_dict().items()}))
+            return super().taught(preds, batch)
+
+        def optimizer_step(self):
+            trained = [*self.model.parameters(), *self.losses.parameters()]
+            found.append([None if p.grad is None else p.grad.clone() for p in trained])
+            super().optimizer_step()
+            found[-1].append([p.detach().clone() for p in self.losses.parameters()])
+
+    more = {"nbs": 2 * BATCH, "batch": BATCH, "warmup_epochs": 0, "amp": False, "val": False}
+    trainer = fit(Noted, student, tmp_path, data, epochs=1, files=under(teacher), **more)
+    assert len(batches) == BATCHES == 3 and len(found) == 1, "the third batch waits for a fourth"
+    (*grads, after), (state, adapters) = found[0], starts[0]
+    trainer.model.load_state_dict(state), trainer.losses.load_state_dict(adapters)
+    model = trainer.model.train()
+    model.criterion.base = model.init_criterion()
+    total = 0
+    for batch in batches[:2]:
+        loss, _ = model.criterion(model(batch["img"]), batch)
+        total = total + loss
+    trained = [p for p in (*model.parameters(), *trainer.losses.parameters())]
+    wanted = torch.autograd.grad(total, [p for p in trained if p.requires_grad], allow_unused=True)
+    got = [g for g, p in zip(grads, trained, strict=True) if p.requires_grad]
+    for one, two in zip(got, wanted, strict=True):
+        assert torch.allclose(one, two, rtol=1e-3, atol=1e-5 * float(two.abs().max()) + 1e-8)
+    rate, nesterov = trainer.optimizer.param_groups[-1]["initial_lr"], 1 + trainer.args.momentum
+    for new, old, grad in zip(after, adapters.values(), wanted[-len(after) :], strict=True):
+        assert torch.allclose(new, old - rate * nesterov * grad, atol=1e-6), "the first step of SGD with momentum"
+
+
 @pytest.mark.parametrize(
     ("ramp", "stop", "expected"),
     [
@@ -358,7 +460,8 @@ def test_when_the_teacher_counts(tmp_path, data, student, teacher, ramp, stop, e
 # Other pictures for the teacher, and pictures without labels
 
 
-def test_the_teacher_sees_other_pictures_augmented_alike(tmp_path, data, student, teacher):
+@pytest.mark.parametrize("cache", [False, "ram"])
+def test_the_teacher_sees_other_pictures_augmented_alike(tmp_path, data, student, teacher, cache):
     """Negatives of the training images: mosaic, scale, flip and all are the same, pixel by pixel."""
     images, seen = Path(data).parent / "images" / "train", []
     (tmp_path / "negatives").mkdir()
@@ -372,7 +475,7 @@ def test_the_teacher_sees_other_pictures_augmented_alike(tmp_path, data, student
 
     files = under(teacher, teacher_images=str(tmp_path / "negatives"))
     still = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "close_mosaic": 1}
-    fit(Noted, student, tmp_path / "run", data, files=files, val=False, **still)
+    fit(Noted, student, tmp_path / "run", data, files=files, val=False, cache=cache, **still)
     assert len(seen) == 6
     for image, other in seen:
         inside = (image - 114 / 255).abs().amax(1) > 0.02  # the border is grey in both
@@ -388,9 +491,15 @@ def test_a_picture_that_is_missing_for_the_teacher(tmp_path, data, student, teac
         fit(DistillTrainer, student, tmp_path / "run", data, files=files)
 
 
-def test_images_without_labels_are_supervised_by_the_teacher_alone(tmp_path, data, student, teacher):
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_images_without_labels_are_supervised_by_the_teacher_alone(tmp_path, data, student, teacher, with_labels):
     extra = Path(draw_shapes(tmp_path, train=6, seed=5)).parent / "images" / "train"
-    seen = []
+    if with_labels:  # ids that the data set does not know: Ultralytics would leave these images out
+        for file in (extra.parents[1] / "labels").rglob("*.txt"):
+            file.write_text(f"{CLASSES + 3} 0.5 0.5 0.2 0.2\n")
+    else:
+        shutil.rmtree(extra.parents[1] / "labels")
+    before, seen = sorted(extra.parents[1].rglob("*")), []
 
     class Noted(DistillTrainer):
         def taught(self, preds, batch):
@@ -405,13 +514,27 @@ def test_images_without_labels_are_supervised_by_the_teacher_alone(tmp_path, dat
         owners = {int(i) for i in batch["batch_idx"]}
         assert all(batch["labelled"][i] for i in owners), "labels beside those images are not read"
     assert all(0 < trainer.tloss[name] < math.inf for name in ("mimic", "binary", "box_loss"))
+    assert sorted(extra.parents[1].rglob("*")) == before, "nothing is written beside a user's images"
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_said(tmp_path, data, student, teacher, monkeypatch):
+    extra, said = Path(draw_shapes(tmp_path, train=3, seed=5)).parent / "images" / "train", []
+    first = min(extra.iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    monkeypatch.setattr(images.LOGGER, "warning", said.append)
+    files = under(teacher, extra_images=str(extra))
+    trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    assert len(trainer.train_loader.dataset) == 12 + 2
+    assert any("1 images that cannot be read are left out" in line and first.name in line for line in said)
 
 
 @pytest.mark.parametrize(
     ("side", "said"),
     [
-        pytest.param(None, "Error loading data from", id="none at all"),
-        pytest.param(8, "No valid images", id="too small to be read"),
+        pytest.param(None, "training stopped at .*Error loading data from", id="none at all"),
+        pytest.param(
+            8, "extra_images: none of the 1 images in .* can be read: .* <10 pixels", id="too small to be read"
+        ),
     ],
 )
 def test_a_folder_without_images_to_add_is_refused(tmp_path, data, student, teacher, side, said):
@@ -420,7 +543,7 @@ def test_a_folder_without_images_to_add_is_refused(tmp_path, data, student, teac
         cv2.imwrite(str(tmp_path / "more" / "a.png"), np.zeros((side, side, 3), np.uint8))
     with pytest.raises(SlimError, match=said) as caught:
         fit(DistillTrainer, student, tmp_path / "run", data, files=under(teacher, extra_images=str(tmp_path / "more")))
-    assert "training stopped at" in str(caught.value) and "\x1b" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("flags", [(True, False), (False, True), (False, False), (True, True)])
@@ -504,6 +627,70 @@ def test_a_teacher_with_other_strides_is_refused(tmp_path, data, student, old, n
     with pytest.raises(SlimError, match=r"teacher .*other\.pt has other strides than the student"):
         fit(DistillTrainer, student, tmp_path / "run", data, files=under(other))
     assert not list((tmp_path / "run").rglob("*.pt"))
+
+
+DEEP = YAML.replace(
+    "  - [[9, 12], 1, Detect, [nc]]",
+    "  - [-1, 1, Conv, [48, 3, 2]]\n  - [-1, 1, Conv, [48, 3, 2]]\n  - [[9, 12, 14], 1, Detect, [nc]]",
+)
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "more", "said"),
+    [
+        pytest.param(96, {}, "stride of 64 pixels: it needs an imgsz .* not 96; the next is 128", id="not a multiple"),
+        pytest.param(64, {"multi_scale": 0.5}, "with train.multi_scale or train.rect", id="of other sizes"),
+        pytest.param(64, {}, None, id="a multiple"),
+    ],
+)
+def test_a_teacher_with_a_larger_stride_needs_images_of_its_size(tmp_path, data, student, imgsz, more, said):
+    deep = saved(tiny(tmp_path, DEEP), tmp_path / "deep.pt")
+    more = {"imgsz": imgsz, "epochs": 1, "val": False, "files": under(deep, outputs={"binary": {}}), **more}
+    if said is None:
+        fit(DistillTrainer, student, tmp_path / "run", data, **more)
+        return
+    with pytest.raises(SlimError, match=rf"teacher .*deep\.pt has a {said}" if "stride" in said else said):
+        fit(DistillTrainer, student, tmp_path / "run", data, **more)
+
+
+def test_a_teacher_of_other_colours_is_refused(tmp_path, data, student):
+    other = tiny(tmp_path)
+    other.model[0].conv = torch.nn.Conv2d(1, 8, 6, 2, 2, bias=False)
+    grey = saved(other, tmp_path / "grey.pt")
+    with pytest.raises(SlimError, match=r"teacher .*grey\.pt looks at images of 1 channels, the student at 3"):
+        fit(DistillTrainer, student, tmp_path / "run", data, files=under(grey))
+
+
+def named(folder: Path, *names: str) -> Path:
+    """A detector whose classes have names."""
+    other = tiny(folder, seed=3)
+    other.names = dict(enumerate(names))
+    return saved(other, folder / f"{names[0]}.pt")
+
+
+def test_classes_are_compared_by_name(tmp_path, data):
+    """In another order they are as many, and each one is taught as another."""
+    ours = named(tmp_path, "disc", "ring", "box", "bar")
+    theirs = named(tmp_path, "Ring", "disc", "box", "bar")
+    with pytest.raises(SlimError, match=r"`binary` compares class by class: class 0 is 'disc' beside 'Ring' of the te"):
+        fit(DistillTrainer, ours, tmp_path / "a", data, files=under(theirs, outputs={"binary": {}}))
+    kin = named(tmp_path, "circle", "ring", "box", "bar")  # renamed: it was cut from it
+    fit(DistillTrainer, ours, tmp_path / "b", data, epochs=1, files=under(kin, kin=[True], outputs={"binary": {}}))
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (["disc", "ring", "box", "bar"], True),
+        (["0", "1", "2", "3"], False),
+        (["class_0", "class_1", "class_2", "class_3"], False),
+        (["disc", "ring"], False),  # not those of its four classes
+    ],
+)
+def test_names_that_say_something(tmp_path, names, known):
+    detector = tiny(tmp_path)
+    detector.names = dict(enumerate(names))
+    assert names_of(detector) == (tuple(names) if known else ())
 
 
 def test_a_teacher_may_know_other_classes(tmp_path, data, student):

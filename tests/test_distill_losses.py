@@ -10,6 +10,8 @@ from distill_helpers import pair, scene, view
 from torch import Tensor, nn
 
 from yolo_slim.distill import FEATURES, LOSSES, Pair, Scene, View
+from yolo_slim.distill.match import resized
+from yolo_slim.distill.together import Together
 from yolo_slim.errors import SlimError
 
 TRUTH = [(8, 8, 40, 40), (0, 20, 30, 60), (30, 2, 62, 50), (4, 4, 20, 12)]
@@ -248,12 +250,55 @@ def test_the_pair_moves_with_the_module_and_is_not_stored():
     assert loss.state_dict() == {}
 
 
-def test_maps_of_another_size_are_resized():
+@pytest.mark.parametrize("name", FEATURES)
+def test_maps_of_another_size_are_resized(name):
+    for same in (SAME, None):
+        if name == "channels" and same is None:
+            continue
+        teacher, student = teacher_and_student()
+        half = replace(student, maps=[m[:, :, ::2, ::2] for m in student.maps])
+        whole = replace(student, maps=[resized(m, t) for m, t in zip(half.maps, teacher.maps, strict=True)])
+        loss = made(name, pair(student, teacher, same))
+        found = []
+        for seen in (half, whole):
+            torch.manual_seed(1)
+            found.append(loss(seen, teacher, WHERE).item())
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_maps_of_another_size_are_compared_where_they_are():
     teacher, student = teacher_and_student()
     half = replace(student, maps=[torch.full_like(m[:, :, ::2, ::2], 2.0) for m in student.maps])
     whole = replace(student, maps=[torch.full_like(m, 2.0) for m in student.maps])
     loss = made("channels", pair(student, teacher, SAME))
     assert loss(half, teacher, WHERE).item() == pytest.approx(loss(whole, teacher, WHERE).item(), rel=1e-6)
+
+
+NAMES = ("disc", "ring", "box")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"teacher_classes": 80}, "the first has 3 classes, the 2. has 80"),
+        ({"teacher_bins": 16}, "the first has 4 bins a distance, the 2. has 16"),
+        ({"teacher_names": ("disc", "box", "ring")}, "class 1 is 'ring' beside 'box' of the 2."),
+    ],
+)
+def test_teachers_that_cannot_be_joined(other, message):
+    """Where predictions are compared; maps are compared with each teacher's."""
+    first = replace(STRANGERS, teacher_names=NAMES)
+    pairs = [first, replace(first, **other)]
+    with pytest.raises(SlimError, match=message):
+        Together(pairs, {}, {"box": (LOSSES["box"], {})})
+    Together(pairs, {"mimic": (LOSSES["mimic"], {})}, {})
+
+
+def test_every_teacher_must_fit_an_output_loss():
+    """The first has no names, the second others than the student."""
+    pairs = [replace(STRANGERS, names=NAMES), replace(STRANGERS, names=NAMES, teacher_names=NAMES[::-1])]
+    with pytest.raises(SlimError, match="class 0 is 'disc' beside 'box' of the teacher"):
+        Together(pairs, {}, {"binary": (LOSSES["binary"], {})})
 
 
 TEACHER, STUDENT = teacher_and_student()
@@ -272,6 +317,8 @@ STRANGERS = pair(STUDENT, TEACHER)
         ("ld", replace(STRANGERS, teacher_bins=16), {}, "has 4 a distance, the teacher 16"),
         ("binary", replace(STRANGERS, teacher_classes=80), {}, "has 3 classes, the teacher 80; take"),
         ("background", replace(STRANGERS, teacher_classes=80), {}, "has 3 classes, the teacher 80; take"),
+        *((name, replace(STRANGERS, names=NAMES, teacher_names=("disc", "box", "ring")), {},
+           f"`{name}` compares class by class: class 1 is 'ring' beside 'box'") for name in ("binary", "background")),
         ("mgd", STRANGERS, {"masked": 1.5}, "share from 0 to 1, 1.5 came"),
         *((name, STRANGERS, {"temperature": 0.0}, f"`{name}`: .*above 0, 0.0 came") for name in
           ("binary", "background", "cwd", "ld")),

@@ -14,7 +14,9 @@ from yolo_slim.distill import LOSSES, Scene, View
 from yolo_slim.distill.bounded import bounded
 from yolo_slim.distill.box import complete_iou
 from yolo_slim.distill.darkrank import unlikelihood
-from yolo_slim.distill.positions import corners, distances, levels, truth_at
+from yolo_slim.distill.positions import corners, distances, edges, levels, truth_at
+from yolo_slim.distill.soften import divergence
+from yolo_slim.distill.together import joined
 
 SURE = 30.0  # a logit of probability 1 in fp32
 HERE = scene(size=(8, 8), strides=(8,))  # one position, x = y = 4
@@ -30,6 +32,15 @@ def cost(name: str, student: View, teacher: View, where: Scene = ROW, **options)
 
 def entropy(p: float) -> float:
     return -(p * math.log(p) + (1 - p) * math.log(1 - p))
+
+
+def test_divergence_at_a_temperature():
+    """algorithms.md 6.1: T^2 KL, not divided by the number of classes."""
+    student = torch.tensor([1.0, 2.0], requires_grad=True)
+    loss = divergence(student, torch.tensor([2.0, 0.0]), 2.0, 0)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.029613, abs=1e-6)
+    assert student.grad.tolist() == pytest.approx([-0.707036, 0.707036], abs=1e-6)
 
 
 def test_binary_distillation_at_a_temperature():
@@ -222,6 +233,30 @@ def test_levels():
     found = levels(scene(size=(64, 96), strides=(8, 16, 32)))
     assert [(level.stride, level.hw) for level in found] == [(8, (8, 12)), (16, (4, 6)), (32, (2, 3))]
     assert [level.part for level in found] == [slice(0, 96), slice(96, 120), slice(120, 126)]
+
+
+# ---- several teachers ----
+
+
+def test_teachers_say_the_mean_of_their_probabilities():
+    """algorithms.md 6.2: not of their logits, which would say .3333."""
+    said = joined([saying([[logit(p)]]) for p in (0.2, 0.6)])
+    assert said.scores.sigmoid().item() == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize("bins", [1, 4])
+def test_the_surer_teacher_has_more_say_in_a_box(bins):
+    """Distances 1 and 3, said with probabilities .2 and .6: (.2 * 1 + .6 * 3) / .8; as bins, a quarter and three."""
+    there = [torch.full((4, 1), d) if bins == 1 else bin_of(int(d)) for d in (1.0, 3.0)]
+    said = joined([saying([[logit(p)]], boxes) for p, boxes in zip((0.2, 0.6), there, strict=True)])
+    assert distances(said).flatten().tolist() == pytest.approx([2.5] * 4, abs=1e-4)
+    if bins > 1:
+        assert edges(said).softmax(2)[0, 0, :, 0].tolist() == pytest.approx([0, 0.25, 0, 0.75], abs=1e-4)
+
+
+def bin_of(distance: int) -> torch.Tensor:
+    """Logits of four edges that are surely this far away, (16, 1)."""
+    return SURE * torch.eye(4)[distance].repeat(4)[:, None]
 
 
 # ---- order ----

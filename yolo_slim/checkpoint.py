@@ -53,10 +53,10 @@ def load(path: str | Path) -> nn.Module:
     return detector
 
 
-def build(model_yaml: str) -> nn.Module:
-    """An untrained detector from a model YAML, such as `yolov5n.yaml`."""
+def build(model_yaml: str, classes: int | None = None) -> nn.Module:
+    """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says."""
     try:
-        detector = DetectionModel(model_yaml, verbose=False)
+        detector = DetectionModel(model_yaml, nc=classes, verbose=False)
     except FileNotFoundError as e:
         raise SlimError(
             f"expected a model YAML, found no file {model_yaml} (Ultralytics knows yolov5n.yaml etc.)"

@@ -291,7 +291,7 @@ def _by_name(value: Any) -> Any:
 class Distill(Section):
     """What the student pays for differing from its teacher."""
 
-    teacher: str | list[str] = Field(
+    teacher: str | Annotated[list[str], Field(min_length=1)] = Field(
         "original", description="original (the unpruned detector), or a checkpoint with the same classes, or several"
     )
     features: Losses = Field(
@@ -320,6 +320,29 @@ class Distill(Section):
         return self
 
 
+def check_lesson(chosen: Distill, epochs: int, named: str) -> None:
+    """Refuse a schedule on which no epoch has a teacher at full weight.
+
+    Args:
+        chosen: the `finetune.distill` section.
+        epochs: of the training.
+        named: the setting that says so.
+
+    Raises:
+        ValueError: with what does not fit into the epochs.
+    """
+    if chosen.stop_before >= epochs:
+        raise ValueError(
+            f"finetune.distill.stop_before={chosen.stop_before} leaves no epoch with a teacher: {named}; expected less"
+        )
+    if chosen.ramp_epochs > epochs - chosen.stop_before:
+        raise ValueError(
+            f"finetune.distill.ramp_epochs={chosen.ramp_epochs:g} never ends: {named}"
+            + (f", the last {chosen.stop_before} without a teacher" if chosen.stop_before else "")
+            + f"; expected {epochs - chosen.stop_before} at most"
+        )
+
+
 class Finetune(TrainSection):
     """Training the slim detector, which stays slim."""
 
@@ -327,6 +350,14 @@ class Finetune(TrainSection):
     distill: Distill | None = Field(
         None, description="{teacher: original}: learn from the unpruned one; {} takes the defaults"
     )
+
+    @model_validator(mode="after")
+    def _something_to_learn_in_time(self) -> Finetune:
+        if self.distill:
+            check_lesson(self.distill, self.epochs, f"finetune.epochs={self.epochs}")
+            if self.distill.extra_images and self.train.get("rect"):
+                raise ValueError("distill.extra_images needs images of one shape: leave out train.rect")
+        return self
 
 
 class Latency(Section):
@@ -441,6 +472,13 @@ class Config(Section):
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def _rounds_are_taught_too(self) -> Config:
+        tuned = self.prune.iterations
+        if tuned.rounds > 1 and self.finetune.distill:
+            check_lesson(self.finetune.distill, tuned.epochs, f"prune.iterations.epochs={tuned.epochs}")
+        return self
 
     @property
     def folder(self) -> Path:

@@ -6,6 +6,8 @@ Each class is a distribution of its own. A softmax over them would not see a com
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from yolo_slim.distill.positions import confidence, weighted_mean
@@ -36,7 +38,7 @@ class Binary(nn.Module):
 
 
 def same_classes(loss: str, pair: Pair) -> None:
-    """Nothing, where student and teacher know as many classes.
+    """Nothing, where student and teacher know the same classes, as far as they have names.
 
     Raises:
         SlimError: they do not.
@@ -47,3 +49,16 @@ def same_classes(loss: str, pair: Pair) -> None:
             f"distillation `{loss}` compares class by class: the student has {pair.classes} classes, the teacher "
             f"{theirs}; take a teacher trained on the same data, or a loss that compares maps or boxes"
         )
+    if said := other_names(pair.names, pair.teacher_names):
+        raise SlimError(
+            f"distillation `{loss}` compares class by class: {said} of the teacher; take a teacher trained on the same "
+            "data, or a loss that compares maps or boxes"
+        )
+
+
+def other_names(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
+    """The first class that has another name on the other side; None: there is none, or names are not known."""
+    for i, (one, two) in enumerate(zip(ours, theirs, strict=False)):
+        if one.casefold() != two.casefold():
+            return f"class {i} is {one!r} beside {two!r}"
+    return None

@@ -13,13 +13,15 @@ from yolo_slim.distill.match import Beside
 from yolo_slim.distill.positions import TINY
 from yolo_slim.distill.rois import pool, true_rois
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
+from yolo_slim.distill.workers import over_workers
 
 
 class DarkRank(nn.Module):
     """-log P(the teacher's order | student), the hard form, averaged over objects as the one that looks.
 
     An object's embedding is the mean of each map over its box, side by side, of norm 1; its score for another one is
-    -alpha * distance^beta. Distances stay within a detector, so that there is nothing to adapt.
+    -alpha * distance^beta. Distances stay within a detector, so that there is nothing to adapt. Of several workers,
+    each ranks the objects of its own images.
 
     Args:
         alpha: of the score.
@@ -41,7 +43,8 @@ class DarkRank(nn.Module):
         rois = true_rois(scene)
         pooled = [[pool(m, rois, scene).mean((2, 3)) for m in maps] for maps in zip(*pairs, strict=True)]
         s, t = (self._scores(torch.cat(parts, 1)) for parts in pooled)
-        return unlikelihood(s, t, self.length).sum() / max(len(rois), 1)
+        number = over_workers(rois.new_tensor(len(rois)))
+        return unlikelihood(s, t, self.length).sum() / number.clamp(min=TINY)
 
     def _scores(self, embeddings: Tensor) -> Tensor:
         """Of each object (N, C) for each other one, (N, N - 1)."""

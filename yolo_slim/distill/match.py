@@ -78,8 +78,7 @@ class Match(nn.Module):
             student = self.adapters[i](student)
         if self.picks:
             teacher = teacher[:, self.get_buffer(f"same{i}")]
-        if student.shape[2:] != teacher.shape[2:]:
-            student = nn.functional.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+        student = resized(student, teacher)
         if self.normalize:
             size = spread(teacher)
             student, teacher = student / size, teacher / size
@@ -97,10 +96,17 @@ class Beside(nn.Module):
         self.match = None if pair.same is None else Match(pair, adapter=False, normalize=False)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Per level student's map (B, Cs, Hs, Ws) and teacher's (B, C, H, W)."""
+        """Per level student's map (B, Cs, H, W), resized where it is not as large, and teacher's (B, C, H, W)."""
         if self.match is None:
-            return list(zip(student, teacher, strict=True))
+            return [(resized(s, t), t) for s, t in zip(student, teacher, strict=True)]
         return self.match(student, teacher)
+
+
+def resized(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's map (B, C, Hs, Ws) at the size of the teacher's, (B, C, H, W)."""
+    if student.shape[2:] == teacher.shape[2:]:
+        return student
+    return nn.functional.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
 
 
 def spread(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yolo_slim.distill.match import Match
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
+from yolo_slim.distill.workers import over_workers, shared
 
 
 class Pkd(nn.Module):
@@ -37,9 +38,11 @@ class Pkd(nn.Module):
 def _correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Pearson's r of each channel, (C,): 0 where the student's is constant, 1 where the teacher's is."""
     s, t = (x.transpose(0, 1).flatten(1) for x in (student, teacher))  # (C, B*H*W)
-    (var_s, mean_s), (var_t, mean_t) = (torch.var_mean(x, 1, correction=0) for x in (s, t))
+    # Of all workers' images. Means are constants here: deviations from a mean do not pull at it, as they sum to 0.
+    mean_s, mean_t = over_workers(torch.stack([s.mean(1), t.mean(1)]))
+    s, t = s - mean_s[:, None], t - mean_t[:, None]
+    var_s, var_t, covariance = shared(torch.stack([s.square().mean(1), t.square().mean(1), (s * t).mean(1)]))
     varies_s, varies_t = _varies(var_s, mean_s), _varies(var_t, mean_t)
-    covariance = ((s - mean_s[:, None]) * (t - mean_t[:, None])).mean(1)
     # A constant channel has no direction to be told: it gets a value, and no gradient, which would be 1 / 0.
     both = varies_s & varies_t
     r = covariance * torch.where(both, var_s, 1).rsqrt() * torch.where(both, var_t, 1).rsqrt()

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_slim.distill.binary import other_names
 from yolo_slim.distill.view import Pair, Scene, View
+from yolo_slim.errors import SlimError
 
 EPS = 1e-6
 """Probabilities stay this far from 0 and 1: their logits are finite."""
@@ -25,7 +27,7 @@ class Together(nn.Module):
         features: classes of feature losses, each with its options (`weight` among them); `outputs` likewise.
 
     Raises:
-        SlimError: a loss that cannot work for a pair.
+        SlimError: a loss that cannot work for a pair, or teachers whose predictions cannot be joined.
         TypeError: an option that a loss does not have.
     """
 
@@ -40,8 +42,11 @@ class Together(nn.Module):
         self.features, self.outputs = nn.ModuleDict(), nn.ModuleDict()
         for name, (kind, options) in features.items():
             self.features[name] = nn.ModuleList(kind(pair, **self._weighed(name, kind, options)) for pair in pairs)
+        if outputs:
+            may_be_joined(pairs)
         for name, (kind, options) in outputs.items():
-            self.outputs[name] = kind(pairs[0], **self._weighed(name, kind, options))
+            rest = self._weighed(name, kind, options)
+            self.outputs[name], *_ = [kind(pair, **rest) for pair in pairs]  # each says whether it can work
 
     def _weighed(self, name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         rest = dict(options)
@@ -65,11 +70,34 @@ class Together(nn.Module):
         return {name: self.weights[name] * found[name] for name in self.names}
 
 
+def may_be_joined(pairs: Sequence[Pair]) -> None:
+    """Nothing, where what the teachers say can be averaged.
+
+    Raises:
+        SlimError: other classes, or other bins, than those of the first teacher.
+    """
+    first, *others = pairs
+    for i, other in enumerate(others, 2):
+        said = None
+        if other.teacher_classes != first.teacher_classes:
+            said = f"the first has {first.teacher_classes} classes, the {i}. has {other.teacher_classes}"
+        elif other.teacher_bins != first.teacher_bins:
+            said = f"the first has {first.teacher_bins} bins a distance, the {i}. has {other.teacher_bins}"
+        elif names := other_names(first.teacher_names, other.teacher_names):
+            said = f"{names} of the {i}."
+        if said:
+            raise SlimError(
+                f"losses of predictions compare the student with the mean of its teachers, which must know the same "
+                f"classes and bins: {said}; take teachers that do, or losses of maps"
+            )
+
+
 def joined(views: Sequence[View]) -> View:
     """What several teachers say together: probabilities averaged, boxes weighted by how sure each is of its class.
 
     Not logits: a teacher that is sure beyond doubt would outvote all others (Hinton et al., arXiv:1503.02531, 1).
-    Distances are averaged as the distributions that they are. The maps are those of the first teacher.
+    Distances are averaged as the distributions that they are. The maps are those of the first teacher. All of it at
+    temperature 1: a loss at T softens what the teachers say together, it does not average what each says at T.
     """
     if len(views) == 1:
         return views[0]

@@ -59,6 +59,10 @@ class Pair:
     """None: as many as the student's."""
     teacher_bins: int | None = None
     """None: as many as the student's."""
+    names: Sequence[str] = ()
+    """Of the student's classes; (): not known."""
+    teacher_names: Sequence[str] = ()
+    """Of the teacher's."""
 
 
 def in_fp32(forward: Callable[[Any, View, View, Scene], Tensor]) -> Callable[[nn.Module, View, View, Scene], Tensor]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yolo_slim import checkpoint
+import torch
+from ultralytics.data.utils import IMG_FORMATS
+
+from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, Distill
-from yolo_slim.distill import FEATURES, OUTPUTS
+from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import finished, measured, run_stage, say, train_arguments, train_in
-from yolo_slim.training.distill import SETTINGS, DistillTrainer
+from yolo_slim.training.calibrate import Batches, dataset_info
+from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
+from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer
+
+ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
+"""A student and a teacher that every loss can work for."""
 
 
 def finetune(config: Config) -> Record:
@@ -34,6 +47,8 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
     if chosen.distill:
         teachers = teachers_of(config)
         inputs += teachers
+        settings |= pictures(chosen.distill)
+        check_kin(chosen.distill, start, teachers)
         extra, trainer = {SETTINGS: lesson(chosen.distill, teachers)}, DistillTrainer
 
     def work(folder: Path) -> tuple:
@@ -49,17 +64,96 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
 
 
 def rehearse_distill(config: Config) -> None:
-    """What is wrong with `finetune.distill` shows before hours of training.
+    """What is wrong with `finetune.distill` shows before hours of training: the original stands for the student.
 
     Raises:
-        SlimError: a loss that there is not, a file that is not there or no detector.
+        SlimError: a loss that there is not, a file that is not there, a teacher that does not fit.
     """
-    if chosen := config.finetune.distill:
-        named = [chosen.teacher] if isinstance(chosen.teacher, str) else chosen.teacher
-        files = [Path(teacher) for teacher in named if teacher != "original"]
-        for file in files:
-            checkpoint.load(file)
-        lesson(chosen, files)
+    chosen, train = config.finetune.distill, config.finetune.train
+    if not chosen:
+        return
+    pictures(chosen)
+    files = [Path(teacher) for teacher in asked(chosen)]
+    settings = lesson(chosen, files)
+    if config.model.endswith(".pt"):
+        student = checkpoint.load(config.model)
+        check_kin(chosen, Path(config.model), files)
+    else:  # it is trained first, for the classes of the data
+        info = dataset_info(config.data) if config.data else {}
+        student = checkpoint.build(config.model, info.get("nc"))
+        student.names = info.get("names", student.names)
+    detectors = [copy.deepcopy(student) if n == "original" else checkpoint.load(n) for n in asked(chosen)]
+    square = not (train.get("multi_scale") or train.get("rect"))
+    _, pairs = enrol(student, detectors, settings, config.imgsz, square=square)
+    # How wide the student will be is not known yet: it is not to be refused for that.
+    losses_between([p if p.same is not None else replace(p, student=p.teacher) for p in pairs], settings)
+    if chosen.teacher_images and config.data and "fraction" not in train:
+        twins(Batches(config.data, config.imgsz, 0).dataset.im_files, chosen.teacher_images)
+
+
+def asked(chosen: Distill) -> list[str]:
+    """The teachers as they are named: `original`, or paths."""
+    return [chosen.teacher] if isinstance(chosen.teacher, str) else chosen.teacher
+
+
+def kin_of(chosen: Distill) -> list[bool]:
+    """Of each teacher: whether the student is taken to be cut from it."""
+    return [name == "original" or "channels" in chosen.features for name in asked(chosen)]
+
+
+def check_kin(chosen: Distill, student: Path, teachers: list[Path]) -> None:
+    """Nothing, where the student may have been cut from the files that `channels` compares it with.
+
+    Two trainings of one architecture have channels of the same number, and nothing in common. Which of them a detector
+    comes from is what its card tells; one without a card, made from Python, is believed.
+
+    Args:
+        chosen: the `finetune.distill` section.
+        student: its checkpoint, or that which it will be cut from.
+        teachers: theirs, as `chosen` names them.
+
+    Raises:
+        SlimError: a teacher that comes from another detector.
+    """
+    if checkpoint.is_slim(checkpoint.load(student)) and not checkpoint.card(student):
+        return
+    for name, teacher, kin in zip(asked(chosen), teachers, kin_of(chosen), strict=True):
+        if kin and name != "original" and origin(teacher) != origin(student):
+            raise SlimError(
+                f"finetune.distill.features: channels compares the student with what it was cut from, but {teacher} "
+                f"comes from another detector than {student}; take `original`, or `mimic`, which has adapters"
+            )
+
+
+def origin(weights: Path) -> Any:
+    """What tells a detector's first checkpoint from others: its sha256; where we trained it, the record of that."""
+    card = checkpoint.card(weights)
+    if not card:
+        return record.sha256(weights)
+    return card["source"]["sha256"] if "source" in card else card["steps"][0]
+
+
+def pictures(chosen: Distill) -> dict[str, str]:
+    """What is in the folders of pictures, as settings: another name or size of a file, and the stage is done again.
+
+    Raises:
+        SlimError: a folder that is not there, or holds no picture.
+    """
+    found = {}
+    for key in ("teacher_images", "extra_images"):
+        if not (folder := getattr(chosen, key)):
+            continue
+        if not Path(folder).is_dir():
+            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
+        files = sorted(p for p in Path(folder).rglob("*.*") if p.suffix[1:].lower() in IMG_FORMATS)
+        if not files:
+            raise SlimError(
+                f"finetune.distill.{key}: expected pictures ({', '.join(sorted(IMG_FORMATS))}) in {folder}, found none"
+            )
+        # Not of their content: folders of unlabelled images are large.
+        named = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
+        found[f"{key}_sum"] = hashlib.sha256(named.encode()).hexdigest()[:16]
+    return found
 
 
 def teachers_of(config: Config) -> list[Path]:
@@ -68,9 +162,8 @@ def teachers_of(config: Config) -> list[Path]:
     Raises:
         SlimError: one is not there, or no detector.
     """
-    named = config.finetune.distill.teacher
     found = []
-    for teacher in [named] if isinstance(named, str) else named:
+    for teacher in asked(config.finetune.distill):
         path = finished(config, "original") if teacher == "original" else Path(teacher)
         if path is None:
             raise SlimError(
@@ -85,20 +178,16 @@ def lesson(chosen: Distill, teachers: list[Path]) -> dict[str, Any]:
     """The settings file of DistillTrainer.
 
     Raises:
-        SlimError: a loss, or an option of one, that there is not; a folder that is not there.
+        SlimError: a loss, or an option of one, that there is not.
     """
-    kin = chosen.teacher == "original" or "channels" in chosen.features  # who says so of a file must be right
+    kin = kin_of(chosen)
     features = dict(chosen.features)
     if "auto" in features:
-        features = {"channels" if kin else "mimic": features.pop("auto"), **features}
+        features = {"channels" if all(kin) else "mimic": features.pop("auto"), **features}
     asked = {"features": features, "outputs": dict(chosen.outputs)}
     for kind, known in (("features", FEATURES), ("outputs", OUTPUTS)):
         for name, options in asked[kind].items():
             _check_loss(f"finetune.distill.{kind}", name, options, known)
-    for key in ("teacher_images", "extra_images"):
-        folder = getattr(chosen, key)
-        if folder and not Path(folder).is_dir():
-            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
     layers = chosen.layers
     return {
         "teachers": [str(t) for t in teachers],
@@ -117,3 +206,31 @@ def _check_loss(where: str, name: str, options: dict[str, Any], known: dict[str,
         raise SlimError(
             f"{where}.{name}: no option {', '.join(sorted(unknown))}; expected {', '.join(['weight', *takes])}"
         )
+    if not is_number(weight := options.get("weight", 1.0)) or weight < 0:
+        raise SlimError(f"{where}.{name}.weight: expected a number from 0 on, got {weight!r}")
+    rest = {k: v for k, v in options.items() if k != "weight"}
+    for option, value in rest.items():
+        fits, expected = _kind_of(inspect.signature(known[name]).parameters[option].default)
+        if not fits(value):
+            raise SlimError(f"{where}.{name}.{option}: expected {expected}, got {value!r}")
+    known[name](ANY_PAIR, **rest)  # refuses what only it knows
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _kind_of(default: Any) -> tuple[Callable[[Any], bool], str]:
+    """Whether a value may stand for an option with this default, and what may in words."""
+    if default is None or isinstance(default, bool):
+        return lambda v: isinstance(v, bool) or v is None is default, "true or false"
+    if isinstance(default, int):
+        return lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "a whole number above 0"
+    if isinstance(default, tuple):
+        return lambda v: isinstance(v, list) and v != [] and all(is_number(x) and x > 0 for x in v), (
+            "a list of numbers above 0"
+        )
+    if isinstance(default, float):
+        return is_number, "a number"
+    return lambda v: True, "anything"

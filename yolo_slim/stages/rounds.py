@@ -20,7 +20,7 @@ from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
-from yolo_slim.stages.finetune import teachers_of, tune
+from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.prune import cut_stage
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
@@ -53,7 +53,10 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
         )
     settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
-    taught = config.finetune.distill and config.finetune.distill.teacher != "original"
+    distill = config.finetune.distill
+    if distill:
+        tuning |= pictures(distill)
+    taught = distill and distill.teacher != "original"
 
     def work(folder: Path) -> tuple:
         whole = measured(config, finished(config, "original"), SPLIT)["map50_95"]

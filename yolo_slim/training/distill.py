@@ -7,9 +7,11 @@ it, `last.pt` keeps it for a resume, the saved detector has no trace of it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -20,15 +22,16 @@ from yolo_slim import checkpoint
 from yolo_slim.channels import composed, survivors
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
+from yolo_slim.distill.workers import average_gradients, same_everywhere
 from yolo_slim.errors import SlimError
-from yolo_slim.training.images import any_labelled, labelled, mixed, paired
-from yolo_slim.training.teacher import Taps, Teacher, entering, raw, scene_of, view_of
+from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
+from yolo_slim.training.teacher import Taps, Teacher, entering, names_of, raw, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "distill.yaml"
-"""In the run folder: teachers (paths), features and outputs (loss -> options), layers (the student's module -> the
-teachers'), kin (whether the student was cut from them), ramp_epochs, stop_before, teacher_images, extra_images. A file,
-because multi-GPU workers rebuild the trainer from its arguments alone, and so does a resumed run."""
+"""In the run folder: teachers (paths), kin (of each: whether the student was cut from it), features and outputs (loss
+-> options), layers (the student's module -> the teachers'), ramp_epochs, stop_before, teacher_images, extra_images. A
+file, because multi-GPU workers rebuild the trainer from its arguments alone, and so does a resumed run."""
 
 
 class DistillTrainer(SlimTrainer):
@@ -38,21 +41,14 @@ class DistillTrainer(SlimTrainer):
         """Load the student, then its teachers and what stands between them."""
         ckpt = super().setup_model()
         self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
-        student = unwrap_model(self.model)
-        layers = self.settings["layers"]
-        self.taps = Taps(student, list(layers)) if layers else None
-        self.teachers, pairs = [], []
-        for path in self.settings["teachers"]:
-            detector = checkpoint.load(path)
-            same = same_channels(student, detector, layers, self.args.imgsz) if self.settings["kin"] else None
-            teacher = Teacher(detector, path, student.stride.tolist(), list(layers.values()) if layers else None)
-            pairs.append(pair(student, teacher, list(layers) if layers else entering(student), same))
-            self.teachers.append(teacher.to(self.device))
-        chosen = (
-            {name: (losses[name], options) for name, options in self.settings[kind].items()}
-            for kind, losses in (("features", FEATURES), ("outputs", OUTPUTS))
-        )
-        self.losses = Together(pairs, *chosen).to(self.device)
+        student, layers = unwrap_model(self.model), self.settings["layers"]
+        self.taps = Taps(student, list(layers), "the student") if layers else None
+        detectors = [checkpoint.load(path) for path in self.settings["teachers"]]
+        square = not (self.args.multi_scale or self.args.rect)
+        self.teachers, pairs = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
+        for teacher in self.teachers:
+            teacher.to(self.device)
+        self.losses = same_everywhere(losses_between(pairs, self.settings).to(self.device))
         return ckpt
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
@@ -63,7 +59,8 @@ class DistillTrainer(SlimTrainer):
         if self.settings["teacher_images"]:
             dataset = paired(dataset, self.settings["teacher_images"], self.args)
         if self.settings["extra_images"]:
-            extra = super().build_dataset(self.settings["extra_images"], mode, batch)
+            with patch("ultralytics.data.build.YOLODataset", Unlabelled):  # all else as for the labelled ones
+                extra = super().build_dataset(self.settings["extra_images"], mode, batch)
             dataset = mixed(dataset, extra)
         return dataset
 
@@ -87,18 +84,14 @@ class DistillTrainer(SlimTrainer):
         optimizer = super().build_optimizer(model, *args, **kwargs)
         own = list(self.losses.parameters())
         if own:
-            rate = optimizer.param_groups[0]["lr"]
-            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+            # Momentum, betas and all as batch norms have them; MuSGD trains some of those at three times the rate.
+            norms = min((g for g in optimizer.param_groups if g["param_group"] == "bn"), key=lambda g: g["lr"])
+            optimizer.add_param_group({**norms, "params": own, "weight_decay": 0.0})
             optimizer.register_step_pre_hook(self._average_gradients)
         return optimizer
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """The losses are outside the module that DDP wraps: average their gradients over workers here."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for p in self.losses.parameters():
-                if p.grad is not None:
-                    torch.distributed.all_reduce(p.grad)
-                    p.grad /= torch.distributed.get_world_size()
+        average_gradients(self.losses)  # they are outside the module that DDP wraps
 
     def _setup_train(self) -> None:
         super()._setup_train()
@@ -154,6 +147,67 @@ class DistillTrainer(SlimTrainer):
         return [k for k in items if k not in ours]
 
 
+def enrol(
+    student: nn.Module, detectors: Sequence[nn.Module], settings: Mapping[str, Any], imgsz: int, *, square: bool
+) -> tuple[list[Teacher], list[Pair]]:
+    """Make teachers of detectors, and find out what stands between each and the student.
+
+    Args:
+        student: left as it is.
+        detectors: taken over by their teachers.
+        settings: as in `SETTINGS`.
+        imgsz: image side in pixels.
+        square: whether all images have that side.
+
+    Raises:
+        SlimError: a teacher that does not fit the student or its images.
+    """
+    layers = settings["layers"]
+    mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
+    teachers, pairs = [], []
+    for detector, name, kin in zip(detectors, settings["teachers"], settings["kin"], strict=True):
+        sees_the_same(student, detector, name, imgsz, square=square)
+        same = same_channels(student, detector, layers, imgsz) if kin else None
+        teachers.append(Teacher(detector, name, student.stride.tolist(), theirs))
+        pairs.append(pair(student, teachers[-1], mine, same))
+    return teachers, pairs
+
+
+def losses_between(pairs: Sequence[Pair], settings: Mapping[str, Any]) -> Together:
+    """The losses that `settings` names, as in `SETTINGS`."""
+    chosen = (
+        {name: (losses[name], options) for name, options in settings[kind].items()}
+        for kind, losses in (("features", FEATURES), ("outputs", OUTPUTS))
+    )
+    return Together(pairs, *chosen)
+
+
+def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int, *, square: bool) -> None:
+    """Nothing, where a teacher can look at the student's images; see `enrol`.
+
+    Raises:
+        SlimError: it expects other channels of colour, or sides that are multiples of a larger stride.
+    """
+    ours, theirs = (next(d.parameters()).shape[1] for d in (student, teacher))
+    if ours != theirs:
+        raise SlimError(
+            f"the teacher {name} looks at images of {theirs} channels, the student at {ours}; take a teacher that was "
+            "trained on such images as the student"
+        )
+    ours, theirs = (int(d.stride.max()) for d in (student, teacher))
+    side = math.ceil(imgsz / ours) * ours  # as Ultralytics rounds it
+    if side % theirs:
+        raise SlimError(
+            f"the teacher {name} has a stride of {theirs} pixels: it needs an imgsz that is a multiple of it, not "
+            f"{side}; the next is {math.ceil(side / theirs) * theirs}"
+        )
+    if theirs > ours and not square:
+        raise SlimError(
+            f"the teacher {name} has a stride of {theirs} pixels, the student of {ours}: with train.multi_scale or "
+            "train.rect, images come in sizes that it cannot look at; leave them out, or take another teacher"
+        )
+
+
 def same_channels(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str] | None, imgsz: int) -> list[Tensor]:
     """Which channel of the teacher's maps each channel of the student's is: per layer (Cs,).
 
@@ -179,8 +233,9 @@ def same_channels(student: nn.Module, teacher: nn.Module, layers: Mapping[str, s
 def pair(student: nn.Module, teacher: Teacher, layers: list[str], same: list[Tensor] | None) -> Pair:
     """What losses must know of the two: found by running both on a blank image."""
     device = next(student.parameters()).device
-    blank = torch.zeros(1, next(student.parameters()).shape[1], 64, 64, device=device)
-    taps, training = Taps(student, layers), student.training
+    side = max(64, int(student.stride.max()), int(teacher.detector.stride.max()))
+    blank = torch.zeros(1, next(student.parameters()).shape[1], side, side, device=device)
+    taps, training = Taps(student, layers, "the student"), student.training
     taps.open()
     with torch.no_grad():
         student.eval()(blank)
@@ -190,7 +245,9 @@ def pair(student: nn.Module, teacher: Teacher, layers: list[str], same: list[Ten
     there = teacher.to(device)(blank).maps
     head = student.model[-1]
     widths = ([m.shape[1] for m in each] for each in (maps, there))
-    return Pair(*widths, same, head.nc, head.reg_max, teacher.classes, teacher.bins)
+    # A student that was cut from its teacher has its classes, by whatever names.
+    names = names_of(student) if same is None else ()
+    return Pair(*widths, same, head.nc, head.reg_max, teacher.classes, teacher.bins, names, teacher.class_names)
 
 
 class _WithTeachers:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from ultralytics.data import YOLOConcatDataset
+from ultralytics.data import YOLOConcatDataset, YOLODataset
+from ultralytics.data.utils import check_image
+from ultralytics.utils import LOCAL_RANK, LOGGER, NUM_THREADS, TQDM
 
 from yolo_slim.errors import SlimError
 
@@ -52,6 +55,21 @@ def _set_dice(state: tuple) -> None:
     torch.set_rng_state(state[2])
 
 
+def twins(files: Sequence[str], root: str) -> list[str]:
+    """What the teacher sees of each training image: root/<name of the file>.
+
+    Raises:
+        SlimError: pictures that are not there.
+    """
+    found = [str(Path(root) / Path(f).name) for f in files]
+    if missing := [f for f in found if not Path(f).is_file()]:
+        raise SlimError(
+            f"finetune.distill.teacher_images: expected {root} to hold a picture for each training image, under the "
+            f"same name; {len(missing)} of {len(found)} are missing, such as {Path(missing[0]).name}"
+        )
+    return found
+
+
 def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     """The data set with what the teacher sees of each image: root/<name of the file>.
 
@@ -63,19 +81,59 @@ def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     Raises:
         SlimError: pictures that are not there.
     """
-    files = [str(Path(root) / Path(f).name) for f in dataset.im_files]
-    if missing := [f for f in files if not Path(f).is_file()]:
-        raise SlimError(
-            f"finetune.distill.teacher_images: expected {root} to hold a picture for each training image, under the "
-            f"same name; {len(missing)} of {len(files)} are missing, such as {Path(missing[0]).name}"
-        )
+    files = twins(dataset.im_files, root)
     twin = copy.copy(dataset)
     twin.im_files, twin.npy_files = files, [Path(f).with_suffix(".npy") for f in files]
     twin.ims, twin.im_hw0, twin.im_hw = ([None] * len(files) for _ in range(3))
-    twin.cache, twin.buffer = None, []
+    # Images in RAM are drawn from all of them, others from those read last: both data sets must draw alike.
+    twin.cache, twin.buffer = "ram" if dataset.cache == "ram" else None, []
     twin.labels = [{**label, "im_file": f} for label, f in zip(dataset.labels, files, strict=True)]
     twin.transforms = twin.build_transforms(copy.copy(hyp))  # mosaics hold the data set that they draw from
     return Paired(dataset, twin)
+
+
+class Unlabelled(YOLODataset):
+    """Images of a folder of the user's: labels beside them are not read, and no cache is written there."""
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """No object for each image that can be read; the others are left out, and said.
+
+        Raises:
+            SlimError: none can be read.
+        """
+        with ThreadPool(NUM_THREADS) as pool:
+            looked = pool.imap(_label_of, self.im_files)
+            bar = TQDM(looked, f"{self.prefix}Scanning {self.img_path}", len(self.im_files), disable=LOCAL_RANK > 0)
+            found = list(bar)
+        wrong = [label for label in found if isinstance(label, str)]
+        if len(wrong) == len(found):
+            raise SlimError(
+                f"finetune.distill.extra_images: none of the {len(found)} images in {self.img_path} can be read: "
+                f"{wrong[0]}"
+            )
+        if wrong and LOCAL_RANK in {-1, 0}:
+            LOGGER.warning(f"{self.prefix}{len(wrong)} images that cannot be read are left out: {'; '.join(wrong)}")
+        labels = [label for label in found if not isinstance(label, str)]
+        self.im_files = [label["im_file"] for label in labels]
+        return labels
+
+
+def _label_of(image: str) -> dict[str, Any] | str:
+    """An image without objects, as Ultralytics describes one; or what is wrong with it."""
+    try:
+        _, hw = check_image(image)
+    except Exception as e:  # PIL raises whatever a damaged file makes it stumble over
+        return f"{image}: {e}"
+    return {
+        "im_file": image,
+        "shape": hw,
+        "cls": np.zeros((0, 1), np.float32),
+        "bboxes": np.zeros((0, 4), np.float32),
+        "segments": [],
+        "keypoints": None,
+        "normalized": True,
+        "bbox_format": "xywh",
+    }
 
 
 class Marked(Dataset):
@@ -104,11 +162,8 @@ class Mixed(YOLOConcatDataset):
         return self.datasets[0].dataset.labels
 
 
-def mixed(dataset: Any, extra: Any) -> Mixed:
-    """`dataset`, and `extra` without whatever labels it has."""
-    for label in extra.labels:
-        label["cls"], label["bboxes"] = label["cls"][:0], label["bboxes"][:0]
-        label["segments"] = []
+def mixed(dataset: Any, extra: Unlabelled) -> Mixed:
+    """`dataset`, and images that only a teacher supervises."""
     return Mixed([Marked(dataset, True), Marked(extra, False)])
 
 

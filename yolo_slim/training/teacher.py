@@ -28,16 +28,24 @@ def raw(output: Any) -> Mapping[str, Any]:
     return found.get("one2many", found)
 
 
-class Taps:
-    """Catches what leaves some modules, from `open` to `close`."""
+def names_of(detector: nn.Module) -> tuple[str, ...]:
+    """Of its classes; (): it has none but numbers, as Ultralytics gives where a data set or a YAML has no names."""
+    names = tuple(map(str, dict(detector.names).values()))
+    numbers = all(name in (str(i), f"class_{i}") for i, name in enumerate(names))
+    return () if numbers or len(names) != detector.model[-1].nc else names
 
-    def __init__(self, detector: nn.Module, names: Sequence[str]) -> None:
+
+class Taps:
+    """Catches what leaves some modules, from `open` to `close`; `whose`: of which detector, for messages."""
+
+    def __init__(self, detector: nn.Module, names: Sequence[str], whose: str) -> None:
         modules = dict(detector.named_modules())
         if missing := [n for n in names if n not in modules]:
             raise SlimError(
-                f"finetune.distill.layers names {', '.join(missing)}, which is not there: expected names of modules, "
-                f"such as those that enter Detect, {', '.join(entering(detector))}"
+                f"finetune.distill.layers names {', '.join(missing)}, which {whose} does not have: expected names of "
+                f"its modules, such as those that enter Detect, {', '.join(entering(detector))}"
             )
+        self.whose = whose
         self.names, self.modules = list(names), [modules[n] for n in names]
         self.maps: list[Any] = []
         self.handles: list[Any] = []
@@ -64,7 +72,9 @@ class Taps:
         for name, found in zip(self.names, self.maps, strict=True):
             if not isinstance(found, Tensor) or found.dim() != 4:
                 got = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                raise SlimError(f"finetune.distill.layers: expected a map (B, C, H, W) from {name}, got {got}")
+                raise SlimError(
+                    f"finetune.distill.layers: expected a map (B, C, H, W) from {name} of {self.whose}, got {got}"
+                )
         return self.maps
 
 
@@ -92,12 +102,13 @@ class Teacher:
             )
         self.levels = [own.index(s) for s in strides]
         self.classes, self.bins = detector.model[-1].nc, detector.model[-1].reg_max
+        self.class_names = names_of(detector)
         self.names = list(layers) if layers is not None else [entering(detector)[i] for i in self.levels]
         self.detector = detector.eval().requires_grad_(False)
         if layers is None and not hasattr(detector.model[-1], "one2one_cv2"):
             # Merging drops batch norms, which may be named in `layers`, and the one-to-many half of a double head.
             self.detector.fuse(verbose=False)
-        self.taps = Taps(self.detector, self.names)
+        self.taps = Taps(self.detector, self.names, f"the teacher {name}")
         self.taps.open()
 
     def to(self, device: torch.device) -> Teacher:
