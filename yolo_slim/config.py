@@ -199,10 +199,10 @@ class Prune(Section):
         "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random (default: obs where there "
         "is data, else l1)",
     )
-    solver: Literal["threshold", "knapsack", "sensitivity"] = Field(
-        "threshold",
+    solver: Literal["auto", "threshold", "knapsack", "sensitivity"] = Field(
+        "auto",
         description="threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys; "
-        "sensitivity: what a scan of the detector says hurts least",
+        "sensitivity: what a scan of the detector says hurts least; auto: knapsack for latency targets, else threshold",
     )
     scope: Literal["global", "layer"] = Field(
         "global", description="global: compare over the whole detector; layer: the same share everywhere"
