@@ -120,7 +120,7 @@ def slim(row: Row) -> None:
     detector, evidence = checkpoint.load(row.args.model), peers.evidence(row.args)
     wiring, base = trace(detector, row.args.imgsz), row.config("prune.target.latency=0.5")
     scores = judge(detector, wiring, base.prune, evidence)
-    found = Findings(layers=layer_table(base), scores=lambda: scores)
+    found = Findings(layers=layer_table(base, detector), scores=lambda: scores)
 
     def at(target: float, recovery: tuple[str, ...]) -> nn.Module:
         chosen: Prune = row.config(f"prune.target.{row.recipe}={target}", *recovery).prune

@@ -32,6 +32,9 @@ RUNTIMES = [*LAYERED, "torchscript", "ncnn", "opencv"]
         pytest.param("/model.24/cv2.0/cv2.0.1/conv/Conv", "model.24.cv2.0.1.conv", id="in a list of lists"),
         pytest.param("images_abcd_acdb_/model.0/conv/Conv", "model.0.conv", id="a reordering before it"),
         pytest.param("/model.9/m_1/MaxPool_output_0_nchwc", "model.9.m_1", id="a pool"),
+        pytest.param("__module.model.2.m.0.cv1.conv/aten::_convolution/Convolution", "model.2.m.0.cv1.conv", id="IR"),
+        pytest.param("x_abcd_acdb___module.model.0.conv/aten::a/C", "model.0.conv", id="IR, a reordering before it"),
+        pytest.param("__module.model.24/aten::sigmoid/Sigmoid", "model.24", id="IR, the head's own"),
         pytest.param("ReorderOutput_token_246", "", id="nobody's"),
     ],
 )

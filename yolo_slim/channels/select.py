@@ -35,6 +35,7 @@ class Selection:
     achieved: dict[str, float]
     looser: dict[str, float] = field(default_factory=dict)  # the same, one removal fewer: misses the target
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
+    measured: dict[str, float] = field(default_factory=dict)  # of what `achieved` foretells, by whoever can measure
 
 
 def select(
