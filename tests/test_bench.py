@@ -134,6 +134,23 @@ def test_a_runtime_that_cannot_run_it(
         assert {r["runtime"] for r in content(folder)["rows"]} == {"torch", "torchscript"}
 
 
+@pytest.mark.parametrize("other", ["yolo_slim.measure.chip", "yolo_slim.deploy.version_of"])
+def test_another_machine_or_version_makes_it_stale(
+    other: str, benched: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*benched[1], "bench.runtimes=[torchscript]", "bench.runs=3"]
+    assert run("bench", *words).code == 0
+    assert "done before" in run("bench", *words).out
+    monkeypatch.setattr(other, lambda *_: "another")
+    answer = run("bench", *words)
+    assert answer.code == 0 and "done before" not in answer.out
+
+
+def test_left_out_of_run_it_says_how_to_ask_for_it(benched: tuple[Path, list[str]]) -> None:
+    words = [word for word in benched[1] if not word.startswith("bench.")]
+    refused(run("bench", *words, "bench=null"), "bench: null", "bench.runs=50")
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn"])
 def test_several_images_at_a_time(runtime: str, benched: tuple[Path, list[str]]) -> None:
     answer = run("bench", *benched[1], f"bench.runtimes=[{runtime}]", "bench.batches=[2]", "bench.runs=3")
@@ -152,7 +169,6 @@ def layer(name: str, macs: tuple[int, int], ms: tuple[float, float]) -> dict[str
 BENCH = {
     "name": "mine",
     "imgsz": 64,
-    "device": "a chip",
     "runs": 6,
     "flops": {"original": 200, "slim": 100},
     "rows": [
@@ -161,6 +177,8 @@ BENCH = {
             "threads": 2,
             "batch": 1,
             "stage": stage,
+            "version": "1.2",
+            "device": "a chip",
             "latency_ms": {"p10": m, "median": m, "p90": m},
         }
         for stage, m in (("original", 10.0), ("slim", 8.0))

@@ -333,7 +333,7 @@ class Latency(Section):
     """What a latency target is measured with: once for a detector, then kept under <runs>/latency."""
 
     runtime: Literal["openvino", "onnxruntime", "torch"] = Field(
-        "onnxruntime", description="what the slim detector will run in"
+        "onnxruntime", description="what the slim detector will run in, on the CPU; torch: on `device`"
     )
     threads: int | None = Field(None, ge=1, description="of the runtime; null: as many as the machine has cores")
     samples: int = Field(16, ge=8, description="detectors of random widths that layers are measured in")
@@ -341,7 +341,7 @@ class Latency(Section):
 
 
 class Bench(Section):
-    """The original and the slim detector side by side in the runtimes of this machine."""
+    """The original and the slim detector side by side in the runtimes of this machine; null: not in `run`."""
 
     runtimes: list[Literal["torch", "onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]] | None = Field(
         None, description="null: all that are installed"
@@ -437,7 +437,7 @@ class Config(Section):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     latency: Latency = Latency()
-    bench: Bench = Bench()
+    bench: Bench | None = Bench()
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()

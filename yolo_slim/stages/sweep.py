@@ -154,7 +154,7 @@ def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[
 
 def command(config: Config, stage: str) -> str:
     """What to type for a stage with these settings, on the original: exact, whatever file they came from."""
-    read = {"original", "prune", "latency"} | (set() if stage == "prune" else {"finetune", "export"})
+    read = {"original", "prune", "latency"} | (set() if stage == "prune" else {"finetune", "export", "bench"})
     settings = config.model_dump(exclude_defaults=True)
     chosen = {key: value for key, value in settings.items() if section([key]) is None or key in read}
     return shlex.join(["yolo-slim", stage, *words({**chosen, "sparse_train": {"epochs": 0}})])
