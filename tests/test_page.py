@@ -399,7 +399,7 @@ const answer = JSON.stringify({ drawn, quiet, tip, off, left, panes, images, wid
 document.documentElement.setAttribute("data-checks", answer);
 parent.postMessage(answer, "*");
 }"""
-TALL = 12_000  # higher than the page, and all of it is in the picture
+TALL = 8_000  # higher than the page, and all of it is in the picture
 BUDGET = "--virtual-time-budget=4000"  # of a frame's message, too, the page that is printed has to hear
 FRAME = """<!DOCTYPE html><body style="margin:0"><iframe src="{}" width="390" height="5200" style="border:0"></iframe>
 <script>addEventListener("message", (e) => document.documentElement.setAttribute("data-checks", e.data))</script>"""
