@@ -1,6 +1,6 @@
 # make demo        the whole way on a small data set that is drawn here, in minutes on two CPU cores
 # make test        lint and tests
-# make slim        all stages of CONFIG: sparse-train, prune, finetune, export, report
+# make slim        all stages of CONFIG: sparse-train, prune, finetune, export, bench, report
 # make sweep       criterion x target x recovery without training: which budget to ask for
 # make prune       one stage; ARGS adds settings: make prune CONFIG=configs/bccd.yaml ARGS="prune.ratio=0.4"
 

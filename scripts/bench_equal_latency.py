@@ -39,6 +39,8 @@ TITLES = {
     "flops": "ours, cut by FLOPs until as fast",
     "smaller": "the next smaller stock detector",
 }
+SOLVERS = {"latency": "knapsack", "flops": "threshold"}
+"""By latency, what a channel saves is weighed as well; by FLOPs the scores alone decide, as everywhere else."""
 STEPS = 8
 """Of the search for the target that is as fast: a 256th of the original."""
 
@@ -68,14 +70,15 @@ class Row:
         common = [f"model={args.model}", f"data={args.data}", f"imgsz={args.imgsz}", f"device={args.device}",
                   f"runs={runs}", f"name={self.recipe}-seed{self.seed}", f"seed={self.seed}", f"prune.seed={self.seed}",
                   f"latency.runtime={args.runtime}", f"latency.threads={args.timed_threads}", "prune.round_to=8",
-                  *peers.OURS]  # fmt: skip
+                  f"prune.solver={SOLVERS.get(self.recipe, 'auto')}", *peers.OURS]  # fmt: skip
         return read_config(None, [*common, *words])
 
     def made_of(self, part: str) -> dict[str, Any]:
         """What decides the outcome."""
         args = self.args
         stamp = {"model": peers.sum_of(args.model), "smaller": peers.sum_of(args.smaller), "imgsz": args.imgsz,
-                 "runtime": args.runtime, "threads": args.timed_threads}  # fmt: skip
+                 "runtime": args.runtime, "threads": args.timed_threads,
+                 "prune": self.config().prune.model_dump(mode="json")}  # fmt: skip
         if part == "trained":
             stamp |= {"epochs": args.epochs, "train": peers.train_as(args)}
         return stamp
@@ -117,7 +120,7 @@ def slim(row: Row) -> None:
     detector, evidence = checkpoint.load(row.args.model), peers.evidence(row.args)
     wiring, base = trace(detector, row.args.imgsz), row.config("prune.target.latency=0.5")
     scores = judge(detector, wiring, base.prune, evidence)
-    found = Findings(layers=layer_table(base), scores=lambda: scores)
+    found = Findings(layers=layer_table(base, detector), scores=lambda: scores)
 
     def at(target: float, recovery: tuple[str, ...]) -> nn.Module:
         chosen: Prune = row.config(f"prune.target.{row.recipe}={target}", *recovery).prune

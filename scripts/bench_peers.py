@@ -462,7 +462,7 @@ def verdict(ours: str, results: dict[str, list[float]]) -> str:
     mine = results[ours]
     sides: dict[str, list[str]] = {}
     for rival, theirs in results.items():
-        if rival not in (*OURS_IN_THE_END, *WHOLE) and theirs:
+        if rival not in (ours, *OURS_IN_THE_END, *WHOLE) and theirs:
             gain = statistics.fmean(mine) - statistics.fmean(theirs)
             spreads = [statistics.stdev(v) for v in (mine, theirs) if len(v) > 1]
             side = NOT_AHEAD if gain <= max(spreads, default=0) else AHEAD if len(spreads) == 2 else OPEN

@@ -56,12 +56,16 @@ def whole(report: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     for row, worth in zip(report["rows"], ((0.7, 0.49), (0.68, 0.462)), strict=True):
         row["per_class"] = dict(zip(("cat", "dog"), worth, strict=True))
     ms = {"onnxruntime": (10.0, 6.0), "openvino": (8.0, 6.0)}
-    report["bench"] = [
+    timings = [
         {"runtime": runtime, "threads": 2, "batch": batch, "stage": stage, "latency_ms": spread(batch * value)}
+        | {"version": "1.2", "device": "a chip"}
         for batch in (1, 8)
         for runtime, both in ms.items()
         for stage, value in zip(("original", "slim"), both, strict=True)
     ]
+    late = {"layer": "model.7.conv", "macs_before": 100, "macs_after": 50, "before_ms": 4.0, "after_ms": 3.5}
+    report["bench"] = {"name": "bccd", "imgsz": 320, "runs": 6, "flops": {"original": 2.2e9, "slim": 1.1e9}}
+    report["bench"] |= {"rows": timings, "layers": {"openvino": [late]}}
     report["sweep"] = {"split": "val", "original": {"flops": 2.2e9, "map50_95": 0.6}, "rows": sweep_rows()}
     report["training"] = {"finetuned": [epoch(e) for e in (1, 2, 3)]}
     cuts = [{"round": 1, "flops": 1.6e9, "map50_95_cut": 0.5, "map50_95_finetuned": 0.6}]

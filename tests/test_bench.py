@@ -32,6 +32,9 @@ RUNTIMES = [*LAYERED, "torchscript", "ncnn", "opencv"]
         pytest.param("/model.24/cv2.0/cv2.0.1/conv/Conv", "model.24.cv2.0.1.conv", id="in a list of lists"),
         pytest.param("images_abcd_acdb_/model.0/conv/Conv", "model.0.conv", id="a reordering before it"),
         pytest.param("/model.9/m_1/MaxPool_output_0_nchwc", "model.9.m_1", id="a pool"),
+        pytest.param("__module.model.2.m.0.cv1.conv/aten::_convolution/Convolution", "model.2.m.0.cv1.conv", id="IR"),
+        pytest.param("x_abcd_acdb___module.model.0.conv/aten::a/C", "model.0.conv", id="IR, a reordering before it"),
+        pytest.param("__module.model.24/aten::sigmoid/Sigmoid", "model.24", id="IR, the head's own"),
         pytest.param("ReorderOutput_token_246", "", id="nobody's"),
     ],
 )
@@ -131,6 +134,23 @@ def test_a_runtime_that_cannot_run_it(
         assert {r["runtime"] for r in content(folder)["rows"]} == {"torch", "torchscript"}
 
 
+@pytest.mark.parametrize("other", ["yolo_slim.measure.chip", "yolo_slim.deploy.version_of"])
+def test_another_machine_or_version_makes_it_stale(
+    other: str, benched: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*benched[1], "bench.runtimes=[torchscript]", "bench.runs=3"]
+    assert run("bench", *words).code == 0
+    assert "done before" in run("bench", *words).out
+    monkeypatch.setattr(other, lambda *_: "another")
+    answer = run("bench", *words)
+    assert answer.code == 0 and "done before" not in answer.out
+
+
+def test_left_out_of_run_it_says_how_to_ask_for_it(benched: tuple[Path, list[str]]) -> None:
+    words = [word for word in benched[1] if not word.startswith("bench.")]
+    refused(run("bench", *words, "bench=null"), "bench: null", "bench.runs=50")
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "ncnn"])
 def test_several_images_at_a_time(runtime: str, benched: tuple[Path, list[str]]) -> None:
     answer = run("bench", *benched[1], f"bench.runtimes=[{runtime}]", "bench.batches=[2]", "bench.runs=3")
@@ -149,7 +169,6 @@ def layer(name: str, macs: tuple[int, int], ms: tuple[float, float]) -> dict[str
 BENCH = {
     "name": "mine",
     "imgsz": 64,
-    "device": "a chip",
     "runs": 6,
     "flops": {"original": 200, "slim": 100},
     "rows": [
@@ -158,6 +177,8 @@ BENCH = {
             "threads": 2,
             "batch": 1,
             "stage": stage,
+            "version": "1.2",
+            "device": "a chip",
             "latency_ms": {"p10": m, "median": m, "p90": m},
         }
         for stage, m in (("original", 10.0), ("slim", 8.0))

@@ -37,6 +37,20 @@ def test_a_latency_out_of_reach_is_told() -> None:
         bench.as_fast(cut_at, 0.2, lambda slim: slim)
 
 
+def test_a_row_is_no_rival_of_its_own() -> None:
+    said = peers.verdict("latency", {"latency": [0.5], "flops": [0.4], "smaller": [0.45], "original": [0.6]})
+    assert "`flops` (+0.100)" in said and "`smaller` (+0.050)" in said and "(+0.000)" not in said
+
+
+def test_only_the_row_by_latency_weighs_time_and_rows_know_what_they_are_made_of(tmp_path: Path) -> None:
+    (tmp_path / "any.pt").touch()
+    words = ["--model", str(tmp_path / "any.pt"), "--smaller", str(tmp_path / "any.pt"), "--data", "any.yaml"]
+    rows = bench.rows_of(bench.read_arguments([*words, "--seeds", "0"]))
+    made = {row.recipe: row.made_of("cut")["prune"] for row in rows}
+    assert (made["latency"]["solver"], made["flops"]["solver"]) == ("knapsack", "threshold")
+    assert made["latency"]["criterion"] == "obs" and made["latency"]["round_to"] == 8
+
+
 def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data, detector = draw_shapes(tmp_path / "data"), tiny(tmp_path)
     model = saved(detector, tmp_path / "model.pt")
@@ -50,7 +64,7 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     bench.main(words)
     shown = capsys.readouterr().out
     assert "Still missing" not in shown and "not available" not in shown
-    assert "`latency` is" in shown
+    assert "`latency` is" in shown and "`latency` (" not in shown, "a row is no rival of its own"
     wanted = cost(smaller, PX).macs / whole
     kept = peers.read_rows(bench.read_arguments(words))
     for row in bench.rows_of(bench.read_arguments(words)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from tiny import PX, refused, run
 from ultralytics import YOLO
 
 from yolo_slim import checkpoint, record
+from yolo_slim.channels import trace
 from yolo_slim.deploy import card_in, export_file
 from yolo_slim.stages.common import sign
+from yolo_slim.stages.inspect import history, plan_of
 
 pytest_plugins = ["tiny"]
 
@@ -49,7 +52,28 @@ def test_inspect_prints_it(pruned: Path, original: Path) -> None:
     assert answer.code == 0, answer
     assert f"Made from {original.name} (sha256 {record.sha256(original)})" in answer.out
     assert "criterion=l1" in answer.out and '"flops": 0.9' in answer.out and "min_keep" not in answer.out
-    assert "yolo-slim" in answer.out.splitlines()[-1]
+    assert "By yolo-slim" in answer.out.splitlines()[-2]
+    widths = {c.name: len(c.outputs) for c in trace(checkpoint.load(original), PX).convs.values()}
+    name, kept = next(iter(checkpoint.load(pruned).yaml["slim"]["cuts"][0].items()))
+    told = f"{name.removeprefix('model.').removesuffix('.conv')} {widths[name]} -> {len(kept)}"
+    assert "Plan: " in answer.out.splitlines()[-1] and told in answer.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("card", [{"source": {"file": "a.pt", "sha256": "b"}}, {"versions": {"torch": "2"}}])
+def test_a_card_with_less_in_it_is_told_as_far_as_it_goes(card: dict) -> None:
+    assert history(card)
+
+
+def test_a_long_plan_is_told_in_short() -> None:
+    cuts = [{f"model.{i}.conv": [0, 1, 2, 3] for i in range(15)}, {"model.0.conv": [0, 3]}]
+    (line,) = plan_of(cuts, {"model.0.conv": 8})
+    assert line.startswith("Plan: 15 convolutions are narrower: 0 8 -> 2, 1 -> 4, ") and line.endswith(", and 3 more")
+
+
+def test_a_tensorrt_file_begins_with_its_metadata(tmp_path: Path) -> None:
+    text = json.dumps({"yolo_slim": json.dumps({"steps": []})}).encode()
+    (tmp_path / "slim.engine").write_bytes(len(text).to_bytes(4, "little", signed=True) + text + b"the engine")
+    assert card_in(tmp_path / "slim.engine") == {"steps": []}
 
 
 def test_a_checkpoint_without_a_card_has_none(original: Path) -> None:
@@ -87,6 +111,8 @@ def test_every_export_carries_the_card(name: str, exports: Path, pruned: Path, o
         pytest.param(b"not a model", "text.onnx", "cannot read the metadata", id="not ONNX"),
         pytest.param(b"not a model", "text.torchscript", "expected a checkpoint", id="not a zip file"),
         pytest.param({}, "slim_openvino_model", "expected a checkpoint", id="empty folder"),
+        pytest.param({}, "slim.mlpackage", "other formats are not read here", id="CoreML"),
+        pytest.param(b"no", "slim.engine", "cannot read the metadata", id="not TensorRT"),
         pytest.param({"metadata.yaml": "[oh"}, "slim_ncnn_model", "cannot read the metadata", id="broken YAML"),
     ],
 )

@@ -13,7 +13,7 @@ from yolo_slim.cli import EXAMPLES, STAGES, USES
 from yolo_slim.config import Config, read_config, section
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
-    "run": {"original", "sparse_train", "prune", "latency", "finetune", "report", "export"},
+    "run": {"original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"},
     "sparse-train": {"original", "sparse_train", "prune", "latency"},  # targeted: the channels that prune removes
     "prune": {"original", "sparse_train", "prune", "latency", "finetune"},  # finetune: between rounds
     "sensitivity": {"original", "sparse_train", "prune"},

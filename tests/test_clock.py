@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import PX, refused, run
+from torch import nn
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
-from yolo_slim.channels import Costs, trace
-from yolo_slim.stages.clock import read
+from yolo_slim.channels import Costs, LayerTable, trace
+from yolo_slim.config import read_config
+from yolo_slim.stages.clock import clock, layer_table, read
 
 pytest_plugins = ["tiny"]
+
+NO_TABLE = LayerTable(1, 1, {}, ()), 1.0
 
 
 def typed(model: Path, runs: Path, runtime: str = "onnxruntime") -> list[str]:
@@ -45,7 +51,17 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         answer = run("prune", *typed(original, folder, runtime))
         assert answer.code == 0, answer
         assert f"latency of layers in {runtime}, 1 threads: kept in" in answer.out
+        assert f"measured in {runtime}: latency x0.800 (told x0." in answer.out
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def steady() -> Iterator[None]:
+    """A machine on which every cut is as fast as the next: what layers take is measured, what comes of it is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_slim.stages.stopwatch.compared", lambda whole, slim, runs: (10.0, 0.8))
+        patch.setattr("yolo_slim.stages.stopwatch.CLOSE", 1e9)
+        yield
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
@@ -61,6 +77,7 @@ def test_the_cut_keeps_to_what_the_layers_tell(original: Path, runs: Path, runti
     achieved = record["details"]["achieved"]
     assert achieved["latency"] == pytest.approx(told[0] / told[1]) and achieved["latency"] <= 0.9
     assert achieved["latency_ms"] == pytest.approx(told[0])
+    assert record["details"]["measured"] == {"latency": 0.8, "latency_ms": 8.0}
     assert table.layers.keys() == wiring.convs.keys()
     kept = json.loads(file.read_text())
     assert kept["runtime"] == runtime and kept["threads"] == 1 and kept["imgsz"] == PX and kept["device"]
@@ -73,6 +90,44 @@ def test_layers_are_timed_once(original: Path, runs: Path) -> None:
     answer = run("prune", *typed(original, runs), "prune.target.latency=0.95")
     assert answer.code == 0 and "kept in" not in answer.out
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"layers": {"a": 1}}'])
+def test_a_damaged_table_is_measured_anew(
+    original: Path, runs: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kept,) = (runs / "latency").glob("torch-*.json")
+    (tmp_path / "latency").mkdir()
+    (tmp_path / "latency" / kept.name).write_text(damage)
+    table = read(kept)
+    monkeypatch.setattr("yolo_slim.stages.clock.timed", lambda *_: (table, 1.0))
+    answer = run("prune", *typed(original, tmp_path, "torch"))
+    assert answer.code == 0 and "holds no table of layers" in answer.out and "measured anew" in answer.out
+    assert read(tmp_path / "latency" / kept.name) == table
+
+
+def test_a_table_of_another_format_is_none(
+    original: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "latency", tmp_path / "latency")
+    monkeypatch.setattr("yolo_slim.stages.clock.FORMAT", 0)
+    assert "kept in" in run("prune", *typed(original, tmp_path, "torch")).out
+
+
+def test_the_detector_that_is_cut_is_the_one_that_is_timed(loaded: nn.Module, slim: Path, tmp_path: Path) -> None:
+    """Whatever else lies in the run folder or is named as the model."""
+    words = [word for word in typed(slim, tmp_path, "torch") if not word.startswith("name=")]
+    config, asked = read_config(None, words), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_slim.stages.clock.timed", lambda detector, *_: asked.append(detector) or NO_TABLE)
+        layer_table(config, loaded)
+    assert asked == [loaded]
+
+
+def test_pytorch_is_timed_on_the_device_and_others_on_the_cpu(tmp_path: Path) -> None:
+    config = read_config(None, [*typed(tmp_path / "x.pt", tmp_path), "device=0,1"])
+    assert [clock(config, runtime, 2).where for runtime in ("torch", "openvino")] == ["cuda:0", "cpu"]
+    assert clock(config, "torch", 2).name == "torch on cuda:0" and clock(config, "openvino", 2).name == "openvino"
 
 
 def test_another_runtime_is_another_cut(original: Path, runs: Path) -> None:

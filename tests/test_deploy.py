@@ -1,10 +1,12 @@
 """Export: written whole by Ultralytics, run, compared with PyTorch, and refused where it differs."""
 
 import importlib.util
+import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,11 +19,23 @@ from ultralytics import YOLO
 from ultralytics.utils import checks, downloads
 
 from yolo_slim import checkpoint, record
-from yolo_slim.deploy import Exported, difference, export_file, file_mb, opened, runtime_of, suffix, taken, with_nms
+from yolo_slim.config import read_config
+from yolo_slim.deploy import (
+    RUNTIMES,
+    Exported,
+    difference,
+    export_file,
+    file_mb,
+    opened,
+    runtime_of,
+    suffix,
+    taken,
+    with_nms,
+)
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
-from yolo_slim.stages.export import complaints
+from yolo_slim.stages.export import _check_side, complaints
 from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
@@ -284,7 +298,9 @@ def test_the_stage_fails_beyond_its_tolerance(words: list[object], tmp_path: Pat
     answer = run(*words, "export.images=1", "export.tolerance=1e-12")
     refused(answer, folder, "slim.onnx: its output in onnxruntime", "in opencv", "export.tolerance=1e-12")
     assert record.read(folder) is None
-    assert contents(folder).keys() == {"slim.onnx"}
+    assert contents(folder).keys() == {"slim.onnx", "export.json"}
+    found = json.loads((folder / "export.json").read_text())
+    assert found["files"][0]["difference"] > 1e-12 and "differs from PyTorch's" in found["wrong"][0]
 
 
 def test_the_stage_says_what_it_compared(words: list[object], tmp_path: Path) -> None:
@@ -297,8 +313,11 @@ def test_the_stage_says_what_it_compared(words: list[object], tmp_path: Path) ->
         "onnx": "slim.onnx",
         "torchscript": "slim.torchscript",
         "openvino_int8": "slim_int8_openvino_model",
+        "json": "export.json",
     }
-    assert {*files} == {*done.outputs.values()} == {path.name for path in folder.iterdir()} - {record.FILE}
+    assert (
+        {*files, "export.json"} == {*done.outputs.values()} == {path.name for path in folder.iterdir()} - {record.FILE}
+    )
     assert 0 <= files["slim.onnx"]["difference"] <= files["slim.onnx"]["tolerance"] == 1e-3
     assert 0 <= files["slim.onnx"]["also"]["opencv"] <= 1e-3
     assert files["slim_int8_openvino_model"]["difference"] is None
@@ -308,6 +327,45 @@ def test_the_stage_says_what_it_compared(words: list[object], tmp_path: Path) ->
         assert abs(file["map50_95_difference"]) <= file["map50_95_tolerance"]
     (folder / "slim_int8_openvino_model" / "slim.xml").write_text("")
     assert record.read(folder) is None, "a changed file in a folder is a changed output"
+
+
+def test_a_file_that_cannot_be_run_is_told_and_kept(
+    words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in its own runtime, which fails the stage, and in another."""
+
+    def broken(file: Path, threads: int) -> Callable:
+        return lambda images: 1 / 0
+
+    folder, runtimes = tmp_path / "runs" / "slim" / "export", dict(RUNTIMES)
+    for name, fails in (("opencv", False), ("onnxruntime", True)):
+        runtimes[name] = RUNTIMES[name]._replace(open=broken)
+        monkeypatch.setattr("yolo_slim.deploy.runtimes.RUNTIMES", dict(runtimes))
+        monkeypatch.setattr("yolo_slim.deploy.RUNTIMES", dict(runtimes))
+        answer = run(*words, "export.images=1")
+        (row,) = json.loads((folder / "export.json").read_text())["files"]
+        if fails:
+            refused(answer, "slim.onnx: onnxruntime does not run it: ZeroDivisionError")
+            assert row["error"] and row["map50_95"] is None
+        else:
+            assert answer.code == 0 and "slim.onnx: not in opencv: ZeroDivisionError" in answer.out
+            assert row["not_in"] == {"opencv": "ZeroDivisionError: division by zero"}
+        words.append("export.calib_images=9")
+
+
+def test_a_side_that_strides_do_not_divide() -> None:
+    config = read_config(None, ["model=x.pt", "export.imgsz=352"])
+    wide = SimpleNamespace(stride=torch.tensor([8.0, 16.0, 32.0, 64.0]))
+    with pytest.raises(SlimError, match=r"multiple of 64, .* got 352: give export\.imgsz=384"):
+        _check_side(config, wide)
+
+
+def test_what_is_no_longer_asked_for_does_not_stay(words: list[object], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "slim" / "export"
+    assert run(*words, "export.formats=[torchscript]", "export.images=1").code == 0
+    (folder / "mine.txt").write_text("a user's own")
+    assert run(*words, "export.formats=[onnx]", "export.images=1").code == 0
+    assert contents(folder).keys() == {"slim.onnx", "export.json", "mine.txt", record.FILE}
 
 
 def test_an_argument_that_a_format_does_not_take_is_said(words: list[object]) -> None:

@@ -148,6 +148,16 @@ def test_openvino_keeps_the_decode_in_float(quantised: Quantised) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_names_that_are_not_in_the_file_are_refused(
+    format: str, exported: Callable[[str], Path], images: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Else an exporter that names things otherwise would leave the head's decode in INT8, and no word of it."""
+    with pytest.raises(SlimError, match=r"none of the convolutions .* model\.99\.conv: .*export\.int8_float=\[\]"):
+        quantize(format, exported(format), tmp_path / f"slim{suffix(format)}", images[:1], {"model.99.conv"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_source_that_cannot_be_read_leaves_nothing(format: str, tmp_path: Path, images: list[np.ndarray]) -> None:
     source, out = tmp_path / f"slim{suffix(format)}", tmp_path / "out"
     out.mkdir()

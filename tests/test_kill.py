@@ -40,6 +40,7 @@ class Command:
             "finetune": {"epochs": EPOCHS, "distill": {"teacher": "original"}, "train": {"batch": 4, "nbs": 4}},
             "report": {"latency_runs": 2},
             "export": {"formats": [], "images": 1},
+            "bench": None,
             **changed,
         }
         self.config = folder / "kill.yaml"

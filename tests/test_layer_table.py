@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import Network, detector
 
-from yolo_slim.channels import Costs, LayerTable, Meter, Trace, fit_layers, select, trace
+from yolo_slim.channels import Costs, LayerTable, Meter, Selection, Trace, fit_layers, select, trace
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.clock import random_widths
 
@@ -84,6 +84,52 @@ def test_out_of_reach_names_the_least_there_is(wiring: Trace) -> None:
     scores = {g.name: np.ones(g.size) for g in wiring.groups}
     with pytest.raises(SlimError, match=r"latency_ms 0\.01 ms \(lowest possible: \d+\.\d\d ms\)"):
         select(wiring, scores, target={"latency_ms": 0.01}, latency=law(wiring, 8))
+
+
+def test_a_slow_layer_gives_more_to_a_budget_of_time_than_to_one_of_flops(wiring: Trace) -> None:
+    """At one latency: the cut by FLOPs goes by scores alone, and knows nothing of the layer that is slow for them."""
+    costs, slow = Costs(wiring), "model.5.conv"
+    macs = dict(zip(costs.names, costs.layer_macs(costs.full), strict=True))
+    sizes = {name: len(c.inputs) * len(c.outputs) for name, c in wiring.convs.items()}
+    per = {name: 1e-9 * macs[name] / sizes[name] * (20 if name == slow else 1) for name in costs.names}
+    table = LayerTable(1, 1, {name: (0.0, 0.0, 0.0, each, 0.0, 0.0, 0.0) for name, each in per.items()}, (0.0,) * 3)
+    scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
+
+    def cut(**target: float) -> Selection:
+        return select(wiring, scores, target=target, latency=table, round_to=1)
+
+    timed, low, high = cut(latency=0.5), 0.1, 0.99
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cut(flops=middle).achieved["latency"] <= 0.5 else (low, middle)
+    counted = cut(flops=low)
+    assert timed.achieved["latency"] == pytest.approx(counted.achieved["latency"], abs=0.02)
+    assert (timed.plan.kept != counted.plan.kept).any()
+    taken = [table.by_layer(costs, found.plan.keeps(wiring))[slow] for found in (timed, counted)]
+    assert taken[0] < 0.8 * taken[1], "its inputs and outputs go first"
+    worth = [sum(scores[g.name][s.plan.kept[g.channels]].sum() for g in wiring.free) for s in (timed, counted)]
+    assert worth[0] > worth[1], "for the same time, more of what matters stays"
+
+
+@pytest.mark.parametrize("solver", ["auto", "threshold"])
+def test_the_narrowest_is_not_the_fastest_where_a_runtime_likes_some_widths(wiring: Trace, solver: str) -> None:
+    costs = Costs(wiring)
+    layers = {name: (0.0, 0.0, 0.0, 1e-6, 0.0, 0.0, 1e-5) for name in wiring.convs}  # eleven times, off multiples of 8
+    table = LayerTable(1, 8, layers, (0.0, 0.0, 0.0))
+    scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
+    floors = {"round_to": 1, "min_keep": 0.0, "min_channels": 9, "latency": table, "solver": solver}
+    narrow = np.array([min(9, g.size) if g.reason is None else g.size for g in wiring.groups])
+    narrowest, aligned = (
+        float(table.many(costs, np.minimum(w, costs.full)[None])[0] / table.many(costs, costs.full[None])[0])
+        for w in (narrow, np.where(narrow == 9, 16, narrow))
+    )
+    assert aligned < 0.8 * narrowest
+    found = select(wiring, scores, target={"latency": 1.02 * aligned}, **floors)
+    assert 0.9 * aligned < found.achieved["latency"] <= 1.02 * aligned
+    with pytest.raises(SlimError, match=r"lowest possible: x(0\.\d+)") as refusal:
+        select(wiring, scores, target={"latency": 0.001}, **floors)
+    least = float(str(refusal.value).partition("lowest possible: x")[2].partition(")")[0])
+    assert least <= aligned + 5e-4
 
 
 def test_without_a_table_time_cannot_be_asked_for(wiring: Trace) -> None:

@@ -61,7 +61,7 @@ def test_the_headline_is_what_one_came_for(whole, tmp_path):
     ],
 )
 def test_how_much_faster_is_told_of_the_quickest_runtime(ms, said, whole, tmp_path):
-    for row in whole["bench"]:
+    for row in whole["bench"]["rows"]:
         row["latency_ms"]["median"] = (ms or {}).get(
             (row["runtime"], row["batch"], row["stage"]), row["latency_ms"]["median"]
         )
@@ -146,6 +146,34 @@ def test_the_markdown_has_the_same_numbers(whole):
     assert "| 3.jpg | 2 | 2 | 1 | 1 |" in text
 
 
+def test_what_became_speed_is_said_and_on_what_it_was_timed(whole, tmp_path):
+    said = ["Of the FLOPs cut (×0.50) became speed: 80% in onnxruntime (batch 1, 1.67×)"]
+    said += ["In openvino, furthest behind their FLOPs: model.7 (4.00 → 3.50 ms, FLOPs ×0.50)."]
+    said += ["on a chip, 2 threads, images of 320 px, float32", "6 runs each, in onnxruntime 1.2, openvino 1.2"]
+    for text in (seen(page(whole, tmp_path)), markdown(whole)):
+        assert [words for words in said if words not in text] == []
+
+
+def test_several_images_at_a_time_are_named_in_the_headline(whole, tmp_path):
+    whole["bench"]["rows"] = [row for row in whole["bench"]["rows"] if row["batch"] == 8]
+    assert "ms, onnxruntime, batch 8" in seen(page(whole, tmp_path)) and "onnxruntime, batch 8)" in summary(whole)
+
+
+def test_the_markdown_has_the_sweep_and_the_trainings(whole):
+    text = markdown(whole)
+    assert "| obs | reconstruct | 1.100 | 0.500 |" in text and "| original | – | 2.200 | 0.600 |" in text
+    assert "| finetuned | 3 | 0.510 | 0.530 (epoch 3) | 0.530 |" in text
+
+
+def test_an_export_that_failed_is_told(whole, tmp_path):
+    broken = {**whole["export"]["files"][0], "map50_95": None, "map50_95_difference": None, "difference": None}
+    broken |= {"also": {}, "error": "x", "not_in": {"opencv": "error: no such operator"}}
+    whole["export"] = {"files": [broken], "wrong": ["slim.onnx: onnxruntime does not run it: x"]}
+    for text in (seen(section(page(whole, tmp_path), "export")), markdown(whole)):
+        assert "Failed: slim.onnx: onnxruntime does not run it: x" in text
+        assert "slim.onnx does not run in opencv: error: no such operator" in text
+
+
 def test_exported_files_have_a_row_each(whole, tmp_path):
     found = " ".join(seen(section(page(whole, tmp_path), "export")).split())
     assert "slim.onnx fp32 3.50 onnxruntime 2.0e-05, 3.0e-05 (opencv) 0.571 (+0.00)" in found
@@ -176,7 +204,9 @@ def test_names_are_text_and_never_markup(whole, tmp_path):
     before = page(whole, tmp_path)
     whole["name"] = whole["data"] = whole["pictures"]["shown"][0]["name"] = NASTY
     whole["rows"][1]["note"] = whole["widths"][0]["layer"] = whole["widths"][-1]["reason"] = NASTY
-    whole["bench"][0]["runtime"] = whole["sweep"]["rows"][0]["criterion"] = NASTY
+    whole["sweep"]["rows"][0]["criterion"] = NASTY
+    for row in whole["bench"]["rows"][:2]:
+        row["runtime"] = row["version"] = row["device"] = NASTY
     whole["export"]["files"][0] |= {"file": NASTY, "runtime": NASTY}
     for row in whole["rows"]:
         row["per_class"] = {NASTY: 0.5}
@@ -299,7 +329,7 @@ def reported(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 
 def test_a_run_becomes_a_page(reported, whole, tmp_path):
     run_folder = reported.folder
-    put(run_folder / "bench", run_folder / "pruned" / "pruned.pt", {"rows": whole["bench"]})
+    put(run_folder / "bench", run_folder / "pruned" / "pruned.pt", whole["bench"])
     put(run_folder / "sweep", run_folder / "original" / "original.pt", whole["sweep"])
     found, folder = reported(), run_folder / "report"
     text = (folder / "report.html").read_text()
@@ -349,6 +379,12 @@ const button = document.querySelector(".legend button");
 button.click();
 const off = document.querySelectorAll(".series.off").length;
 button.click();
+const figure = button.closest("figure"), all = [...figure.querySelectorAll(".legend button")];
+all.forEach((b) => b.click());
+const emptied = figure.querySelector(".chart");
+emptied.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+const quiet = document.getElementById("tip").hidden;
+all.forEach((b) => b.click());
 const score = document.getElementById("score");
 score.value = 0.85;
 score.dispatchEvent(new Event("input"));
@@ -359,10 +395,11 @@ const panes = large.open ? large.querySelectorAll("svg").length : 0;
 large.close();
 const images = [...document.querySelectorAll(".pane image, .pane use")].filter((i) => i.getBBox().width > 0).length;
 const wide = document.documentElement.scrollWidth - innerWidth;
-const answer = JSON.stringify({ drawn, tip, off, left, panes, images, wide, width: innerWidth });
+const answer = JSON.stringify({ drawn, quiet, tip, off, left, panes, images, wide, width: innerWidth });
 document.documentElement.setAttribute("data-checks", answer);
 parent.postMessage(answer, "*");
 }"""
+TALL = 8_000  # higher than the page, and all of it is in the picture
 BUDGET = "--virtual-time-budget=4000"  # of a frame's message, too, the page that is printed has to hear
 FRAME = """<!DOCTYPE html><body style="margin:0"><iframe src="{}" width="390" height="5200" style="border:0"></iframe>
 <script>addEventListener("message", (e) => document.documentElement.setAttribute("data-checks", e.data))</script>"""
@@ -408,10 +445,15 @@ def browser(whole: dict[str, Any], tmp_path: Path) -> Iterator[Browser]:
     opened.start("broken", broken, "--dump-dom", BUDGET)
     for name, file, scheme in (("light", plain, 1), ("dark", plain, 0), ("no-script", still, 1)):
         shot = f"--screenshot={ARTEFACTS / f'report-{name}.png'}"
-        opened.start(name, file, shot, "--window-size=1200,5200", f"--blink-settings=preferredColorScheme={scheme}")
+        opened.start(name, file, shot, f"--window-size=1200,{TALL}", f"--blink-settings=preferredColorScheme={scheme}")
     yield opened
     for process in opened.open.values():
         process.kill()
+
+
+def last_row(picture: np.ndarray) -> int:
+    """The lowest row of a picture (H, W, 4) that is not all paper."""
+    return int(np.flatnonzero((picture != picture[-1, 0]).any((1, 2)))[-1])
 
 
 @needs_chromium
@@ -425,6 +467,7 @@ def test_a_browser_draws_it_without_complaint(browser: Browser) -> None:
         for chart in found["drawn"]:
             assert chart["width"] > 250 and chart["height"] > 60 and chart["inside"] == chart["marks"] > 0
         assert found["tip"].startswith("original: 2.200 GFLOPs") and found["off"] == 1
+        assert found["quiet"], "an arrow where every series is taken off shows nothing, and breaks nothing"
         assert found["left"] == 2 * 4, "of four boxes a picture, two have a score over 0.85"
         assert found["panes"] == 2 and found["images"] >= 6
     assert len(browser.result("broken")[1]) >= 2, "an error and a picture from elsewhere would have been seen"
@@ -434,6 +477,8 @@ def test_a_browser_draws_it_without_complaint(browser: Browser) -> None:
         assert [line for line in console if "inline script" not in line] == []
         assert len(console) == (name == "no-script")
         shots[name] = cv2.cvtColor(cv2.imread(str(ARTEFACTS / f"report-{name}.png")), cv2.COLOR_BGR2BGRA) / 255
-        assert colours(shots[name][3000:]) > 100, f"{name}: the page goes on to its end"
+        end = last_row(shots[name])
+        assert 5200 < end < TALL - 20, f"{name}: the window holds the page to its end"
+        assert colours(shots[name][end - 200 : end]) > 20, f"{name}: its last section is there"
     corner = {name: shot[5, 5, :3].mean() for name, shot in shots.items()}
     assert corner["light"] == corner["no-script"] == 1 and corner["dark"] < 0.2

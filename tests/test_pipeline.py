@@ -40,7 +40,7 @@ from yolo_slim.stages.common import train_in
 from yolo_slim.stages.report import report_stage
 
 ROWS = ["original", "sparse", "pruned", "finetuned"]
-STAGES = [*ROWS, "export", "report"]
+STAGES = [*ROWS, "export", "bench", "report"]
 MEASURED = {"params", "macs", "flops", "file_mb", "map50", "map50_95", "split"}
 PRUNE = {"round_to": 4, "min_channels": 4}
 
@@ -76,6 +76,7 @@ class Whole:
             "finetune": {"epochs": 1, "distill": {"teacher": "original"}, "train": training},
             "report": {"latency_runs": 2},
             "export": {"images": 2},
+            "bench": {"runtimes": ["torch"], "runs": 3},
         }
         self.config = folder / "whole.yaml"
         self.config.write_text(yaml.safe_dump(settings))
@@ -126,6 +127,7 @@ def test_every_stage_leaves_a_record(whole, stage):
         ("pruned", ["sparse"]),
         ("finetuned", ["pruned", "original"]),  # the second one teaches
         ("export", ["finetuned"]),
+        ("bench", ["original", "finetuned"]),
         ("report", ROWS),
     ],
 )
@@ -266,7 +268,7 @@ def other(whole, again):
 def test_another_ratio_redoes_the_cut_and_what_follows_from_it(whole, other):
     output, before, after = other
     changed = {path.split("/")[0] for path in after if after[path] != before.get(path)}
-    assert changed == {"pruned", "finetuned", "export", "report"}
+    assert changed == {"pruned", "finetuned", "export", "bench", "report"}
     for stage in ("original", "sparse"):
         assert f"{stage}: done before, nothing has changed" in output
     assert "asked for channels x0.5" in output

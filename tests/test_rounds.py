@@ -23,12 +23,12 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint, record
 from yolo_slim.channels import SCHEDULES, Start, composed, cut, plan_from_kept
 from yolo_slim.cli import main
-from yolo_slim.config import Prune
+from yolo_slim.config import Prune, read_config
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import cost
 from yolo_slim.record import Record
 from yolo_slim.stages.prune import cut_to_plan
-from yolo_slim.stages.rounds import _asked
+from yolo_slim.stages.rounds import _asked, prune_in_rounds
 
 FLOORS = {"round_to": 4, "min_channels": 4}
 
@@ -134,6 +134,27 @@ def test_many_rounds_come_to_what_one_comes_to(tmp_path, settings, schedule):
     assert achieved[-1] == pytest.approx(once.cost.achieved)
     for wanted, got in zip(asked, achieved, strict=True):
         assert all(got[key] <= share for key, share in wanted.items() if key in ("flops", "params"))
+
+
+@pytest.mark.parametrize(("name", "whole", "final"), [("size_mb", 8.0, 2.0), ("latency_ms", 40.0, 10.0)])
+def test_what_is_asked_in_a_unit_falls_from_what_there_was(name: str, whole: float, final: float) -> None:
+    chosen = Prune(target={name: final}, iterations={"rounds": 2})
+    asked = [_asked(chosen, done, {}, {name: whole}) for done in (0.5, 1.0)]
+    assert [a[name] for a, _ in asked] == pytest.approx([whole / 2, final])
+    assert [getattr(settings.target, name) for _, settings in asked] == pytest.approx([whole / 2, final])
+
+
+def test_another_runtime_makes_other_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where time is asked for; without that it decides nothing."""
+    monkeypatch.setattr("yolo_slim.stages.rounds.run_stage", lambda config, stage, settings, *_: settings)
+    words = ["model=x.pt", "data=x.yaml", "prune.iterations.rounds=2"]
+
+    def settings(*more: str) -> dict:
+        return prune_in_rounds(read_config(None, [*words, *more]), tmp_path / "x.pt")
+
+    timed = [settings("prune.target.latency=0.5", f"latency.runtime={name}") for name in ("torch", "openvino")]
+    counted = [settings("prune.target.flops=0.5", f"latency.runtime={name}") for name in ("torch", "openvino")]
+    assert timed[0] != timed[1] and counted[0] == counted[1]
 
 
 def test_shares_are_those_of_the_uncut_detector(tmp_path):

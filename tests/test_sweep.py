@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,8 +33,8 @@ from yolo_slim.report.sweep_plot import _apart
 from yolo_slim.report.sweep_words import cliff, failures, falls_off
 from yolo_slim.stages import executors
 from yolo_slim.stages.choose import judge
-from yolo_slim.stages.point import make
-from yolo_slim.stages.sweep import command, grid, section_of
+from yolo_slim.stages.point import Point, make
+from yolo_slim.stages.sweep import _make, command, grid, section_of
 
 pytest_plugins = ["tiny"]
 
@@ -419,6 +419,20 @@ class Sweep:
         _, left = psutil.wait_procs(family, timeout=30)
         assert family, "no worker was there to be left behind"
         return code, log.read_text(), left
+
+
+def test_layers_are_timed_once_and_before_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    stage = "yolo_slim.stages.sweep"
+    monkeypatch.setattr(f"{stage}.layer_table", lambda config, detector: told.append(f"table of {detector}"))
+    monkeypatch.setattr(f"{stage}.checkpoint.load", lambda path: path.name)
+    monkeypatch.setattr(f"{stage}.Batches", lambda *_, **__: SimpleNamespace(items=[]))
+    monkeypatch.setattr(f"{stage}.executor", lambda *_: None)
+    monkeypatch.setattr(f"{stage}.make_all", lambda points, _: (told.append(p.key) or (p.key, None) for p in points))
+    config = read_config(None, ["model=x.pt", "data=x.yaml", "sweep.flops=[0.5]", "sweep.criteria=[l1]"])
+    monkeypatch.setattr(Point, "finished", lambda point: not point.cell)
+    _make(config, grid(config, tmp_path / "x.pt"), tmp_path)
+    assert told == ["table of x.pt", "l1-x0.5-reconstruct"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ STAGES = {
     "inspect": "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
 }
 USES = {  # the sections of settings a stage reads, beside the general ones
-    "run": ["original", "sparse_train", "prune", "latency", "finetune", "report", "export"],
+    "run": ["original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"],
     "sparse-train": ["original", "sparse_train", "prune", "latency"],  # targeted: the channels that prune removes
     "prune": ["original", "sparse_train", "prune", "latency", "finetune"],
     "sensitivity": ["original", "sparse_train", "prune"],
@@ -50,7 +50,7 @@ EXAMPLES = {
     "inspect": "yolo-slim inspect best.pt imgsz=320",
 }
 
-MODELS = (".pt", ".onnx", ".torchscript", "_model")
+MODELS = (".pt", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_model")
 """How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
 
 

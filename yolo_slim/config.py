@@ -199,10 +199,10 @@ class Prune(Section):
         "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random (default: obs where there "
         "is data, else l1)",
     )
-    solver: Literal["threshold", "knapsack", "sensitivity"] = Field(
-        "threshold",
+    solver: Literal["auto", "threshold", "knapsack", "sensitivity"] = Field(
+        "auto",
         description="threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys; "
-        "sensitivity: what a scan of the detector says hurts least",
+        "sensitivity: what a scan of the detector says hurts least; auto: knapsack for latency targets, else threshold",
     )
     scope: Literal["global", "layer"] = Field(
         "global", description="global: compare over the whole detector; layer: the same share everywhere"
@@ -364,7 +364,7 @@ class Latency(Section):
     """What a latency target is measured with: once for a detector, then kept under <runs>/latency."""
 
     runtime: Literal["openvino", "onnxruntime", "torch"] = Field(
-        "onnxruntime", description="what the slim detector will run in"
+        "onnxruntime", description="what the slim detector will run in, on the CPU; torch: on `device`"
     )
     threads: int | None = Field(None, ge=1, description="of the runtime; null: as many as the machine has cores")
     samples: int = Field(16, ge=8, description="detectors of random widths that layers are measured in")
@@ -372,7 +372,7 @@ class Latency(Section):
 
 
 class Bench(Section):
-    """The original and the slim detector side by side in the runtimes of this machine."""
+    """The original and the slim detector side by side in the runtimes of this machine; null: not in `run`."""
 
     runtimes: list[Literal["torch", "onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]] | None = Field(
         None, description="null: all that are installed"
@@ -468,7 +468,7 @@ class Config(Section):
     prune: Prune = Prune()
     finetune: Finetune = Finetune()
     latency: Latency = Latency()
-    bench: Bench = Bench()
+    bench: Bench | None = Bench()
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,6 +105,25 @@ def read(folder: Path, file: str = FILE) -> Record | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return record if whole else None
+
+
+def named(folder: Path) -> set[str]:
+    """The outputs that a stage's record names, as they may be by now; none where there is no record."""
+    try:
+        return set(json.loads((folder / FILE).read_text(encoding="utf-8"))["outputs"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+
+
+def remove(folder: Path, output: str) -> None:
+    """Delete a file or a folder that a record names, if it lies in the record's folder."""
+    path = folder / output
+    if folder.resolve() not in path.resolve().parents:
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def unchanged(

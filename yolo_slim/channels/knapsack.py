@@ -14,7 +14,7 @@ import numpy as np
 from yolo_slim.channels.groups import Ints
 from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.multiple_choice import least_loss
-from yolo_slim.channels.space import SLACK, Space
+from yolo_slim.channels.space import SLACK, Space, excess
 
 ROUNDS = 5
 
@@ -33,7 +33,10 @@ def improve(start: Ints, space: Space, meter: Meter, asked: Mapping[str, float])
     knapsack = Knapsack(space, meter, asked)
     here = best = knapsack.fill(knapsack.levels(start))
     for _ in range(ROUNDS):
-        here = knapsack.trim(knapsack.fill(knapsack.shed(knapsack.solve(here))))
+        shed = knapsack.shed(knapsack.solve(here))
+        if shed is None:
+            break
+        here = knapsack.trim(knapsack.fill(shed))
         if knapsack.loss(here) < knapsack.loss(best) * (1 - SLACK):
             best = here
         else:
@@ -83,11 +86,16 @@ class Knapsack:
         room = np.array([(share + SLACK - now[name]) / share for name, share in self.asked.items()])
         return least_loss(self.losses, rises, room, self.first) - self.first
 
-    def shed(self, levels: Ints) -> Ints:
-        """Step down where the least score goes for the excess that it saves, until every target is met."""
+    def shed(self, levels: Ints) -> Ints | None:
+        """Step down where the least score goes for the excess that it saves, until every target is met.
+
+        None: no step saves any, as where time falls with width.
+        """
         while (over := self.excess(levels[None])[0]) > 0:
             lower = self.steps(levels, -1)
-            saved = over - self.excess(lower)
+            saved = over - self.excess(lower) if len(lower) else np.zeros(1)
+            if saved.max() <= 0:
+                return None
             price = (self.loss(lower) - self.loss(levels)) / np.maximum(saved, 1e-30)
             levels = lower[np.argmin(np.where(saved > 0, price, np.inf))]
         return levels
@@ -122,9 +130,7 @@ class Knapsack:
 
     def excess(self, levels: Ints) -> np.ndarray:
         """By how much targets are missed, relative and added up: (M, groups) -> (M,); 0: all are met."""
-        now = self.meter.many(self.width[self.first + levels])
-        over = [np.maximum(now[n] - share - SLACK, 0) / share for n, share in self.asked.items()]
-        return np.sum(over, axis=0)
+        return excess(self.meter.many(self.width[self.first + levels]), self.asked)
 
 
 def _losses(space: Space, options: list[Ints]) -> np.ndarray:

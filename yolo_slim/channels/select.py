@@ -16,10 +16,12 @@ from yolo_slim.channels.groups import Group, Ints, Trace
 from yolo_slim.channels.layer_table import LayerTable
 from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.plan import Plan
-from yolo_slim.channels.space import SLACK, Space, met, round_up
+from yolo_slim.channels.space import SLACK, Space, excess, lowest, met, round_up
 from yolo_slim.errors import SlimError
 
-SOLVERS = ("threshold", "knapsack", "sensitivity")
+SOLVERS = ("auto", "threshold", "knapsack", "sensitivity")
+TIMED = {"latency", "latency_ms"}
+"""Targets by which a channel of one layer may cost many times what one of another does, for the same FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Selection:
     achieved: dict[str, float]
     looser: dict[str, float] = field(default_factory=dict)  # the same, one removal fewer: misses the target
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
+    measured: dict[str, float] = field(default_factory=dict)  # of what `achieved` foretells, by whoever can measure
 
 
 def select(
     trace: Trace,
     scores: Mapping[str, np.ndarray],
     *,
-    solver: str = "threshold",
+    solver: str = "auto",
     scope: str = "global",
     ratio: float | None = None,
     target: Mapping[str, float] | None = None,
@@ -61,8 +64,9 @@ def select(
     Args:
         trace: of the detector.
         scores: group name -> (n,) score of each of its channels, high = keep, infinite = never remove.
-        solver: `threshold` removes the smallest scores first; `knapsack` keeps the largest sum of scores that the
-            budget buys; `sensitivity` removes where the scanned `curves` say that it hurts least.
+        solver: `threshold` removes the smallest scores first, whatever that saves; `knapsack` keeps the largest sum of
+            scores that the budget buys; `sensitivity` removes where the scanned `curves` say that it hurts least.
+            `auto`: knapsack where the target is a time and the scope global, else threshold.
         scope: of the threshold. `global` compares scores over the whole detector; `layer` removes the same share of
             every group.
         ratio: share of all prunable channels to remove; exactly floor(ratio * n) go when nothing is rounded.
@@ -96,6 +100,8 @@ def select(
             "prune.target.size_mb or prune.layers"
         )
     _check_solver(solver, scope, curves, tolerance, ratio, target)
+    if solver == "auto":
+        solver = "knapsack" if scope == "global" and TIMED & {*(target or {})} else "threshold"
     free, share = _patterns(trace, exclude, layers or {}, may_miss=whole is not None)
     if exclude and not free.any() and not target:  # a target says itself that it cannot be met
         raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
@@ -115,9 +121,9 @@ def select(
         wanted = asked
 
     keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
-    keeps, looser = _threshold(space, keys, meter, wanted, tolerance)
-    if solver == "knapsack":
-        keeps, looser = knapsack.improve(keeps, space, meter, asked)
+    keeps, looser, reached = _threshold(space, keys, meter, wanted, tolerance)
+    if solver == "knapsack" or not reached:
+        keeps, looser = knapsack.improve(keeps, space, meter, wanted)
 
     kept = np.ones(trace.n_channels, bool)
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
@@ -144,7 +150,7 @@ def _check_solver(
 ) -> None:
     if solver not in SOLVERS:
         raise SlimError(f"expected prune.solver to be one of {', '.join(SOLVERS)}, got {solver}")
-    if scope == "layer" and solver != "threshold":
+    if scope == "layer" and solver not in ("auto", "threshold"):
         raise SlimError(f"prune.scope=layer belongs to prune.solver=threshold, got prune.solver={solver}: drop one")
     if solver == "sensitivity" and curves is None:
         raise SlimError("prune.solver=sensitivity needs a scan of the detector: run `yolo-slim sensitivity` first")
@@ -216,11 +222,12 @@ def _keys(space: Space, scope: str) -> list[np.ndarray]:
 
 def _threshold(
     space: Space, keys: list[np.ndarray], meter: Meter, asked: Mapping[str, float], tolerance: float | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Remove by rising key, as little as meets every target: cost never rises with another removal, so bisect.
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Remove by rising key, as little as meets every target: cost hardly ever rises with another removal, so bisect.
 
     Returns:
-        widths, and those of one removal fewer (None: there is none).
+        widths that meet the targets, those of one removal fewer (None: there is none), and whether removals by key
+        alone come to that. If not, the widths are those of the least cost, and other removals may do as well.
     """
     key = np.concatenate(keys)
     owner = np.repeat(np.arange(len(keys)), space.removable)  # group that loses a channel
@@ -232,14 +239,27 @@ def _threshold(
 
     last = len(order)
     if not met(meter.of(keeps(last)), asked):
-        raise _unreachable(meter.of(keeps(last)), asked)
+        return _least(space, meter, asked), None, False
     low, high = 0, last
     if tolerance is not None:
         low = high = int((key <= tolerance).sum())
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if met(meter.of(keeps(middle)), asked) else (middle + 1, high)
-    return keeps(low), keeps(low - 1) if low else None
+    return keeps(low), keeps(low - 1) if low else None, True
+
+
+def _least(space: Space, meter: Meter, asked: Mapping[str, float]) -> Ints:
+    """The widths by which targets are missed the least: not the narrowest where time falls with width.
+
+    Raises:
+        SlimError: they are missed even so.
+    """
+    found = lowest(space, meter, lambda now: excess(now, asked))
+    if not met(meter.of(found), asked):
+        least = {name: lowest(space, meter, lambda now, name=name: now[name]) for name in asked}
+        raise _unreachable({name: meter.of(widths)[name] for name, widths in least.items()}, asked)
+    return found
 
 
 def _unreachable(lowest: Mapping[str, float], asked: Mapping[str, float]) -> SlimError:

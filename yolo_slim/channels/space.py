@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from yolo_slim.channels.groups import Group, Ints
+from yolo_slim.channels.layer_table import ALIGNMENTS
+from yolo_slim.channels.meter import Meter
 
 SLACK = 1e-9  # so that 0.3 * 10 is 3 channels, not 2
 
@@ -48,3 +50,40 @@ def round_up(keeps: Ints, round_to: int, sizes: Ints) -> Ints:
 def met(now: Mapping[str, float], asked: Mapping[str, float]) -> bool:
     """Whether every target is met."""
     return all(now[name] <= share + SLACK for name, share in asked.items())
+
+
+def excess(now: Mapping[str, np.ndarray], asked: Mapping[str, float]) -> np.ndarray:
+    """By how much targets are missed, relative and added up: costs of M plans -> (M,); 0: all are met."""
+    return np.sum([np.maximum(now[name] - share - SLACK, 0) / share for name, share in asked.items()], axis=0)
+
+
+def lowest(space: Space, meter: Meter, cost: Callable[[Mapping[str, np.ndarray]], np.ndarray]) -> Ints:
+    """Widths (groups,) from which no other width of any one group costs less.
+
+    A cost may fall with width, as time does in runtimes that prefer some widths: each is tried, group by group. A layer
+    is fast only where all that it reads and makes is of such a width, so one begins where all are.
+
+    Args:
+        space: of the widths to choose from.
+        meter: of costs.
+        cost: of M plans, from what the meter says of them -> (M,).
+    """
+    options = [space.options(i) for i in range(len(space.groups))]
+    starts = [np.array([next((w for w in o if w % a == 0), o[0]) for o in options]) for a in ALIGNMENTS]
+    ends = np.stack([_descended(start, options, meter, cost) for start in starts])
+    return ends[np.argmin(cost(meter.many(ends)))]
+
+
+def _descended(
+    here: Ints, options: list[Ints], meter: Meter, cost: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+) -> Ints:
+    least, better = np.inf, True
+    while better:
+        better = False
+        for i in (i for i, widths in enumerate(options) if len(widths) > 1):
+            plans = np.repeat(here[None], len(options[i]), axis=0)
+            plans[:, i] = options[i]
+            found = cost(meter.many(plans))
+            if found.min() < least - SLACK * abs(found.min()):
+                here, least, better = plans[np.argmin(found)], found.min(), True
+    return here

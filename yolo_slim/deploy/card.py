@@ -28,7 +28,8 @@ def carry(model: YOLO, card: dict[str, Any]) -> None:
 def card_in(path: Path) -> dict[str, Any]:
     """The card that an exported file or folder carries; empty: none.
 
-    Reads ONNX, TorchScript (and what else is a zip file), and the folders that hold a metadata.yaml: OpenVINO, NCNN.
+    Reads ONNX, TorchScript (and what else is a zip file, as TFLite's), TensorRT, and the folders that hold a
+    metadata.yaml: OpenVINO, NCNN.
 
     Raises:
         SlimError: there is nothing, or it is of no format that can be read here.
@@ -53,11 +54,14 @@ def _metadata(path: Path) -> dict[str, Any]:
         except ImportError as e:
             raise SlimError("reading ONNX files needs onnx: pip install yolo-slim[export]") from e
         return {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
+    if path.suffix == ".engine":  # Ultralytics writes the length of a JSON text, the text, and then the engine
+        with path.open("rb") as file:
+            return json.loads(file.read(int.from_bytes(file.read(4), "little", signed=True)))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             named = next((name for name in file.namelist() if Path(name).name in ("config.txt", "metadata.json")), None)
             return json.loads(file.read(named)) if named else {}
     raise SlimError(
-        f"expected a checkpoint (.pt), a model .yaml, an .onnx or .torchscript file, or a folder with a metadata.yaml "
-        f"(OpenVINO, NCNN); got {path}"
+        "expected a checkpoint (.pt), a model .yaml, an .onnx, .torchscript, .tflite or .engine file, or a folder with "
+        f"a metadata.yaml (OpenVINO, NCNN); cards of other formats are not read here; got {path}"
     )

@@ -70,7 +70,12 @@ def by_layer(nodes: Mapping[str, float], convs: Collection[str]) -> dict[str, fl
 
 
 def module_of(node: str) -> str:
-    """The module that an operator stands for: `/model.2/m/m.0/cv1/conv/Conv` is of model.2.m.0.cv1.conv."""
+    """The module that an operator stands for: `/model.2/m/m.0/cv1/conv/Conv` is of model.2.m.0.cv1.conv.
+
+    In files that OpenVINO has made of PyTorch's graph it is `__module.model.2.m.0.cv1.conv/aten::_convolution/...`.
+    """
+    if module := re.search(r"__module\.(model\.\d[^/]*)/", node):
+        return module[1]
     path = re.search(r"/(model\.\d+/.*)", node)
     if not path:
         return ""

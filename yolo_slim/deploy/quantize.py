@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shutil import copyfile
@@ -68,6 +68,8 @@ def quantize(format: str, source: Path, target: Path, images: Sequence[np.ndarra
         written = Path(folder) / target.name
         try:
             QUANTIZERS[format](source, written, images, floats)
+        except SlimError:
+            raise
         except OSError as e:
             raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
         except Exception as e:  # each has errors of its own
@@ -83,6 +85,7 @@ def _onnx(source: Path, target: Path, images: Sequence[np.ndarray], floats: set[
 
     convolutions = {n.name: n.input[1] for n in onnx.load(source).graph.node if n.op_type == "Conv"}
     stay = [name for name, weight in convolutions.items() if _named(weight.removesuffix(".weight"), floats)]
+    _check_found(stay, floats)
     quantize_static(
         source,
         target,
@@ -119,12 +122,14 @@ def _openvino(source: Path, target: Path, images: Sequence[np.ndarray], floats: 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     file = next(source.glob("*.xml"))
     model = ov.Core().read_model(file)
+    stay = _float_nodes(model, floats)
+    _check_found(stay, floats)
     small = nncf.quantize(
         model,
         nncf.Dataset(images),
         preset=nncf.QuantizationPreset.MIXED,  # symmetric weights by channel, asymmetric activations
         subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=sorted(_float_nodes(model, floats))),
+        ignored_scope=nncf.IgnoredScope(names=sorted(stay)),
     )
     target.mkdir()
     ov.save_model(small, target / file.name, compress_to_fp16=False)
@@ -156,6 +161,15 @@ def _after(op: Any) -> list[Any]:
         found |= new
         todo += new.values()
     return list(found.values())
+
+
+def _check_found(stay: Collection[str], floats: set[str]) -> None:
+    """An exporter that names things otherwise would leave nothing in float, and no word of it."""
+    if floats and not stay:
+        raise SlimError(
+            f"none of the convolutions that are to stay in float is in the exported file by its name, {min(floats)}: "
+            "with export.int8_float=[] all are rounded"
+        )
 
 
 def _named(module: str, floats: set[str]) -> bool:

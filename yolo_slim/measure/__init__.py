@@ -3,17 +3,19 @@
 from yolo_slim.measure.accuracy import accuracy
 from yolo_slim.measure.cost import Cost, cost
 from yolo_slim.measure.detections import Box, detections
-from yolo_slim.measure.latency import by_layer, in_turn, latency, processor, runner, spread
+from yolo_slim.measure.latency import by_layer, chip, in_turn, latency, place, processor, runner, spread
 
 __all__ = [
     "Box",
     "Cost",
     "accuracy",
     "by_layer",
+    "chip",
     "cost",
     "detections",
     "in_turn",
     "latency",
+    "place",
     "processor",
     "runner",
     "spread",

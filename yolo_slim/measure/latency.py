@@ -28,15 +28,14 @@ def latency(
     Returns:
         name -> median, p10 and p90 in ms; and what it was measured on.
     """
-    where = torch.device(f"cuda:{device}" if device.isdigit() else device)
+    where = place(device)
     image = torch.rand(1, 3, imgsz, imgsz)
     ready = {name: runner(detector, image, where) for name, detector in detectors.items()}
     torch.set_num_threads(THREADS)
     times = in_turn(ready, runs)
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
     return {name: spread(ms) for name, ms in times.items()}, {
         "runtime": f"PyTorch {torch.__version__}, fused",
-        "device": f"{where} ({chip})",
+        "device": f"{where} ({chip(where)})",
         "threads": torch.get_num_threads(),
         "batch": 1,
         "dtype": "float32",
@@ -58,10 +57,23 @@ def runner(detector: nn.Module, image: torch.Tensor, where: torch.device | str =
     @torch.inference_mode()
     def run() -> None:
         ready(image)
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        synchronise(where)
 
     return run
+
+
+def place(device: str) -> torch.device:
+    """What Ultralytics calls a device, of several the first: cpu, 0, cuda:0, 0,1, mps."""
+    first = device.split(",")[0]
+    return torch.device(f"cuda:{first}" if first.isdigit() else first)
+
+
+def synchronise(where: torch.device) -> None:
+    """Wait for what was begun on a device: without it, only the beginning would be timed."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    elif where.type == "mps":
+        torch.mps.synchronize()
 
 
 def in_turn(
@@ -95,6 +107,12 @@ def spread(ms: list[float]) -> dict[str, float]:
     return dict(zip(("p10", "median", "p90"), map(float, np.percentile(ms, (10, 50, 90))), strict=True))
 
 
+def chip(where: torch.device | str) -> str:
+    """What a device is called by those who made it."""
+    where = torch.device(where)
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
+
+
 def processor() -> str:
     """The CPU's name."""
     try:
@@ -106,9 +124,17 @@ def processor() -> str:
 
 
 @torch.inference_mode()
-def by_layer(detector: nn.Module, image: torch.Tensor, runs: int) -> dict[str, float]:
-    """Median milliseconds of each convolution in PyTorch, with its activation; under "" all else. On the CPU, fused."""
-    ready = fused(detector)
+def by_layer(
+    detector: nn.Module, image: torch.Tensor, runs: int, where: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Median milliseconds of each convolution in PyTorch, with its activation; under "" all else. Fused."""
+    ready, where = fused(detector, where), torch.device(where)
+    image = image.to(where)
+
+    def now() -> float:
+        synchronise(where)
+        return time.perf_counter()
+
     convs = [name for name, m in ready.named_modules() if isinstance(m, nn.Conv2d)]
     siblings = defaultdict(list)
     for name in convs:
@@ -118,11 +144,11 @@ def by_layer(detector: nn.Module, image: torch.Tensor, runs: int) -> dict[str, f
     started, times = {}, defaultdict(list)
     for conv, name in watched.items():
         module = ready.get_submodule(name)
-        module.register_forward_pre_hook(lambda *_, c=conv: started.__setitem__(c, time.perf_counter()))
-        module.register_forward_hook(lambda *_, c=conv: times[c].append((time.perf_counter() - started[c]) * 1e3))
+        module.register_forward_pre_hook(lambda *_, c=conv: started.__setitem__(c, now()))
+        module.register_forward_hook(lambda *_, c=conv: times[c].append((now() - started[c]) * 1e3))
     for _ in range(runs + 1):
-        start = time.perf_counter()
+        start = now()
         ready(image)
-        times[""].append((time.perf_counter() - start) * 1e3)
+        times[""].append((now() - start) * 1e3)
     found = {name: float(np.median(ms[1:])) for name, ms in times.items()}
     return {**found, "": max(0.0, found[""] - sum(ms for name, ms in found.items() if name))}

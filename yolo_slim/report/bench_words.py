@@ -43,6 +43,26 @@ def promised(layer: dict[str, Any]) -> float:
     return layer["before_ms"] * layer["macs_after"] / layer["macs_before"]
 
 
+def bench_conditions(bench: dict[str, Any]) -> str:
+    """What was timed, and on what: device, threads, runs, versions."""
+    devices = dict.fromkeys(row["device"] for row in bench["rows"])
+    threads = sorted({row["threads"] for row in bench["rows"]})
+    versions = dict.fromkeys(f"{row['runtime']} {row['version']}" for row in bench["rows"])
+    return (
+        f"on {', '.join(devices)}, {', '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}, images "
+        f"of {bench['imgsz']} px, float32, original and slim in turn: {bench['runs']} runs each, "
+        f"in {', '.join(versions)}"
+    )
+
+
+def bench_said(bench: dict[str, Any]) -> list[str]:
+    """What a bench has found, for a page that shows its numbers elsewhere."""
+    rows = [dict(zip(BENCH_HEAD, row, strict=True)) for row in bench_rows(bench)]
+    speed = ", ".join(f"{r['became speed']} in {r['runtime']} (batch {r['batch']}, {r['faster']})" for r in rows)
+    flops = ratio(bench["flops"]["slim"], bench["flops"]["original"])
+    return [f"Of the FLOPs cut ({flops}) became speed: {speed}.", *bench_sentences(bench)]
+
+
 def bench_sentences(bench: dict[str, Any]) -> list[str]:
     """Per runtime: which layers did not become as fast as their FLOPs promise."""
     lines = []
@@ -66,7 +86,7 @@ def bench_markdown(bench: dict[str, Any]) -> str:
         f"{flops}. 'Became speed': the share of the FLOPs cut by which time has fallen as well.",
         "\n".join(f"- {line}" for line in bench_sentences(bench)),
         *(f"## Layers in {runtime}\n\n{_layers(layers)}" for runtime, layers in bench["layers"].items()),
-        f"Measured on {bench['device']}, images of {bench['imgsz']} px, float32, in turn: {bench['runs']} runs each.",
+        f"Measured {bench_conditions(bench)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

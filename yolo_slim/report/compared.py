@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.changes import RULE, changed
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio
 
@@ -35,7 +36,7 @@ def by_class(report: dict[str, Any]) -> Part | None:
 def timed(report: dict[str, Any]) -> dict[tuple[str, int, int], list[dict[str, Any]]]:
     """(runtime, threads, batch) -> rows with `stage` and `latency_ms`, from the benchmark; else from the stages."""
     found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-    rows = report.get("bench") or []
+    rows = report["bench"]["rows"] if report.get("bench") else []
     if not rows and (on := report.get("measured_on")):
         what = {"runtime": on["runtime"], "threads": on["threads"], "batch": on["batch"]}
         rows = [{**what, "stage": r["stage"], "latency_ms": r["latency_ms"]} for r in report["rows"]]
@@ -49,7 +50,7 @@ def quickest(report: dict[str, Any]) -> tuple[str, float, float] | None:
     """The runtime that the last detector is quickest in, one image at a time where that was measured: (its name,
     milliseconds of the first detector, of the last). None: fewer than two were timed."""
     found = [
-        (batch, median(timings[-1]), runtime.split()[0], median(timings[0]))
+        (batch, median(timings[-1]), _where(runtime, batch), median(timings[0]))
         for (runtime, _, batch), timings in timed(report).items()
         if len(timings) > 1
     ]
@@ -57,6 +58,11 @@ def quickest(report: dict[str, Any]) -> tuple[str, float, float] | None:
         return None
     _, after, runtime, before = min(found)
     return runtime, before, after
+
+
+def _where(runtime: str, batch: int) -> str:
+    """A runtime without its version, and how many images at a time if not one."""
+    return runtime.split()[0] + (f", batch {batch}" if batch > 1 else "")
 
 
 def by_runtime(report: dict[str, Any]) -> Part | None:
@@ -72,7 +78,7 @@ def by_runtime(report: dict[str, Any]) -> Part | None:
             spread = f"{digits(ms['p10'])}–{digits(ms['p90'])}"
             which = [runtime, str(threads), str(batch), row["stage"]]
             rows.append([*which, digits(ms["median"]), spread, change or DASH])
-    return "Original and slim in turn, median and spread.", head, rows
+    return " ".join(bench_said(report["bench"])), head, rows
 
 
 def by_picture(report: dict[str, Any]) -> Part | None:

@@ -10,9 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from yolo_slim.report.before_after_charts import latency, per_class, widths
+from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.compared import changes_said, quickest
 from yolo_slim.report.numbers import digits, points, ratio
-from yolo_slim.report.tables import EXPORT_HEAD, LEGEND, conditions, exported, notes, results, summary
+from yolo_slim.report.tables import EXPORT_HEAD, LEGEND, conditions, export_amiss, exported, notes, results, summary
 from yolo_slim.report.training_charts import scales, training
 from yolo_slim.report.worth_charts import rounds, trade_off
 
@@ -46,6 +47,8 @@ def page(report: dict[str, Any], folder: Path) -> str:
             sections=[(key, title, found) for key, title, found in drawn if found],
             pictures=_pictures(report.get("pictures"), folder),
             export=(EXPORT_HEAD, map(exported, files["files"])) if (files := report.get("export")) else None,
+            amiss=export_amiss(files) if files else [],
+            said={key: _said(report, key) for key, _, _ in SECTIONS},
             conditions=conditions(report),
             versions=report["versions"],
         )
@@ -70,6 +73,11 @@ def headline(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         way = f"{first['map50_95']:.3f} → {last['map50_95']:.3f} on {report['split']}"
         found.append((change, "points of mAP50-95", way))
     return [each for each in found if each[0]]
+
+
+def _said(report: dict[str, Any], key: str) -> list[str]:
+    """In words, above the charts of a section."""
+    return bench_said(report["bench"]) if key == "worth" and report.get("bench") else []
 
 
 def _way(before: float | None, after: float | None, unit: float, name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from yolo_slim.report.bench_words import bench_conditions
 from yolo_slim.report.compared import by_class, by_picture, by_runtime, quickest
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio, spread, table
 
@@ -33,6 +34,8 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
         _compared(report),
+        _sweep(report.get("sweep")),
+        _training(report.get("training") or {}),
         _conditions(report),
         _widths(report.get("widths") or []),
         _export(report.get("export")),
@@ -142,6 +145,7 @@ def conditions(report: dict[str, Any]) -> dict[str, str]:
         "Parameters and FLOPs (2 × MACs)": f"as thop counts them, one image of {side}",
         "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
         "Latency": timing(report["measured_on"]) if report.get("measured_on") else "not measured",
+        **({"Latency by runtime": bench_conditions(report["bench"])} if report.get("bench") else {}),
     }
 
 
@@ -174,6 +178,32 @@ def _compared(report: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _sweep(sweep: dict[str, Any] | None) -> str:
+    """The points of a sweep, as few columns as the page draws."""
+    if not sweep:
+        return ""
+    rows = [("original", DASH, sweep["original"]["flops"], sweep["original"]["map50_95"])]
+    rows += [
+        (r["criterion"], r["recovery"], r["flops"], r["map50_95"]) for r in sweep["rows"] if r.get("error") is None
+    ]
+    head = ("criterion", "recovery", "GFLOPs", f"mAP50-95 ({sweep['split']})")
+    lines = ([name, recovery, f"{flops / 1e9:.3f}", f"{worth:.3f}"] for name, recovery, flops, worth in rows)
+    return f"## Sweep\n\nCuts of the original, nothing trained.\n\n{table(head, lines)}"
+
+
+def _training(training: dict[str, list[dict[str, float]]]) -> str:
+    """Where each training began, was best and ended, on val."""
+    lines = []
+    for stage, log in training.items():
+        key = next((name for name in log[0] if name.startswith("metrics/mAP50-95")), None)
+        if key:
+            best = max(log, key=lambda e: e[key])
+            worth = [f"{e[key]:.3f}" for e in (log[0], best, log[-1])]
+            lines.append([stage, len(log), worth[0], f"{worth[1]} (epoch {best['epoch']:g})", worth[2]])
+    head = ("stage", "epochs", "mAP50-95 (val) after the first", "best", "after the last")
+    return f"## Training\n\n{table(head, lines)}" if lines else ""
+
+
 def _widths(widths: list[dict[str, Any]]) -> str:
     if not widths:
         return ""
@@ -197,15 +227,29 @@ def _export(export: dict[str, Any] | None) -> str:
     legend = (
         "Difference: the largest, of raw outputs to PyTorch's on real images. In brackets: points of mAP to PyTorch's."
     )
-    return "## Export\n\n" + table(EXPORT_HEAD, map(exported, export["files"])) + "\n\n" + legend
+    amiss = "\n".join(f"- {line}" for line in export_amiss(export))
+    parts = ("## Export", table(EXPORT_HEAD, map(exported, export["files"])), legend, amiss)
+    return "\n\n".join(part for part in parts if part)
+
+
+def export_amiss(export: dict[str, Any]) -> list[str]:
+    """What was beyond its bound, and which runtimes could not run which file."""
+    failed = [
+        f"{file['file']} does not run in {runtime}: {why}"
+        for file in export["files"]
+        for runtime, why in file.get("not_in", {}).items()
+    ]
+    return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed]
 
 
 def exported(file: dict[str, Any]) -> list[str]:
     """The line of an exported file, from its entry in the record."""
     raw = {file["runtime"]: file["difference"], **file["also"]}
     shown = [f"{d:.1e}" + ("" if name == file["runtime"] else f" ({name})") for name, d in raw.items() if d is not None]
-    change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
-    worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}".replace("-", "−"))
+    worth = DASH
+    if file["map50_95_difference"] is not None:
+        change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
+        worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}".replace("-", "−"))
     cells = [f"`{file['file']}`", file["precision"], digits(file["file_mb"]), file["runtime"]]
     return [*cells, ", ".join(shown) or DASH, worth]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from yolo_slim.channels import Costs, trace
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.clock import Clock, Started
+from yolo_slim.stages.clock import Clock, Started, clock
 from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
 
 
@@ -27,11 +26,15 @@ def bench(config: Config) -> Record:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
     weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
     chosen = config.bench
+    if chosen is None:
+        raise SlimError("bench: null leaves this stage out: say how long, e.g. bench.runs=50")
     runtimes = chosen.runtimes or ["torch", *deploy.present()]
-    settings = {**chosen.model_dump(), "runtimes": runtimes, "imgsz": config.imgsz}
+    clocks = [clock(config, runtime, chosen.threads, batch) for runtime in runtimes for batch in chosen.batches]
+    # Another machine, device or version of a runtime gives other times.
+    settings = {**chosen.model_dump(), "clocks": [each.conditions for each in clocks]}
 
     def work(folder: Path) -> tuple:
-        content = measured_in(config, runtimes, {name: checkpoint.load(path) for name, path in weights.items()})
+        content = measured_in(config, clocks, {name: checkpoint.load(path) for name, path in weights.items()})
         record.write_json(folder / "bench.json", content)
         page = folder / "bench.md"
         record.write_text(page, report.bench_markdown(content))
@@ -45,31 +48,30 @@ def bench(config: Config) -> Record:
     return run_stage(config, "bench", settings, list(weights.values()), work)
 
 
-def measured_in(config: Config, runtimes: list[str], detectors: dict[str, nn.Module]) -> dict[str, Any]:
+def measured_in(config: Config, clocks: list[Clock], detectors: dict[str, nn.Module]) -> dict[str, Any]:
     """The content of bench.json."""
-    chosen, threads = config.bench, config.bench.threads or os.cpu_count() or 1
-    settings = [(runtime, batch) for runtime in runtimes for batch in chosen.batches]
-    rows, layers = [], {}
-    for runtime, batch in track(settings, description="bench"):
-        clock = Clock(runtime, threads, config.imgsz, batch)
+    chosen, rows, layers = config.bench, [], {}
+    for timer in track(clocks, description="bench"):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                ready = _ready(detectors, clock, Path(folder))
+                ready = _ready(detectors, timer, Path(folder))
             except Exception as e:  # each runtime has errors of its own
                 if chosen.runtimes:
-                    raise SlimError(f"bench.runtimes: {runtime}, batch {batch}: {e}") from e
-                console.print(f"bench: {runtime}, batch {batch}, left out: {e}", markup=False)
+                    raise SlimError(f"bench.runtimes: {timer.name}, batch {timer.batch}: {e}") from e
+                console.print(f"bench: {timer.name}, batch {timer.batch}, left out: {e}", markup=False)
                 continue
             times = measure.in_turn({name: run for name, (run, _) in ready.items()}, chosen.runs, told=None)
             for name, ms in times.items():
-                row = {"runtime": runtime, "threads": threads, "batch": batch, "stage": name}
-                rows.append({**row, "version": clock.version, "latency_ms": measure.spread(ms)})
-            if clock.sees_layers and batch == chosen.batches[0]:
-                layers[runtime] = by_layer(detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz)
+                row = {"runtime": timer.name, "threads": timer.threads, "batch": timer.batch, "stage": name}
+                row |= {"version": timer.version, "device": measure.chip(timer.where)}
+                rows.append({**row, "latency_ms": measure.spread(ms)})
+            if timer.sees_layers and timer.batch == chosen.batches[0]:
+                layers[timer.name] = by_layer(
+                    detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz
+                )
     return {
         "name": config.name,
         "imgsz": config.imgsz,
-        "device": measure.processor(),
         "runs": chosen.runs,
         "flops": {name: measure.cost(detector, config.imgsz).flops for name, detector in detectors.items()},
         "rows": rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +12,19 @@ import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, Curve, LayerTable, Meter, Selection, Start, Trace, plan_from_kept, select, trace
+from yolo_slim.channels import (
+    Costs,
+    Curve,
+    LayerTable,
+    Meter,
+    Selection,
+    Start,
+    Trace,
+    cut,
+    plan_from_kept,
+    select,
+    trace,
+)
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
@@ -20,6 +32,7 @@ from yolo_slim.importance import CRITERIA, Evidence, score
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.recover import absorption
+from yolo_slim.stages.stopwatch import Stopwatch, as_fast
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
 Curves: TypeAlias = dict[str, Curve]
@@ -33,6 +46,7 @@ class Findings:
     curves: Curves | None = None  # what solver sensitivity goes by
     layers: LayerTable | None = None  # what latency targets go by
     scores: Callable[[], dict[str, np.ndarray]] | None = None  # what `judge` says of it whole, when it is asked for
+    timed: Stopwatch | None = None  # what a cut for a latency target is held against
 
 
 NOTHING = Findings()
@@ -122,7 +136,8 @@ def choose(
         start: the detector before the first of several rounds, of which budgets and ratios are shares.
         whole: the trace before blocks were taken out, of which budgets are shares.
         gone: bool per channel; these go first, whatever they are worth.
-        found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out.
+        found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out, and
+            with `timed`, what is chosen for a latency target is timed, and chosen again where the table was off.
     """
     start = start or Start(wiring, {})
     target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
@@ -130,26 +145,36 @@ def choose(
     scores = known() if known else judge(detector, wiring, chosen, evidence)
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
-    selection = select(
-        start.trace,
-        start.scores(wiring, scores),
-        solver=chosen.solver,
-        scope=chosen.scope,
-        ratio=chosen.ratio,
-        target=target,
-        layers=chosen.layers,
-        min_keep=chosen.min_keep,
-        min_channels=chosen.min_channels,
-        round_to=chosen.round_to,
-        exclude=chosen.exclude,
-        overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
-        curves=found.curves,
-        tolerance=chosen.sensitivity.tolerance,
-        whole=whole,
-        may_empty=depth.may_empty(detector, wiring, chosen),
-        latency=found.layers,
-    )
-    return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
+
+    def at(target: Mapping[str, float] | None) -> Selection:
+        selection = select(
+            start.trace,
+            start.scores(wiring, scores),
+            solver=chosen.solver,
+            scope=chosen.scope,
+            ratio=chosen.ratio,
+            target=target,
+            layers=chosen.layers,
+            min_keep=chosen.min_keep,
+            min_channels=chosen.min_channels,
+            round_to=chosen.round_to,
+            exclude=chosen.exclude,
+            overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
+            curves=found.curves,
+            tolerance=chosen.sensitivity.tolerance,
+            whole=whole,
+            may_empty=depth.may_empty(detector, wiring, chosen),
+            latency=found.layers,
+        )
+        return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
+
+    def timed(selection: Selection) -> dict[str, float] | None:
+        kept = selection.plan.kept
+        if any(not kept[g.channels].any() for g in wiring.groups):  # the block is to go whole before that can run
+            return None
+        return found.timed(cut(detector, wiring, kept))
+
+    return as_fast(at, target, timed) if found.timed and target else at(target)
 
 
 def overhead(detector: nn.Module, wiring: Trace) -> int:
@@ -203,6 +228,6 @@ def rehearse(config: Config) -> None:
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
     harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
-    found = Findings(harmless, layer_table(config))
+    found = Findings(harmless, layer_table(config, detector))
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
     choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)

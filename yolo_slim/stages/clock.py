@@ -24,22 +24,31 @@ from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
 from yolo_slim.config import Config, Latency
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console, finished, quietly
+from yolo_slim.stages.common import console, quietly
 
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
+
+FORMAT = 2
+"""Of the files that tables are kept in, and of how they are measured: one of another format is measured anew."""
 
 Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A runtime on this machine."""
+    """A runtime on this machine: PyTorch on any device, the others on the CPU."""
 
     runtime: str
     threads: int
     imgsz: int
     batch: int = 1
+    where: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """Of the runtime, with its device where that is not the CPU."""
+        return self.runtime if self.where == "cpu" else f"{self.runtime} on {self.where}"
 
     @property
     def sees_layers(self) -> bool:
@@ -51,10 +60,9 @@ class Clock:
         image = torch.rand(self.batch, 3, self.imgsz, self.imgsz)
         if self.runtime == "torch":
             torch.set_num_threads(self.threads)
-            return measure.runner(detector, image), lambda: measure.by_layer(detector, image, PROFILED)
-        weights = checkpoint.save(detector, folder / "timed.pt")
-        # Operators of ONNX files are named after modules, by which profiles know layers.
-        format = "onnx" if self.sees_layers else deploy.RUNTIMES[self.runtime].format
+            run = measure.runner(detector, image, self.where)
+            return run, lambda: measure.by_layer(detector, image, PROFILED, self.where)
+        weights, format = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime].format
         arguments = {"batch": self.batch} if "batch" in deploy.taken(format) else {}
         file = folder / f"timed{deploy.suffix(format)}"
         with quietly():
@@ -75,12 +83,18 @@ class Clock:
     @property
     def conditions(self) -> dict[str, Any]:
         """All besides the detector that decides how long it takes."""
-        return {**asdict(self), "version": self.version, "device": measure.processor()}
+        return {**asdict(self), "version": self.version, "device": measure.chip(self.where)}
+
+
+def clock(config: Config, runtime: str, threads: int | None, batch: int = 1) -> Clock:
+    """A runtime with the run's image size, and for PyTorch its device; as many threads as there are cores, if none."""
+    where = str(measure.place(config.device)) if runtime == "torch" else "cpu"
+    return Clock(runtime, threads or os.cpu_count() or 1, config.imgsz, batch, where)
 
 
 def clock_of(config: Config) -> Clock:
     """What `latency:` asks for."""
-    return Clock(config.latency.runtime, config.latency.threads or os.cpu_count() or 1, config.imgsz)
+    return clock(config, config.latency.runtime, config.latency.threads)
 
 
 def timing(config: Config) -> dict[str, Any]:
@@ -89,36 +103,53 @@ def timing(config: Config) -> dict[str, Any]:
     return {"latency": config.latency.model_dump()} if target and target.timed else {}
 
 
-def layer_table(config: Config) -> LayerTable | None:
+def layer_table(config: Config, detector: nn.Module) -> LayerTable | None:
     """The table that a latency target needs, measured now if it is not there; None: no latency is asked for.
+
+    Args:
+        config: of the run.
+        detector: the original, before any cut.
 
     Raises:
         SlimError: the runtime is not installed, or the detector cannot be exported.
     """
     if not timing(config):
         return None
-    detector = checkpoint.load(finished(config, "original") or config.model)
     clock, wiring = clock_of(config), trace(detector, config.imgsz)
-    made_of = {**clock.conditions, "detector": _shape(wiring), **config.latency.model_dump(include={"samples", "runs"})}
+    made_of = {"format": FORMAT, **clock.conditions, "detector": _shape(wiring)}
+    made_of |= config.latency.model_dump(include={"samples", "runs"})
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
     file = Path(config.runs) / "latency" / f"{clock.runtime}-{config.imgsz}px-{key}.json"
     if file.exists():
-        return read(file)
+        try:
+            return read(file)
+        except SlimError as e:
+            console.print(f"{e}: measured anew", markup=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise SlimError(f"cannot write to {file.parent}: {e.strerror or e}") from e
     table, baseline = timed(detector, wiring, clock, config.latency)
     record.write_json(file, {**made_of, "baseline_ms": baseline, **asdict(table)})
-    console.print(f"latency of layers in {clock.runtime}, {clock.threads} threads: kept in {file}")
+    console.print(
+        f"latency of layers in {clock.runtime}, {clock.threads} threads: kept in {file} "
+        f"(on {clock.where}, {made_of['device']})"
+    )
     return table
 
 
 def read(file: Path) -> LayerTable:
-    """A table that was kept."""
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    layers = {name: tuple(row) for name, row in kept["layers"].items()}
-    return LayerTable(kept["block"], kept["align"], layers, tuple(kept["rest"]))
+    """A table that was kept.
+
+    Raises:
+        SlimError: the file is damaged.
+    """
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        layers = {name: tuple(map(float, row)) for name, row in kept["layers"].items()}
+        return LayerTable(int(kept["block"]), int(kept["align"]), layers, tuple(map(float, kept["rest"])))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise SlimError(f"{file} holds no table of layers ({type(e).__name__}: {e})") from e
 
 
 def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:

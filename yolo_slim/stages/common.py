@@ -49,7 +49,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {e.strerror or e}") from e
-    start = time.time()
+    start, before = time.time(), record.named(folder)
     try:
         outputs, metrics, details = work(folder)
     except OSError as e:
@@ -69,6 +69,8 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         details,
     )
     record.write(folder, done)
+    for old in before - set(done.outputs.values()):  # else what was asked for once would seem to belong to this
+        record.remove(folder, old)
     return done
 
 

@@ -19,6 +19,9 @@ from yolo_slim.record import Record
 from yolo_slim.stages.common import console, lineage, quietly, run_stage, slim_weights, split_of
 from yolo_slim.training.calibrate import Batches
 
+FOUND = "export.json"
+"""What every file has come to, whether that was enough or not."""
+
 THREADS = torch.get_num_threads()
 """For the runtimes; torch's own choice, which Ultralytics lowers when it validates on a CPU."""
 
@@ -51,10 +54,13 @@ def export(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         files, rows = exported(config, start, folder)
-        if wrong := [line for row in rows for line in complaints(row)]:
+        wrong = [line for row in rows for line in complaints(row)]
+        table = folder / FOUND  # the report tells of a stage that fails as well
+        record.write_json(table, {"weights": record.sha256(start), "files": rows, "wrong": wrong})
+        if wrong:
             end = "the files are kept for inspection, the stage is not done"
             raise SlimError("\n".join([f"{folder}: beyond what was allowed", *(f"  {line}" for line in wrong), end]))
-        return {file.name: file.path for file in files}, {"files": rows}, {}
+        return {**{file.name: file.path for file in files}, "json": table}, {"files": rows}, {}
 
     return run_stage(config, "export", settings, [start], work)
 
@@ -62,6 +68,7 @@ def export(config: Config) -> Record:
 def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
     """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
     detector = checkpoint.load(weights)
+    _check_side(config, detector)
     card = _card(weights, detector)
     files = [*_floats(config, weights, card, folder), *_quantised(config, weights, card, detector, folder)]
     return files, _judged(config, weights, detector, files)
@@ -73,13 +80,26 @@ def missing(config: Config) -> list[str]:
 
 
 def rehearse_export(config: Config) -> None:
-    """What is wrong with `export.int8_float` shows before hours of training.
+    """What is wrong with `export.int8_float` and `export.imgsz` shows before hours of training.
 
     Raises:
-        SlimError: a pattern that no convolution goes by.
+        SlimError: a pattern that no convolution goes by, or a side that the detector's strides do not divide.
     """
-    if config.export.int8 and not missing(config):
-        deploy.float_layers(checkpoint.load(config.model), config.export.int8_float)
+    if missing(config) or not config.export.formats + config.export.int8:
+        return
+    detector = checkpoint.load(config.model)
+    _check_side(config, detector)
+    if config.export.int8:
+        deploy.float_layers(detector, config.export.int8_float)
+
+
+def _check_side(config: Config, detector: nn.Module) -> None:
+    side, stride = _imgsz(config), int(detector.stride.max())
+    if side % stride:
+        raise SlimError(
+            f"expected images whose side is a multiple of {stride}, the detector's largest stride, got {side}: "
+            f"give export.imgsz={-(-side // stride) * stride}"
+        )
 
 
 def _imgsz(config: Config) -> int:
@@ -140,12 +160,16 @@ def _judged(config: Config, weights: Path, detector: nn.Module, files: list[File
     pytorch = {nms: worth(deploy.with_nms(detector) if nms else weights) for nms in {file.nms for file in files}}
     rows = []
     for file in files:
-        run = deploy.opened(file.path, deploy.runtime_of(file.format), THREADS)
-        row = {**_row(config, file), "images": len(batches), **worth(deploy.Exported(run, detector))}
-        row["map50_95_difference"] = row["map50_95"] - pytorch[file.nms]["map50_95"]
-        if file.precision == "fp32" and not file.nms:
-            row["difference"] = deploy.difference(detector, run, batches)
-            row["also"] = _elsewhere(file, detector, batches)
+        row = {**_row(config, file), "images": len(batches)}
+        try:
+            run = deploy.opened(file.path, row["runtime"], THREADS)
+            row |= worth(deploy.Exported(run, detector))
+            row["map50_95_difference"] = row["map50_95"] - pytorch[file.nms]["map50_95"]
+            if file.precision == "fp32" and not file.nms:
+                row["difference"] = deploy.difference(detector, run, batches)
+                row["also"], row["not_in"] = _elsewhere(file, detector, batches)
+        except Exception as e:  # each runtime has errors of its own; what others make of theirs is wanted all the same
+            row["error"] = f"{type(e).__name__}: {e}"
         _say(row)
         rows.append(row)
     return rows
@@ -168,25 +192,33 @@ def _row(config: Config, file: File) -> dict[str, Any]:
         "images": 0,
         "runtime": deploy.runtime_of(file.format),
         "also": {},
+        "not_in": {},
+        "error": None,
     }
 
 
-def _elsewhere(file: File, detector: nn.Module, batches: list[Tensor]) -> dict[str, float | None]:
-    """The same comparison in the other runtimes that read this format; None where one cannot."""
+def _elsewhere(
+    file: File, detector: nn.Module, batches: list[Tensor]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The same comparison in the other runtimes that read this format; and of those that cannot run it, why."""
     found: dict[str, float | None] = {}
+    failed: dict[str, str] = {}
     for name in (n for n, runtime in deploy.RUNTIMES.items() if runtime.format == file.format):
         if name == deploy.runtime_of(file.format):
             continue
         try:
             found[name] = deploy.difference(detector, deploy.opened(file.path, name, THREADS), batches)
         except Exception as e:  # it reads, but cannot run it: each has errors of its own
-            console.print(f"{file.path.name}: not in {name}: {e}")
-            found[name] = None
-    return found
+            failed[name] = f"{type(e).__name__}: {e}"
+            console.print(f"{file.path.name}: not in {name}: {failed[name]}", markup=False)
+    return found, failed
 
 
 def complaints(row: dict[str, Any]) -> Iterator[str]:
     """What is beyond its bound, and what to do about it."""
+    if row.get("error"):
+        yield f"{row['file']}: {row['runtime']} does not run it: {row['error']}"
+        return
     for runtime, difference in {row["runtime"]: row["difference"], **row["also"]}.items():
         if difference is not None and not difference <= row["tolerance"]:
             yield (
@@ -209,6 +241,9 @@ def complaints(row: dict[str, Any]) -> Iterator[str]:
 
 def _say(row: dict[str, Any]) -> None:
     """One line on what a file has come to."""
+    if row["error"]:
+        console.print(f"export: {row['file']}: not in {row['runtime']}: {row['error']}", markup=False)
+        return
     raw = "" if row["difference"] is None else f"  largest difference to PyTorch {row['difference']:.1e}"
     also = "".join(f", in {name} {d:.1e}" for name, d in row["also"].items() if d is not None)
     console.print(

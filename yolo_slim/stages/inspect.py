@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from yolo_slim import checkpoint, deploy
-from yolo_slim.channels import Trace, trace
+from yolo_slim.channels import Trace, composed, trace
 from yolo_slim.channels.groups import Conv
+from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
 from yolo_slim.stages.common import console
 
@@ -25,13 +28,16 @@ DETECTORS = {".pt", ".yaml", ".yml"}
 
 NUMBERS = {"width", "group", "params", "MMACs"}
 FOLDING = {"tied to", "kept whole because"}
+SHOWN = 12
+"""Widths of a plan that are told; `kept.json` lists them all."""
 PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 
 def inspect(config: Config) -> None:
     """Print the table; of an exported file, what it carries about itself."""
     if Path(config.model).suffix not in DETECTORS:
-        lines = history(deploy.card_in(Path(config.model)))
+        card = deploy.card_in(Path(config.model))
+        lines = [*history(card), *plan_of(card.get("plan") or [], {})]
         for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
             console.print(line, markup=False)
         return
@@ -55,7 +61,8 @@ def inspect(config: Config) -> None:
         names = ", ".join(map(_short, wiring.blocks))
         console.print(f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}")
     if config.model.endswith(".pt"):
-        for line in history(checkpoint.card(config.model)):
+        cuts = detector.yaml["slim"]["cuts"] if checkpoint.is_slim(detector) else []
+        for line in (*history(checkpoint.card(config.model)), *plan_of(cuts, _before(detector) if cuts else {})):
             console.print(line, markup=False)
 
 
@@ -63,16 +70,40 @@ def history(card: dict[str, Any]) -> list[str]:
     """What a model card tells: where the detector comes from, and every step with what it came to."""
     if not card:
         return []
-    source, weights, made = card.get("source"), card.get("weights"), card["versions"]
+    source, weights, made = card.get("source"), card.get("weights"), card.get("versions") or {}
     lines = [f"Exported from {weights['file']} (sha256 {weights['sha256']})"] if weights else []
     lines += [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
-    for step in card["steps"]:
+    for step in card.get("steps") or []:
         worth = f"  mAP50-95 {step['map50_95']:.3f} ({step['split']})" if step.get("map50_95") is not None else ""
         lines.append(
             f"  {step['stage']:10}{step['params'] / 1e6:.3f} M parameters  {step['flops'] / 1e9:.3f} GFLOPs{worth}"
         )
         lines += [f"  {'':10}{told}" for told in [_settings(step)] if told]
-    return [*lines, f"By yolo-slim {made['yolo-slim']}, Ultralytics {made['ultralytics']}, torch {made['torch']}"]
+    names = {"yolo-slim": "yolo-slim", "ultralytics": "Ultralytics", "torch": "torch"}
+    by = ", ".join(f"{said} {made[name]}" for name, said in names.items() if made.get(name))
+    return [*lines, *([f"By {by}"] if by else [])]
+
+
+def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
+    """The widths that cuts, one after the other, have come to.
+
+    Args:
+        cuts: convolution -> indices of the outputs that stay.
+        before: widths of the convolutions before the first cut, where they are known.
+    """
+    widths = {name: len(kept) for name, kept in composed(cuts).items()}
+    if not widths:
+        return []
+    told = [f"{_short(name)} {before.get(name, '')} -> {width}".replace("  ", " ") for name, width in widths.items()]
+    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    return [f"Plan: {len(told)} convolutions are narrower: {', '.join([*told[:SHOWN], *more])}"]
+
+
+def _before(detector: nn.Module) -> dict[str, int]:
+    """The widths that a slim detector's YAML had when it was whole."""
+    full = {key: value for key, value in detector.yaml.items() if key != "slim"} | detector.yaml["slim"]["full"]
+    whole = type(detector)(full, verbose=False)
+    return {name: m.out_channels for name, m in whole.named_modules() if isinstance(m, nn.Conv2d)}
 
 
 def _settings(step: dict[str, Any]) -> str:

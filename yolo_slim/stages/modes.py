@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
+from ultralytics.utils import LOGGER
 
+from yolo_slim import checkpoint
 from yolo_slim.channels import Selection, cut, widened
-from yolo_slim.config import Config, check
+from yolo_slim.config import Config, Prune, check
 from yolo_slim.importance import Evidence
 from yolo_slim.stages.choose import Findings, choose, evidence_from
-from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.clock import layer_table, timing
+from yolo_slim.stages.common import finished
 from yolo_slim.stages.recover import recover
+from yolo_slim.stages.stopwatch import aimed, said, stopwatch
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.polarization import PolarizedTrainer
 from yolo_slim.training.soft import SoftTrainer
@@ -36,18 +41,32 @@ class Choosing(ForcedTrainer):
         return check(yaml.safe_load((Path(self.save_dir) / CHOICE).read_text()), CHOICE)
 
     @cached_property
+    def chosen(self) -> Prune:
+        """The `prune:` section, with a latency target as the table of layers must be asked for it."""
+        return self.config.prune
+
+    @cached_property
     def evidence(self) -> Evidence:
         """Read once, however often channels are chosen."""
         return evidence_from(self.config)
 
     @cached_property
     def found(self) -> Findings:
-        """What a latency target goes by."""
-        return Findings(layers=layer_table(self.config))
+        """What a latency target goes by: of the original, whose layers are those of the detector in training."""
+        if not timing(self.config):
+            return Findings()
+        whole = checkpoint.load(finished(self.config, "original") or self.config.model)
+        return Findings(layers=layer_table(self.config, whole), timed=stopwatch(self.config, whole))
 
     def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
-        """By the `prune:` section."""
-        return choose(detector, self.wiring, self.config.prune, self.evidence, gone=gone, found=self.found)
+        """By the `prune:` section. A first choice is timed; later ones go by what that has said of the table."""
+        selection = choose(detector, self.wiring, self.chosen, self.evidence, gone=gone, found=self.found)
+        if selection.measured:
+            for line in said(selection, self.config.latency.runtime):
+                LOGGER.info(line)
+            self.chosen = self.chosen.model_copy(update={"target": aimed(self.chosen.target, selection)})
+            self.found = replace(self.found, timed=None)
+        return selection
 
 
 class Targeted(Choosing, TargetedTrainer):

@@ -94,7 +94,7 @@ def make(point: Point) -> tuple[str, str | None]:
 def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     config = point.config
     detector, evidence = checkpoint.load(point.weights), evidence_from(config)
-    found = Findings(layers=layer_table(config), scores=partial(_scores, point, detector, evidence))
+    found = Findings(layers=layer_table(config, detector), scores=partial(_scores, point, detector, evidence))
     result = cut_to_plan(detector, config.prune, config.imgsz, evidence, found=found)
     weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from yolo_slim.stages.common import console, measured, run_stage, say
 from yolo_slim.stages.landed import landed_plan
 from yolo_slim.stages.prove import agree, prove
 from yolo_slim.stages.recover import recover
+from yolo_slim.stages.stopwatch import said, stopwatch
 from yolo_slim.stages.unpruned import unpruned
 
 
@@ -91,7 +92,8 @@ def cut_to_plan(
         return recover(slim, base, wiring, kept, chosen, imgsz, evidence.images, original=detector, also=also)
 
     def loss_without(blocks: list[str]) -> float:
-        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, found=found)
+        untimed = replace(found, timed=None)  # branches are compared by their loss alone
+        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, found=untimed)
         kept = selection.plan.kept
         return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
 
@@ -104,6 +106,8 @@ def cut_to_plan(
         )
     kept = selection.plan.kept
     slim = cut(base, wiring, kept)
+    if found.timed and not selection.measured and not kept.all():  # a plan that was made before
+        selection = replace(selection, measured=found.timed(slim))
     difference = prove(base, slim, wiring, kept)
     # Where all that goes was silent there is nothing to recover, and recalibration would only exchange the statistics
     # that the weights were trained to the end with for those of unaugmented images.
@@ -153,8 +157,12 @@ def cut_stage(
     split: str | None = None,
     plan: Path | None = None,
     scan: Path | None = None,
+    origin: Path | None = None,
 ) -> Record:
-    """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's)."""
+    """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's).
+
+    Latencies refer to `origin`, the weights before the first of several rounds; None: to `weights`.
+    """
     settings = {
         **chosen.model_dump(exclude={"iterations"}),
         "imgsz": config.imgsz,
@@ -169,10 +177,12 @@ def cut_stage(
         if plan:
             console.print(f"following the plan that sparse training has landed: {plan}")
         follow = json.loads(plan.read_text(encoding="utf-8")) if plan else None
-        found = Findings(curves_in(scan) if scan else None, layer_table(config))
+        whole = checkpoint.load(origin) if origin else detector
+        curves, layers = curves_in(scan) if scan else None, layer_table(config, whole)
+        found = Findings(curves, layers, timed=stopwatch(config, whole))
         evidence = evidence_from(config)
         result = cut_to_plan(detector, chosen, config.imgsz, evidence, start=start, follow=follow, found=found)
-        _tell(result)
+        _tell(result, config)
         pruned = checkpoint.save(result.model, folder / "pruned.pt")
         record.write_json(folder / "kept.json", _narrower(result))
         row = measured(config, pruned, split)
@@ -205,6 +215,7 @@ def _details(result: Pruned) -> dict[str, Any]:
     return {
         "asked": cost.asked,
         "achieved": cost.achieved,
+        "measured": cost.measured,
         "looser": cost.looser,
         "masked_vs_cut": result.difference,
         "lossless": result.lossless,
@@ -213,7 +224,7 @@ def _details(result: Pruned) -> dict[str, Any]:
     }
 
 
-def _tell(result: Pruned) -> None:
+def _tell(result: Pruned, config: Config) -> None:
     cost = result.cost
     asked = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.asked.items()) or "ratios by layer"
     got = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.achieved.items())
@@ -223,6 +234,8 @@ def _tell(result: Pruned) -> None:
         else ""
     )
     console.print(f"asked for {asked}; achieved {got}{looser}")
+    for line in said(cost, config.latency.runtime):
+        console.print(line)
     if result.blocks:
         console.print(f"taken out whole: {', '.join(result.blocks)}")
     whole = [g for g in result.trace.groups if g.reason]

@@ -17,6 +17,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
+from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.pictures import pictures
 
 CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
@@ -30,15 +31,15 @@ def report_stage(config: Config) -> Record:
         raise SlimError(f"nothing to report in {config.folder}: run a stage first, e.g. `yolo-slim run`")
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
     beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
-    exported = beside["export"]
-    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported.metrics if exported else None}
+    exported = _failed_export(config, done) or (beside["export"].metrics if beside["export"] else None)
+    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported}
     files = {name: beside[name].output(config.folder / name, "json") for name in ("sweep", "bench") if beside[name]}
 
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
-        content["export"] = exported.metrics if exported else None
+        content["export"] = exported
         read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
-        content |= {"sweep": read.get("sweep"), "bench": read["bench"]["rows"] if "bench" in read else None}
+        content |= {"sweep": read.get("sweep"), "bench": read.get("bench")}
         content["pictures"], small = None, {}
         if config.data and len(weights) > 1:
             content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
@@ -69,6 +70,16 @@ def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | Non
     found = record.read(config.folder / stage)
     source = "original" if stage == "sweep" else list(done)[-1]
     return found if found and set(found.inputs.values()) & set(done[source].sums.values()) else None
+
+
+def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | None:
+    """What an export of the last weights has found, and what was wrong with it: it has no record of its own."""
+    try:
+        found = json.loads((config.folder / "export" / FOUND).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    of_these = found["weights"] in done[list(done)[-1]].sums.values()
+    return {"files": found["files"], "wrong": found["wrong"]} if found["wrong"] and of_these else None
 
 
 def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:

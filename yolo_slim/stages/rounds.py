@@ -7,6 +7,7 @@ changes: `stop_if_map_drop` no round at all, another number of rounds every one.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 from rich.markdown import Markdown
 
 from yolo_slim import checkpoint, record, report
-from yolo_slim.channels import SCHEDULES, Start, composed, trace
+from yolo_slim.channels import SCHEDULES, Costs, Start, composed, trace
 from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.prune import cut_stage
@@ -51,7 +53,7 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
             f"prune.iterations.rounds={config.prune.iterations.rounds} fine-tunes between the rounds and needs a data "
             "set for it: give data=path/to/data.yaml, or cut at once: prune.iterations.rounds=1"
         )
-    settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data}
+    settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **timing(config)}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
     distill = config.finetune.distill
     if distill:
@@ -77,12 +79,18 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
 def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Round], str | None]:
     """The rounds, and why they ended early; the last one is then the one that fell too far."""
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
-    before, whole_mb = trace(checkpoint.load(start), config.imgsz), start.stat().st_size / 1e6
+    detector = checkpoint.load(start)
+    before, whole_is = trace(detector, config.imgsz), {"size_mb": start.stat().st_size / 1e6}
+    if table := layer_table(config, detector):
+        costs = Costs(before)
+        whole_is["latency_ms"] = float(table.many(costs, costs.full[None])[0])
     rounds: list[Round] = []
     for k in range(1, chosen.rounds + 1):
         weights = _weights(config, rounds[-1]) if rounds else start
         rounds.append(
-            _round(config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds, whole_mb)
+            _round(
+                config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds, start, whole_is
+            )
         )
         drop = whole - rounds[-1].map50_95 if rounds[-1].tuned else 0.0
         if limit is not None and drop > limit + SLACK:
@@ -99,11 +107,19 @@ def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Roun
     return rounds, None
 
 
-def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Round], whole_mb: float) -> Round:
+def _round(
+    config: Config,
+    k: int,
+    weights: Path,
+    start: Start,
+    earlier: list[Round],
+    origin: Path,
+    whole_is: Mapping[str, float],
+) -> Round:
     chosen, iterations = config.prune, config.prune.iterations
     achieved = earlier[-1].cut.details["achieved"] if earlier else {}
-    asked, settings = _asked(chosen, k / iterations.rounds, achieved, whole_mb)
-    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start=start, split=SPLIT)
+    asked, settings = _asked(chosen, k / iterations.rounds, achieved, whole_is)
+    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start=start, split=SPLIT, origin=origin)
     tuned = None
     if k < iterations.rounds:
         narrower = cut.output(config.folder / cut.stage)
@@ -112,18 +128,19 @@ def _round(config: Config, k: int, weights: Path, start: Start, earlier: list[Ro
 
 
 def _asked(
-    chosen: Prune, done: float, achieved: dict[str, float], whole_mb: float = 1.0
+    chosen: Prune, done: float, achieved: dict[str, float], whole_is: Mapping[str, float] = {}
 ) -> tuple[dict[str, float], Prune]:
     """What is to be left when this share of the rounds is done, and the settings that ask for it.
 
-    Schedules are of shares: `size_mb` is one of `whole_mb`, the megabytes of the checkpoint before the first round.
+    Schedules are of shares: what is asked for in a unit is one of `whole_is`, as much as there was before the first
+    round: `size_mb`, megabytes of the checkpoint, and `latency_ms`, as the table of layers tells it.
     """
 
     def keep(share: float) -> float:
         return SCHEDULES[chosen.iterations.schedule](min(share, 1.0), done)
 
     target = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
-    asked = {key: whole_mb * keep(v / whole_mb) if key == "size_mb" else keep(v) for key, v in target.items()}
+    asked = {key: (one := whole_is.get(key, 1.0)) * keep(v / one) for key, v in target.items()}
     if chosen.ratio is not None:
         asked["channels"] = keep(1 - chosen.ratio)
     # A round that overshot may have done the next one's work: then that one cuts nothing, and nothing comes back.
@@ -150,7 +167,7 @@ def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
     first, last = rounds[0].cut.details, rounds[used - 1].cut.details
     after = {w["layer"]: w["after"] for w in last["widths"]}
     return {
-        **{key: last[key] for key in ("achieved", "looser")},
+        **{key: last[key] for key in ("achieved", "measured", "looser")},
         "asked": rounds[used - 1].asked,
         "masked_vs_cut": max(r.cut.details["masked_vs_cut"] for r in rounds[:used]),
         "widths": [{**w, "after": after[w["layer"]]} for w in first["widths"]],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from yolo_slim.config import Config
+from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.stages.bench import bench
 from yolo_slim.stages.choose import rehearse
 from yolo_slim.stages.common import console
 from yolo_slim.stages.export import export, missing, rehearse_export
@@ -22,8 +24,14 @@ def run(config: Config) -> Record:
         sparse_train(config)
     prune_stage(config)
     finetune(config)
-    if lacking := missing(config):
-        console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
-    elif config.export.formats or config.export.int8:
-        export(config)
+    try:
+        if lacking := missing(config):
+            console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
+        elif config.export.formats + config.export.int8:
+            export(config)
+        if config.bench:
+            bench(config)
+    except SlimError:
+        report_stage(config)  # hours of training have come to something all the same, and it tells what failed
+        raise
     return report_stage(config)

@@ -21,6 +21,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
@@ -104,6 +105,7 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
         return {}
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
+    layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it
     where = executor(config.sweep, missing[0].threads, folder / "workers.log")
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
     missing.sort(key=lambda point: -point.cell["flops_asked"])
@@ -152,7 +154,7 @@ def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[
 
 def command(config: Config, stage: str) -> str:
     """What to type for a stage with these settings, on the original: exact, whatever file they came from."""
-    read = {"original", "prune", "latency"} | (set() if stage == "prune" else {"finetune", "export"})
+    read = {"original", "prune", "latency"} | (set() if stage == "prune" else {"finetune", "export", "bench"})
     settings = config.model_dump(exclude_defaults=True)
     chosen = {key: value for key, value in settings.items() if section([key]) is None or key in read}
     return shlex.join(["yolo-slim", stage, *words({**chosen, "sparse_train": {"epochs": 0}})])

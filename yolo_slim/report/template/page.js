@@ -58,6 +58,7 @@ for (const chart of document.querySelectorAll(".chart")) {
     if (!step) return event.key === "Escape" && hide();
     event.preventDefault();
     const marks = chart.marks.filter(visible);
+    if (!marks.length) return hide(); // all of them are taken off in the legend
     chart.place = ((chart.place ?? (step > 0 ? -1 : 0)) + step + marks.length) % marks.length;
     show(chart, marks[chart.place]);
   });
