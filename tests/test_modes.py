@@ -174,6 +174,44 @@ def test_a_training_that_stops_before_it_has_landed_is_refused(targeted):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Refused before hours of training, not after
+
+
+@pytest.fixture(scope="module")
+def whole_blocks(tmp_path_factory):
+    """Words for a run of the detector of `tiny`, which has residual branches, with a soft landing of 2 epochs."""
+    folder = tmp_path_factory.mktemp("blocks")
+    model = saved(tiny(folder), folder / "model.pt")
+    words = [f"model={model}", f"data={draw_shapes(folder)}", f"imgsz={PX}", "sparse_train.epochs=2"]
+    return [*words, "prune.target.flops=0.6", "prune.criterion=l1", *(f"prune.{k}={v}" for k, v in PRUNE.items())]
+
+
+@pytest.mark.parametrize("stage", ["run", "sparse-train"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["prune.depth.blocks=1"], "targeted lands channels, not residual", id="blocks"),
+        pytest.param(["prune.depth.blocks=auto", "sparse_train.mode=soft"], "soft lands channels", id="blocks, soft"),
+        pytest.param(["prune.iterations.rounds=2"], "cuts little by little: choose one", id="rounds"),
+        pytest.param(
+            ["prune.iterations.rounds=2", "prune.depth.blocks=1", "sparse_train.mode=uniform"],
+            "takes residual branches out in one go",
+            id="rounds and blocks",
+        ),
+    ],
+)
+def test_what_a_cut_cannot_follow_is_not_trained_for(whole_blocks, tmp_path, stage, words, said):
+    code, output = run(stage, *whole_blocks, f"runs={tmp_path}", *words)
+    assert code == 2 and said in " ".join(output.split()) and "Traceback" not in output
+    assert not list(tmp_path.rglob("sparse"))
+
+
+def test_a_landed_plan_is_not_cut_in_rounds(targeted):
+    code, output = run("prune", *targeted.words, "prune.iterations.rounds=2")
+    assert code == 2 and "iterations" in output and "Traceback" not in output
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The others
 
 

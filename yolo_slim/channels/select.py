@@ -147,7 +147,10 @@ def _check_solver(
     if scope == "layer" and solver != "threshold":
         raise SlimError(f"prune.scope=layer belongs to prune.solver=threshold, got prune.solver={solver}: drop one")
     if solver == "sensitivity" and curves is None:
-        raise SlimError("prune.solver=sensitivity needs a scan of the detector: run `yolo-slim sensitivity` first")
+        raise SlimError(
+            "prune.solver=sensitivity goes by a scan of the detector on labelled images, and there is none here: "
+            "`yolo-slim prune` makes it; in Python, hand `select` its curves"
+        )
     if tolerance is not None and (solver != "sensitivity" or ratio is not None or target):
         raise SlimError(
             "prune.sensitivity.tolerance says how much to prune, with prune.solver=sensitivity and neither prune.ratio "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, score
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.landed import compatible, landing_mode
 from yolo_slim.stages.recover import absorption
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
 
@@ -164,8 +165,12 @@ def overhead(detector: nn.Module, wiring: Trace) -> int:
 
 
 def curves_in(scan: Path) -> Curves:
-    """What a scan on disk has found: group name -> how much worse the detector gets."""
-    found = json.loads(scan.read_text(encoding="utf-8"))
+    """What a scan on disk has found."""
+    return curves_of(json.loads(scan.read_text(encoding="utf-8")))
+
+
+def curves_of(found: Mapping[str, Any]) -> Curves:
+    """What a scan has found: group name -> how much worse the detector gets."""
     sign = -1 if found["metric"] == "map50_95" else 1  # mAP falls where loss rises
     return {
         group["group"]: Curve(
@@ -193,9 +198,11 @@ def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
 
     Raises:
-        SlimError: an unknown criterion, a pattern that matches nothing, a target that cannot be met.
+        SlimError: settings that do not go together, an unknown criterion, a pattern that matches nothing, a target
+            that cannot be met.
     """
     chosen = config.prune
+    compatible(chosen, landing_mode(config))
     if chosen.criterion is not None and chosen.criterion not in CRITERIA:
         raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {chosen.criterion}")
     detector = checkpoint.load(config.model)

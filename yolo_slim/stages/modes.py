@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Selection, cut, widened
 from yolo_slim.config import Config, check
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.choose import Findings, choose, evidence_from
+from yolo_slim.stages.choose import Curves, Findings, choose, curves_of, evidence_from
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.recover import recover
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
@@ -25,6 +26,10 @@ from yolo_slim.training.targeted import TargetedTrainer
 
 CHOICE = "choice.yaml"
 """In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
+
+
+SCAN = "scan.yaml"
+"""Likewise: the scan that solver sensitivity goes by."""
 
 
 class Choosing(ForcedTrainer):
@@ -41,9 +46,15 @@ class Choosing(ForcedTrainer):
         return evidence_from(self.config)
 
     @cached_property
+    def curves(self) -> Curves | None:
+        """What solver sensitivity goes by."""
+        scan = Path(self.save_dir) / SCAN
+        return curves_of(yaml.safe_load(scan.read_text())) if scan.exists() else None
+
+    @cached_property
     def found(self) -> Findings:
-        """What a latency target goes by."""
-        return Findings(layers=layer_table(self.config))
+        """What solver sensitivity and a latency target go by."""
+        return Findings(self.curves, layer_table(self.config))
 
     def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
         """By the `prune:` section."""
@@ -71,8 +82,8 @@ class Soft(Choosing, SoftTrainer):
 TRAINERS = {"uniform": SparseTrainer, "targeted": Targeted, "soft": Soft, "polarization": PolarizedTrainer}
 
 
-def files_of(config: Config) -> dict[str, Any]:
-    """What the mode's trainer finds in its run folder: name -> content."""
+def files_of(config: Config, scan: Path | None = None) -> dict[str, Any]:
+    """What the mode's trainer finds in its run folder: name -> content. `scan` is for solver sensitivity."""
     chosen = config.sparse_train
     wanted = {
         "uniform": {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update},
@@ -81,4 +92,5 @@ def files_of(config: Config) -> dict[str, Any]:
         "polarization": {"strength": chosen.strength, "update": chosen.update, "t": chosen.polarization_t},
     }[chosen.mode]
     choice = {CHOICE: config.model_dump(mode="json")} if issubclass(TRAINERS[chosen.mode], Choosing) else {}
-    return {SETTINGS: wanted, **choice}
+    found = {SCAN: json.loads(scan.read_text(encoding="utf-8"))} if scan else {}
+    return {SETTINGS: wanted, **choice, **found}
