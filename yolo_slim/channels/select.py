@@ -184,6 +184,12 @@ def _patterns(
     return free, share
 
 
+def counted(trace: Trace, exclude: Sequence[str], layers: Mapping[str, float]) -> np.ndarray:
+    """Bool per group: those whose channels a ratio is a share of, neither kept whole nor told a share of their own."""
+    free, share = _patterns(trace, exclude, layers)
+    return free & np.isnan(share)
+
+
 def _space(
     trace: Trace,
     scores: Mapping[str, np.ndarray],

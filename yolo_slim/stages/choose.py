@@ -14,6 +14,7 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.channels import Costs, Curve, LayerTable, Meter, Selection, Start, Trace, plan_from_kept, select, trace
 from yolo_slim.channels.costs import STORED_BYTES
+from yolo_slim.channels.select import counted
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, score
@@ -147,7 +148,7 @@ def choose(
         curves=found.curves,
         tolerance=chosen.sensitivity.tolerance,
         whole=whole,
-        may_empty=depth.may_empty(detector, wiring, chosen),
+        may_empty={*depth.may_empty(detector, wiring, chosen), *start.emptied(wiring)},
         latency=found.layers,
     )
     return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
@@ -182,13 +183,18 @@ def curves_of(found: Mapping[str, Any]) -> Curves:
 
 
 def follow_plan(
-    wiring: Trace, outputs: dict[str, list[int]], chosen: Prune, layers: LayerTable | None = None
+    detector: nn.Module,
+    wiring: Trace,
+    outputs: dict[str, list[int]],
+    chosen: Prune,
+    layers: LayerTable | None = None,
 ) -> Selection:
-    """The plan as it stands, with what it comes to."""
+    """The plan as it stands, with what it comes to, told as `choose` tells it."""
     plan = plan_from_kept(wiring, outputs)
     keeps = plan.keeps(wiring)
-    meter = Meter(wiring, np.array([g.reason is None for g in wiring.groups]), layers=layers)
     asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
+    beside = overhead(detector, wiring) if "size_mb" in asked else None
+    meter = Meter(wiring, counted(wiring, chosen.exclude, chosen.layers), overhead=beside, layers=layers)
     if chosen.ratio is not None:
         asked["channels"] = 1 - chosen.ratio
     return Selection(plan, meter.before, meter.costs.of(keeps), asked, meter.of(keeps))

@@ -96,7 +96,8 @@ def cut_to_plan(
         return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
 
     if follow is not None:
-        blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen, found.layers)
+        blocks, base, wiring = [], detector, whole
+        selection = follow_plan(detector, whole, follow, chosen, found.layers)
     else:
         blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
         blocks, base, wiring, selection = plan_without(
