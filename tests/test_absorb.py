@@ -76,6 +76,23 @@ def test_partial_sums_reproduce_the_output(stage):
     assert relative_difference(net, cut(net, found, kept), x) > 1e-3
 
 
+# ---- 2.3: a filter that is zero, as soft pruning leaves it ----
+
+
+def test_a_zeroed_filter_says_what_its_norm_makes_of_zero():
+    """Its scale and its mean are not zero: act(beta - gamma mu / sigma), not act(beta)."""
+    net = Reader(ones(1))
+    with torch.no_grad():
+        net.make[0].weight[1] = 0
+        net.make[1].weight[1], net.make[1].running_mean[1] = 1.3, 0.8
+    found, x = trace(net, 5), images(px=5)
+    norm, kept = net.make[1], without(found, make_0=[1])
+    constant = silu(norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt())[1].item()
+    means = input_means(silenced(net, found, kept), found, [x])
+    assert float(means["read"][1]) == pytest.approx(constant, abs=1e-6) != pytest.approx(0.7310586, abs=1e-3)
+    assert error(net).abs().max() < 1e-5
+
+
 # ---- O4: what is exact, and what is off at the border ----
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,6 +236,40 @@ def test_every_free_group_has_prices(loaded: nn.Module, evidence: Evidence) -> N
             assert np.isfinite(values[group.name]).all() and (values[group.name] >= 0).all(), group.name
             assert len(np.unique(values[group.name])) > 1, group.name
     assert any(len(group.producers) > 1 for group in found.free)
+
+
+class Counted:
+    """Batches, and how often they were gone through."""
+
+    def __init__(self, batches: object) -> None:
+        self.batches, self.times = batches, 0
+
+    def __iter__(self) -> Iterator[dict]:
+        self.times += 1
+        yield from self.batches
+
+
+def test_with_little_memory_it_looks_more_often_and_sees_the_same(loaded: nn.Module, evidence: Evidence) -> None:
+    found, values, times = trace(loaded, 64), [], []
+    groups = [group for group in found.free if obs.__globals__["_readers"](found, group)]
+    for memory in (2 << 30, 4 << 20, 1):
+        counted = Counted(evidence.batches)
+        values.append(obs(loaded, found, replace(evidence, batches=counted), memory=memory))
+        times.append(counted.times)
+    assert times[0] == 1 < times[1] < times[2] == len(groups), "in the end each group alone"
+    for less in values[1:]:
+        assert list(less) == list(values[0])
+        assert all(less[name] == pytest.approx(values[0][name], rel=1e-6) for name in less)
+
+
+def test_no_pass_holds_more_than_it_may(loaded: nn.Module) -> None:
+    found, most = trace(loaded, 64), 2 << 20
+    readers = {group.name: obs.__globals__["_readers"](found, group) for group in found.free}
+    passes = list(obs.__globals__["_passes"](list(found.free), readers, loaded, most))
+    assert [group for groups in passes for group in groups] == list(found.free) and len(passes) > 1
+    for groups in passes:
+        layers = [loaded.get_submodule(name) for name in set().union(*(readers[group.name] for group in groups))]
+        assert len(groups) == 1 or sum(8 * layer.weight[0].numel() ** 2 for layer in layers) <= most
 
 
 def test_the_detector_is_left_alone(detector: nn.Module, evidence: Evidence) -> None:

@@ -21,7 +21,7 @@ from training_helpers import PX, draw_shapes, saved, tiny, widths, wiring_of
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint, record
-from yolo_slim.channels import SCHEDULES, Start, composed, cut, plan_from_kept
+from yolo_slim.channels import SCHEDULES, Start, composed, cut, plan_from_kept, replay
 from yolo_slim.cli import main
 from yolo_slim.config import Prune, read_config
 from yolo_slim.importance import Evidence
@@ -460,6 +460,29 @@ def test_one_round_is_the_plain_cut(made):
     assert code == 0, output
     assert "iterations" not in command.record("pruned").details
     assert "done before" in command("prune", "prune.iterations.rounds=1", "prune.iterations.schedule=cubic")[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Branches that go
+
+
+def test_a_branch_that_empties_in_the_first_round_stays_gone(tmp_path, patched):
+    """It is told of, and the rounds that follow count nothing of it."""
+    command, block = InRounds(tmp_path), "model.3.m.0"
+    floors = ["prune.min_keep=0", "prune.min_channels=0", "prune.iterations.rounds=2"]
+    code, output = command("prune", *floors, f"prune.layers={{{block}.cv1: 1.0}}")
+    assert code == 0, output
+    details = command.record("pruned").details
+    assert block in command.record(CUTS[0]).details["blocks"] and block in details["blocks"]
+    after = {w["layer"]: w["after"] for w in details["widths"]}
+    assert after[f"{block}.cv1.conv"] == after[f"{block}.cv2.conv"] == 0
+    before, detector = command.detector("original"), command.detector("pruned")
+    assert after.keys() == widths(before).keys()
+    assert {name: n for name, n in after.items() if n} == {name: w[1] for name, w in widths(detector).items()}
+    achieved = cost(detector, PX).macs / cost(before, PX).macs
+    assert details["achieved"]["flops"] == pytest.approx(achieved)
+    kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
+    assert widths(replay(before, PX, kept)) == widths(detector)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import torch
 from matplotlib.image import imread
 from tiny import PX, contents, refused, run
 
-from yolo_slim import checkpoint, prune, record
+from yolo_slim import SlimError, checkpoint, prune, record
 from yolo_slim.channels import trace
-from yolo_slim.config import check
+from yolo_slim.config import check, read_config
+from yolo_slim.importance import Evidence
 from yolo_slim.stages import sensitivity as stage
-from yolo_slim.stages.choose import curves_in
+from yolo_slim.stages.choose import Findings, choose, curves_in
 from yolo_slim.training.calibrate import Batches, detection_loss
 
 pytest_plugins = ["tiny"]
@@ -182,6 +183,62 @@ def test_prune_to_a_tolerance_scans_first_where_there_is_no_scan(original, data,
             if max(r["value"] for r in group["rows"] if r["ratio"] <= row["ratio"]) > scan["base"] + 0.05:
                 assert stays > group["channels"] * (1 - row["ratio"])
     assert sum(widths.values()) < sum(w["before"] for w in done.details["widths"])
+
+
+SOLVER = ["prune.solver=sensitivity", "prune.target={flops: 0.6}", "prune.reconstruct=none"]
+QUICK = "{batch: 4, nbs: 4, optimizer: SGD, warmup_epochs: 0, workers: 0}"
+
+
+@pytest.mark.parametrize("mode", ["targeted", "soft"])
+def test_a_landing_goes_by_a_scan_of_the_original(original, data, tmp_path, scanned, mode):
+    """The scan is made before training, and says what lands; pruning follows the plan without another."""
+    more = [*SOLVER, "sparse_train.epochs=1", f"sparse_train.mode={mode}", f"sparse_train.train={QUICK}"]
+    trained = run("sparse-train", *words(original, data, tmp_path, *more))
+    assert trained.code == 0, trained
+    assert read(tmp_path)["groups"] == read(scanned)["groups"]
+    sparse = record.read(tmp_path / "slim" / "sparse")
+    assert any(name.endswith("sensitivity.json") for name in sparse.inputs)
+    before = contents(tmp_path / "slim" / "sensitivity")
+    pruned = run("prune", *words(original, data, tmp_path, *more))
+    assert pruned.code == 0, pruned
+    assert record.read(tmp_path / "slim" / "pruned").details["achieved"]["flops"] <= 0.6
+    assert "sensitivity: done before" in run("sensitivity", *words(original, data, tmp_path, *more)).out
+    assert contents(tmp_path / "slim" / "sensitivity") == before
+    if mode == "targeted":  # it chooses once, in the original
+        chosen = read_config(None, words(original, data, tmp_path, *SOLVER)).prune
+        detector = checkpoint.load(original)
+        curves = curves_in(tmp_path / "slim" / "sensitivity" / "sensitivity.json")
+        found = choose(detector, trace(detector, PX), chosen, Evidence(), found=Findings(curves))
+        plan = json.loads(sparse.output(tmp_path / "slim" / "sparse", "plan").read_text())
+        assert plan == found.plan.outputs(trace(detector, PX))
+
+
+def test_every_round_goes_by_the_scan_of_the_first(original, data, tmp_path, scanned):
+    more = [*SOLVER, "prune.iterations={rounds: 2, epochs: 1}", f"finetune.train={QUICK}"]
+    answer = run("prune", *words(original, data, tmp_path, *more))
+    assert answer.code == 0, answer
+    assert read(tmp_path)["groups"] == read(scanned)["groups"]
+    for k in (1, 2):
+        cut = record.read(tmp_path / "slim" / "pruned" / "rounds" / str(k) / "cut")
+        assert any(name.endswith("sensitivity.json") for name in cut.inputs)
+        assert cut.details["achieved"]["flops"] <= 0.6 ** (k / 2)
+
+
+def test_a_sweep_scans_once_for_each_criterion(original, data, tmp_path, scanned):
+    grid = ["sweep.criteria=[l1, random]", "sweep.flops=[0.8]", "sweep.recovery=[none]", "sweep.workers=1"]
+    more = [*SOLVER, "prune.sensitivity.tolerance=0.5", "report.latency_runs=1", *grid]
+    answer = run("sweep", *words(original, data, tmp_path, *more))
+    assert answer.code == 0, answer
+    sweep = tmp_path / "slim" / "sweep"
+    rows = json.loads((sweep / "sweep.json").read_text())["rows"]
+    assert [row["error"] for row in rows] == [None, None] and all(row["flops_achieved"] <= 0.8 for row in rows)
+    scans = {name: json.loads((sweep / "scans" / name / stage.SCAN).read_text()) for name in ("l1", "random")}
+    assert scans["l1"]["groups"] == read(scanned)["groups"] != scans["random"]["groups"]
+
+
+def test_the_python_function_says_who_makes_the_scan(loaded):
+    with pytest.raises(SlimError, match=r"goes by a scan.*`yolo-slim prune` makes it"):
+        prune(loaded, imgsz=PX, solver="sensitivity", ratio=0.3)
 
 
 def test_a_scan_needs_data(original, tmp_path):

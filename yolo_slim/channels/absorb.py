@@ -104,13 +104,21 @@ def _hooked(detector: nn.Module, names: Iterable[str], make: Callable[[str], Cal
 
 
 def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
-    """A copy in which the scales of removed channels are zero and their shifts are not: each carries act(beta)."""
+    """A copy in which removed channels are constant: the scales are zero, their shifts are not, each carries act(beta).
+
+    Where a filter is zero, as soft pruning leaves it, its channel is constant as it is, act(beta - gamma mu / sigma).
+    """
     flat = copy.deepcopy(detector)
+    makers = {conv.norm: flat.get_submodule(name) for name, conv in trace.convs.items() if conv.norm is not None}
     with torch.no_grad():
         for norm in trace.norms.values():
             layer = flat.get_submodule(norm.name)
-            if layer.weight is not None:
-                layer.weight[torch.as_tensor((norm.channels != FIXED) & ~kept[norm.channels])] = 0
+            if layer.weight is None:
+                continue
+            gone = torch.as_tensor((norm.channels != FIXED) & ~kept[norm.channels], device=layer.weight.device)
+            if norm.name in makers:
+                gone &= makers[norm.name].weight.flatten(1).any(1)
+            layer.weight[gone] = 0
     return flat
 
 

@@ -45,6 +45,11 @@ class Start:
             origin[conv.outputs[known]] = slots[known]
         return origin
 
+    def emptied(self, now: Trace) -> set[str]:
+        """Names of the groups of the start that no channel is left of: their branches went in earlier rounds."""
+        left = self.origin(now)
+        return {group.name for group in self.trace.free if not np.isin(group.channels, left).any()}
+
     def scores(self, now: Trace, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Scores of the channels there are now, by groups of the start; those that are gone score below all others."""
         origin = self.origin(now)

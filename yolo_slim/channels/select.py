@@ -153,7 +153,10 @@ def _check_solver(
     if scope == "layer" and solver not in ("auto", "threshold"):
         raise SlimError(f"prune.scope=layer belongs to prune.solver=threshold, got prune.solver={solver}: drop one")
     if solver == "sensitivity" and curves is None:
-        raise SlimError("prune.solver=sensitivity needs a scan of the detector: run `yolo-slim sensitivity` first")
+        raise SlimError(
+            "prune.solver=sensitivity goes by a scan of the detector on labelled images, and there is none here: "
+            "`yolo-slim prune` makes it; in Python, hand `select` its curves"
+        )
     if tolerance is not None and (solver != "sensitivity" or ratio is not None or target):
         raise SlimError(
             "prune.sensitivity.tolerance says how much to prune, with prune.solver=sensitivity and neither prune.ratio "
@@ -185,6 +188,12 @@ def _patterns(
     for pattern, ratio in layers.items():
         share[_matching(trace.groups, pattern, "prune.layers", may_miss)] = ratio
     return free, share
+
+
+def counted(trace: Trace, exclude: Sequence[str], layers: Mapping[str, float]) -> np.ndarray:
+    """Bool per group: those whose channels a ratio is a share of, neither kept whole nor told a share of their own."""
+    free, share = _patterns(trace, exclude, layers)
+    return free & np.isnan(share)
 
 
 def _space(

@@ -11,7 +11,7 @@ first, and A^-1 and w are updated after each: of two channels that say the same,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,21 +27,65 @@ from yolo_slim.importance.evidence import Evidence
 POINTS = 64
 """Output positions drawn in each image for a layer's covariance."""
 
+MEMORY = 2 << 30
+"""Bytes that the matrices of the layers in hand may take at most. With fewer, images are looked at more often."""
+
 DAMPING = 1e-3
 """Added to the diagonal of a covariance, in units of its mean: inputs that hardly vary have no say."""
 
 
-def obs(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
+def obs(detector: nn.Module, trace: Trace, evidence: Evidence, memory: int = MEMORY) -> Rows:
     """Added loss when a channel goes as the cheapest of those left, its readers refitted; one row a group.
+
+    Args:
+        detector: is left alone.
+        trace: of the detector.
+        evidence: labelled batches, read once for each pass.
+        memory: bytes of matrices to hold at most: groups that share a pass are as many as it has room for. One group
+            alone may take more.
 
     Raises:
         SlimError: no labelled images, or numbers on them that are not finite.
     """
-    readers = {name for group in trace.free for name in group.consumers if trace.convs[name].groups == 1}
-    layers = _watch(detector, sorted(readers), evidence)
-    return {
-        group.name: _eliminate(trace, group, layers)[None] for group in trace.free if set(group.consumers) & readers
-    }
+    evidence.need_batches("obs")
+    twin = copy.deepcopy(detector).eval().requires_grad_(True)
+    if next(twin.parameters()).itemsize < 4:
+        twin.float()
+    readers = {group.name: _readers(trace, group) for group in trace.free}
+    everyone = set().union(*readers.values())
+    rows: Rows = {}
+    fisher: dict[str, Tensor] = {}
+    # Half of it, for a group is worked on in a copy of its readers' matrices.
+    for groups in _passes([group for group in trace.free if readers[group.name]], readers, twin, memory // 2):
+        sought = set().union(*(readers[group.name] for group in groups))
+        moments, found = _watch(twin, sought, set() if fisher else everyone, evidence)
+        fisher = fisher or found
+        # One after the other, each dropping its moments: two sets of matrices would be twice the bytes.
+        layers = {name: _layer(twin.get_submodule(name), moments.pop(name), fisher[name], name) for name in [*moments]}
+        rows |= {group.name: _eliminate(trace, group, layers)[None] for group in groups}
+        del layers  # before the next pass gathers its own
+    return rows
+
+
+def _readers(trace: Trace, group: Group) -> set[str]:
+    """The convolutions that read a group and can be refitted."""
+    return {name for name in group.consumers if trace.convs[name].groups == 1}
+
+
+def _passes(
+    groups: list[Group], readers: Mapping[str, set[str]], detector: nn.Module, memory: int
+) -> Iterator[list[Group]]:
+    """The groups, in order, as many together as their readers' matrices fit in `memory` bytes; one at least."""
+    some: list[Group] = []
+    held: set[str] = set()
+    for group in groups:
+        together = held | readers[group.name]
+        if some and sum(8 * detector.get_submodule(n).weight[0].numel() ** 2 for n in together) > memory:
+            yield some
+            some, together = [], readers[group.name]
+        some, held = [*some, group], together
+    if some:
+        yield some
 
 
 @dataclass
@@ -53,44 +97,54 @@ class _Layer:
     kernel: int  # inputs a channel has: kh * kw
 
 
-def _watch(detector: nn.Module, names: list[str], evidence: Evidence) -> dict[str, _Layer]:
+def _watch(
+    twin: nn.Module, sought: set[str], weighed: set[str], evidence: Evidence
+) -> tuple[dict[str, Moments], dict[str, Tensor]]:
+    """One pass over the images, without gradients where nothing is to be `weighed`.
+
+    Returns:
+        moments of what the convolutions `sought` read, and of those `weighed` the Fisher information (Co,) of what they
+        say; those that were never called are left out.
+    """
     batches, loss = evidence.need_batches("obs")
-    twin = copy.deepcopy(detector).eval().requires_grad_(True)
-    if next(twin.parameters()).itemsize < 4:
-        twin.float()
-    moments = {name: Moments() for name in names}
-    fisher: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
+    names = sorted(sought | weighed)
+    moments = {name: Moments() for name in sorted(sought)}
+    fisher: dict[str, Tensor | float] = dict.fromkeys(weighed, 0.0)
     images: dict[str, int] = dict.fromkeys(names, 0)
     outputs: list[tuple[str, Tensor]] = []  # of the batch that is running
 
     def watch(name: str) -> Callable[..., None]:
         def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-            at = draw(out, POINTS, [evidence.seed, images[name]])
-            x = patches(args[0].detach(), layer, *at)
-            moments[name].add(x, x[:, :0])
+            if name in moments:
+                x = patches(args[0].detach(), layer, *draw(out, POINTS, [evidence.seed, images[name]]))
+                moments[name].add(x, x[:, :0])
             images[name] += len(out)
-            outputs.append((name, out))
+            if name in fisher:
+                outputs.append((name, out))
 
         return hook
 
-    for name in names:
-        twin.get_submodule(name).register_forward_hook(watch(name))
+    hooks = [twin.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     seen = False
     for batch in batches:
         seen = True
         outputs.clear()
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(loss(twin, batch), [out for _, out in outputs], allow_unused=True)
+        with torch.set_grad_enabled(bool(weighed)):
+            value = loss(twin, batch)
+        said = [out for _, out in outputs]
+        gradients = torch.autograd.grad(value, said, allow_unused=True) if said else []
         for (name, out), gradient in zip(outputs, gradients, strict=True):
             if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
                 fisher[name] = fisher[name] + (gradient * len(out)).double().square().sum((0, 2, 3))
     if not seen:
         raise SlimError("prune.criterion=obs looks at the loss on labelled images: there are none")
-    return {
-        name: _layer(detector.get_submodule(name), moments[name], torch.as_tensor(fisher[name]) / images[name], name)
-        for name in names
-        if images[name]
-    }
+    for hook in hooks:
+        hook.remove()
+    called = {name for name in names if images[name]}
+    return (
+        {name: sums for name, sums in moments.items() if name in called},
+        {name: torch.as_tensor(fisher[name]) / images[name] for name in sorted(weighed & called)},
+    )
 
 
 def _layer(conv: nn.Conv2d, inputs: Moments, fisher: Tensor, name: str) -> _Layer:

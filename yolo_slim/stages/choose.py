@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -26,11 +26,13 @@ from yolo_slim.channels import (
     trace,
 )
 from yolo_slim.channels.costs import STORED_BYTES
+from yolo_slim.channels.select import counted
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, score
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.landed import compatible, landing_mode
 from yolo_slim.stages.recover import absorption
 from yolo_slim.stages.stopwatch import Stopwatch, as_fast
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
@@ -163,7 +165,7 @@ def choose(
             curves=found.curves,
             tolerance=chosen.sensitivity.tolerance,
             whole=whole,
-            may_empty=depth.may_empty(detector, wiring, chosen),
+            may_empty={*depth.may_empty(detector, wiring, chosen), *start.emptied(wiring)},
             latency=found.layers,
         )
         return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
@@ -189,8 +191,12 @@ def overhead(detector: nn.Module, wiring: Trace) -> int:
 
 
 def curves_in(scan: Path) -> Curves:
-    """What a scan on disk has found: group name -> how much worse the detector gets."""
-    found = json.loads(scan.read_text(encoding="utf-8"))
+    """What a scan on disk has found."""
+    return curves_of(json.loads(scan.read_text(encoding="utf-8")))
+
+
+def curves_of(found: Mapping[str, Any]) -> Curves:
+    """What a scan has found: group name -> how much worse the detector gets."""
     sign = -1 if found["metric"] == "map50_95" else 1  # mAP falls where loss rises
     return {
         group["group"]: Curve(
@@ -202,13 +208,18 @@ def curves_in(scan: Path) -> Curves:
 
 
 def follow_plan(
-    wiring: Trace, outputs: dict[str, list[int]], chosen: Prune, layers: LayerTable | None = None
+    detector: nn.Module,
+    wiring: Trace,
+    outputs: dict[str, list[int]],
+    chosen: Prune,
+    layers: LayerTable | None = None,
 ) -> Selection:
-    """The plan as it stands, with what it comes to."""
+    """The plan as it stands, with what it comes to, told as `choose` tells it."""
     plan = plan_from_kept(wiring, outputs)
     keeps = plan.keeps(wiring)
-    meter = Meter(wiring, np.array([g.reason is None for g in wiring.groups]), layers=layers)
     asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
+    beside = overhead(detector, wiring) if "size_mb" in asked else None
+    meter = Meter(wiring, counted(wiring, chosen.exclude, chosen.layers), overhead=beside, layers=layers)
     if chosen.ratio is not None:
         asked["channels"] = 1 - chosen.ratio
     return Selection(plan, meter.before, meter.costs.of(keeps), asked, meter.of(keeps))
@@ -218,9 +229,11 @@ def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
 
     Raises:
-        SlimError: an unknown criterion, a pattern that matches nothing, a target that cannot be met.
+        SlimError: settings that do not go together, an unknown criterion, a pattern that matches nothing, a target
+            that cannot be met.
     """
     chosen = config.prune
+    compatible(chosen, landing_mode(config))
     if chosen.criterion is not None and chosen.criterion not in CRITERIA:
         raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {chosen.criterion}")
     detector = checkpoint.load(config.model)

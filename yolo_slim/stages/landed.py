@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim import record
-from yolo_slim.config import Config
+from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.clock import timing
 
@@ -14,6 +14,37 @@ PLANNED = {"targeted", "soft"}
 """Modes of sparse training that choose the channels themselves, by the `prune:` section."""
 RECOVERY = {"absorb", "reconstruct", "recalibrate"}
 """Settings of `prune:` that have no say in which channels go: what those that stay make up for it by."""
+
+
+def landing_mode(config: Config) -> str | None:
+    """The mode of a sparse training that chooses the channels itself; None: the prune stage chooses them."""
+    chosen = config.sparse_train
+    return chosen.mode if chosen.epochs and chosen.mode in PLANNED else None
+
+
+def compatible(chosen: Prune, landing: str | None) -> None:
+    """Whether a cut can be made as it is asked for: told before hours of training, not after.
+
+    Args:
+        chosen: the `prune:` section.
+        landing: the mode of a sparse training that chooses the channels itself; None: the prune stage chooses them.
+
+    Raises:
+        SlimError: it cannot.
+    """
+    blocks, rounds = chosen.depth and chosen.depth.blocks, chosen.iterations.rounds
+    if blocks and rounds > 1:
+        raise SlimError("prune.depth takes residual branches out in one go: prune.iterations.rounds=1, or no depth")
+    if landing and rounds > 1:
+        raise SlimError(
+            f"sparse_train.mode={landing} chooses all that goes at once, and prune.iterations.rounds cuts little by "
+            "little: choose one (prune.iterations.rounds=1, or sparse_train.epochs=0)"
+        )
+    if landing and blocks:
+        raise SlimError(
+            f"sparse_train.mode={landing} lands channels, not residual branches: leave out prune.depth, or sparse "
+            "training (sparse_train.epochs=0)"
+        )
 
 
 def decisive(config: Config) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from yolo_slim import checkpoint
 from yolo_slim.channels import Selection, cut, widened
 from yolo_slim.config import Config, Prune, check
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.choose import Findings, choose, evidence_from
+from yolo_slim.stages.choose import Curves, Findings, choose, curves_of, evidence_from
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import finished
 from yolo_slim.stages.recover import recover
@@ -30,6 +31,10 @@ from yolo_slim.training.targeted import TargetedTrainer
 
 CHOICE = "choice.yaml"
 """In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
+
+
+SCAN = "scan.yaml"
+"""Likewise: the scan that solver sensitivity goes by."""
 
 
 class Choosing(ForcedTrainer):
@@ -51,12 +56,18 @@ class Choosing(ForcedTrainer):
         return evidence_from(self.config)
 
     @cached_property
+    def curves(self) -> Curves | None:
+        """What solver sensitivity goes by."""
+        scan = Path(self.save_dir) / SCAN
+        return curves_of(yaml.safe_load(scan.read_text())) if scan.exists() else None
+
+    @cached_property
     def found(self) -> Findings:
-        """What a latency target goes by: of the original, whose layers are those of the detector in training."""
+        """What solver sensitivity and a latency target go by, the latter of the original, with the same layers."""
         if not timing(self.config):
-            return Findings()
+            return Findings(self.curves)
         whole = checkpoint.load(finished(self.config, "original") or self.config.model)
-        return Findings(layers=layer_table(self.config, whole), timed=stopwatch(self.config, whole))
+        return Findings(self.curves, layer_table(self.config, whole), timed=stopwatch(self.config, whole))
 
     def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
         """By the `prune:` section. A first choice is timed; later ones go by what that has said of the table."""
@@ -90,8 +101,8 @@ class Soft(Choosing, SoftTrainer):
 TRAINERS = {"uniform": SparseTrainer, "targeted": Targeted, "soft": Soft, "polarization": PolarizedTrainer}
 
 
-def files_of(config: Config) -> dict[str, Any]:
-    """What the mode's trainer finds in its run folder: name -> content."""
+def files_of(config: Config, scan: Path | None = None) -> dict[str, Any]:
+    """What the mode's trainer finds in its run folder: name -> content. `scan` is for solver sensitivity."""
     chosen = config.sparse_train
     wanted = {
         "uniform": {"strength": chosen.strength, "penalty": chosen.penalty, "update": chosen.update},
@@ -100,4 +111,5 @@ def files_of(config: Config) -> dict[str, Any]:
         "polarization": {"strength": chosen.strength, "update": chosen.update, "t": chosen.polarization_t},
     }[chosen.mode]
     choice = {CHOICE: config.model_dump(mode="json")} if issubclass(TRAINERS[chosen.mode], Choosing) else {}
-    return {SETTINGS: wanted, **choice}
+    found = {SCAN: json.loads(scan.read_text(encoding="utf-8"))} if scan else {}
+    return {SETTINGS: wanted, **choice, **found}

@@ -23,7 +23,7 @@ from yolo_slim.config import RECOVERIES, Config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import Findings, evidence_from, judge
+from yolo_slim.stages.choose import Findings, curves_in, evidence_from, judge
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import measured, sums_of
 from yolo_slim.stages.prune import cut_to_plan
@@ -39,6 +39,7 @@ class Point:
     folder: Path  # where <key>.json and <key>.pt go
     home: Path  # working directory
     threads: int
+    scan: Path | None = None  # what prune.solver=sensitivity goes by
     cell: dict[str, Any] = field(default_factory=dict)  # criterion, recovery, flops_asked; none: the original
 
     @property
@@ -94,7 +95,8 @@ def make(point: Point) -> tuple[str, str | None]:
 def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     config = point.config
     detector, evidence = checkpoint.load(point.weights), evidence_from(config)
-    found = Findings(layers=layer_table(config, detector), scores=partial(_scores, point, detector, evidence))
+    scores = partial(_scores, point, detector, evidence)
+    found = Findings(curves_in(point.scan) if point.scan else None, layer_table(config, detector), scores)
     result = cut_to_plan(detector, config.prune, config.imgsz, evidence, found=found)
     weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}

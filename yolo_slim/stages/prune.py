@@ -22,7 +22,7 @@ from yolo_slim.stages import depth
 from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, measured, run_stage, say
-from yolo_slim.stages.landed import landed_plan
+from yolo_slim.stages.landed import compatible, landed_plan
 from yolo_slim.stages.prove import agree, prove
 from yolo_slim.stages.recover import recover
 from yolo_slim.stages.stopwatch import said, stopwatch
@@ -98,7 +98,8 @@ def cut_to_plan(
         return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
 
     if follow is not None:
-        blocks, base, wiring, selection = [], detector, whole, follow_plan(whole, follow, chosen, found.layers)
+        blocks, base, wiring = [], detector, whole
+        selection = follow_plan(detector, whole, follow, chosen, found.layers)
     else:
         blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
         blocks, base, wiring, selection = plan_without(
@@ -124,27 +125,12 @@ def cut_to_plan(
 def prune_stage(config: Config) -> Record:
     """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
     start, plan = unpruned(config), landed_plan(config)
+    compatible(config.prune, config.sparse_train.mode if plan else None)
     if config.prune.iterations.rounds > 1:
         from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
 
-        if config.prune.depth and config.prune.depth.blocks:
-            raise SlimError("prune.depth takes residual branches out in one go: prune.iterations.rounds=1, or no depth")
-        if plan:
-            raise SlimError(
-                f"sparse_train.mode={config.sparse_train.mode} has chosen all that goes at once, and "
-                "prune.iterations.rounds cuts little by little: choose one (prune.iterations.rounds=1)"
-            )
         return prune_in_rounds(config, start)
-    if plan and config.prune.depth and config.prune.depth.blocks:
-        raise SlimError(
-            f"sparse_train.mode={config.sparse_train.mode} lands channels, not residual branches: leave out prune.depth"
-        )
-    scan = None
-    if config.prune.solver == "sensitivity" and not plan:
-        from yolo_slim.stages.sensitivity import scanned  # only now: most cuts need no scan
-
-        scan = scanned(config)
-    return cut_stage(config, "pruned", start, config.prune, plan=plan, scan=scan)
+    return cut_stage(config, "pruned", start, config.prune, plan=plan)
 
 
 def cut_stage(
@@ -156,13 +142,18 @@ def cut_stage(
     start: Start | None = None,
     split: str | None = None,
     plan: Path | None = None,
-    scan: Path | None = None,
     origin: Path | None = None,
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt and kept.json: one cut of `weights`, measured on `split` (or the report's).
 
-    Latencies refer to `origin`, the weights before the first of several rounds; None: to `weights`.
+    Latencies refer to `origin`, the weights before the first of several rounds; None: to `weights`. In every round,
+    solver sensitivity goes by the scan of the detector before the first: its shares are of the channels of then.
     """
+    scan = None
+    if chosen.solver == "sensitivity" and not plan:
+        from yolo_slim.stages.sensitivity import scanned  # only now: most cuts need no scan
+
+        scan = scanned(config)
     settings = {
         **chosen.model_dump(exclude={"iterations"}),
         "imgsz": config.imgsz,

@@ -165,12 +165,13 @@ def _kept(config: Config, r: Round) -> dict[str, list[int]]:
 def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
     """As of one cut, from the first round's detector to the last one's that is used."""
     first, last = rounds[0].cut.details, rounds[used - 1].cut.details
-    after = {w["layer"]: w["after"] for w in last["widths"]}
+    after = {w["layer"]: w["after"] for w in last["widths"]}  # without layers whose branch went in an earlier round
     return {
         **{key: last[key] for key in ("achieved", "measured", "looser")},
         "asked": rounds[used - 1].asked,
         "masked_vs_cut": max(r.cut.details["masked_vs_cut"] for r in rounds[:used]),
-        "widths": [{**w, "after": after[w["layer"]]} for w in first["widths"]],
+        "blocks": [name for r in rounds[:used] for name in r.cut.details["blocks"]],
+        "widths": [{**w, "after": after.get(w["layer"], 0)} for w in first["widths"]],
         "epochs": config.prune.iterations.epochs * sum(r.tuned is not None for r in rounds[:used]),
     }
 

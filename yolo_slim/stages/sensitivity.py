@@ -26,8 +26,12 @@ from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import evidence_from, judge
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
+from yolo_slim.stages.landed import landing_mode
+from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
 from yolo_slim.training.calibrate import Batches, detection_loss
+
+SCAN = "sensitivity.json"
 
 SCORING = {
     *("criterion", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
@@ -40,10 +44,19 @@ Worth = Callable[[nn.Module], float]
 
 
 def sensitivity(config: Config) -> Record:
-    """runs/<name>/sensitivity/sensitivity.json and sensitivity.png."""
+    """runs/<name>/sensitivity/sensitivity.json and sensitivity.png, of the detector that channels are chosen in.
+
+    A landing chooses in the original: what training has brought to zero by then says nothing of what may go.
+    """
     if not config.data:
         raise SlimError("the scan measures the detector on images: give data=path/to/data.yaml")
-    start, wanted = unpruned(config), config.prune.sensitivity
+    start = original(config).output(config.folder / "original") if landing_mode(config) else unpruned(config)
+    return scan_of(config, start)
+
+
+def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
+    """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
+    wanted = config.prune.sensitivity
     settings = {
         **config.prune.model_dump(include=SCORING),
         **wanted.model_dump(exclude={"tolerance"}),
@@ -53,18 +66,18 @@ def sensitivity(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([start, *_file(config.data)])}))
-        file = folder / "sensitivity.json"
+        file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
         (plot,) = report.draw(scan, folder, {"sensitivity.png": report.scan_plot})
         console.print(f"[bold green]sensitivity[/]: {report.scan_summary(scan)}  -> {plot}")
         return {"scan": file, "plot": plot}, {"metric": wanted.metric, "base": scan["base"]}, {}
 
-    return run_stage(config, "sensitivity", settings, [start], work)
+    return run_stage(config, stage, settings, [start], work)
 
 
 def scanned(config: Config) -> Path:
-    """The scan of the detector that is to be pruned, made now if it is not there."""
+    """The scan of the detector that channels are chosen in, made now if it is not there."""
     return sensitivity(config).output(config.folder / "sensitivity", "scan")
 
 

@@ -14,9 +14,10 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
-from yolo_slim.stages.landed import PLANNED, RECOVERY, decisive
+from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
+from yolo_slim.stages.sensitivity import scanned
 
 
 def sparse_train(config: Config) -> Record:
@@ -24,12 +25,16 @@ def sparse_train(config: Config) -> Record:
     chosen = config.sparse_train
     if not chosen.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
+    compatible(config.prune, landing_mode(config))
     start = original(config).output(config.folder / "original")
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
     if chosen.mode in PLANNED:
         settings["prune"] = decisive(config)
     if chosen.mode == "targeted":
         settings["recovery"] = config.prune.model_dump(mode="json", include=RECOVERY)
+
+    scan = scanned(config) if landing_mode(config) and config.prune.solver == "sensitivity" else None
+    inputs = [start, *([scan] if scan else [])]
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
@@ -38,8 +43,8 @@ def sparse_train(config: Config) -> Record:
             TRAINERS[chosen.mode],
             start,
             settings=settings,
-            inputs=[start],
-            extra=files_of(config),
+            inputs=inputs,
+            extra=files_of(config, scan),
             arguments=arguments,
         )
         last = trained / "last.pt"
@@ -58,7 +63,7 @@ def sparse_train(config: Config) -> Record:
             log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
         return outputs, row, {"sparsity": log}
 
-    return run_stage(config, "sparse", settings, [start], work)
+    return run_stage(config, "sparse", settings, inputs, work)
 
 
 def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Config) -> dict[str, list[int]]:

@@ -26,7 +26,11 @@ from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
 from yolo_slim.stages.point import Point, make
+from yolo_slim.stages.sensitivity import SCAN, scan_of
 from yolo_slim.training.calibrate import Batches
+
+SCANS = "sweep/scans"
+"""In the run's folder: a scan for each criterion, which decides who goes first in a group."""
 
 PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
 
@@ -80,7 +84,8 @@ def grid(config: Config, weights: Path) -> list[Point]:
     for criterion, recovery, share in product(dict.fromkeys(chosen.criteria), dict.fromkeys(chosen.recovery), shares):
         own = val.model_copy(update={"prune": section_of(config.prune, criterion, share, recovery)})
         cell = {"criterion": criterion, "recovery": recovery, "flops_asked": share}
-        points.append(replace(original, key=f"{criterion}-x{share:g}-{recovery}", config=own, cell=cell))
+        scan = config.folder / SCANS / criterion / SCAN if own.prune.solver == "sensitivity" else None
+        points.append(replace(original, key=f"{criterion}-x{share:g}-{recovery}", config=own, scan=scan, cell=cell))
     return points
 
 
@@ -88,7 +93,9 @@ def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Pru
     """The `prune:` section of a point."""
     target = (prune.target or Target()).model_copy(update={"flops": share})
     images = prune.recalibrate or None  # who prunes without recalibration may still ask what it would bring
-    replaced = {"criterion": criterion, "ratio": None, "target": target, "recalibrate": images, **RECOVERIES[recovery]}
+    scan = prune.sensitivity.model_copy(update={"tolerance": None})  # it would be a budget of its own
+    replaced = {"criterion": criterion, "ratio": None, "target": target, "sensitivity": scan, "recalibrate": images}
+    replaced |= RECOVERIES[recovery]
     return prune.model_copy(update=replaced)
 
 
@@ -103,6 +110,9 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
             raise SlimError(why)
     if not missing:
         return {}
+    for name, first in {point.cell["criterion"]: point for point in missing}.items():
+        if first.scan:
+            scan_of(first.config, first.weights, f"{SCANS}/{name}")
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
     layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it

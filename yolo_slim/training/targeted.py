@@ -18,6 +18,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Selection
+from yolo_slim.channels.select import amount
 from yolo_slim.errors import SlimError
 from yolo_slim.training.forced import ForcedTrainer, agreed
 from yolo_slim.training.landing import Drift, Fader, Landing
@@ -59,7 +60,7 @@ class TargetedTrainer(ForcedTrainer):
         if RANK not in {-1, 0}:
             return
         (Path(self.save_dir) / PLAN).write_text(json.dumps(selection.plan.outputs(self.wiring), indent=1))
-        shares = ", ".join(f"{k} x{v:.3f}" for k, v in selection.achieved.items())
+        shares = ", ".join(f"{k} {amount(k, v)}" for k, v in selection.achieved.items())
         LOGGER.info(
             f"landing: {int((~kept).sum())} of {len(kept)} channels fade to zero between epochs "
             f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first; {shares}"
