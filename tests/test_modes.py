@@ -193,4 +193,8 @@ def test_polarization_is_pruned_like_any_other(tmp_path):
     assert "plan" not in done.record("sparse").outputs
     scales = np.concatenate([m.weight.detach() for m in done.detector("sparse").modules() if hasattr(m, "running_var")])
     assert (scales >= 0).all() and (scales == 0).any()
+    details = done.record("sparse").details
+    assert 0 < details["share_below"] < 1 and 0 < details["threshold"] < 0.5
+    assert f"{details['share_below']:.1%} of the channels lie below it" in done.output
+    assert f"prune.ratio={details['share_below']:.3f}" in done.output
     assert done.record("pruned").details["achieved"]["flops"] <= 0.6
