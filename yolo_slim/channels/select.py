@@ -32,6 +32,7 @@ class Selection:
     asked: dict[str, float]
     achieved: dict[str, float]
     looser: dict[str, float] = field(default_factory=dict)  # the same, one removal fewer: misses the target
+    tighter: dict[str, float] = field(default_factory=dict)  # the same, the next narrower plan
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
 
 
@@ -115,17 +116,16 @@ def select(
         wanted = asked
 
     keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
-    keeps, looser = _threshold(space, keys, meter, wanted, tolerance)
+    keeps, looser, tighter = _threshold(space, keys, meter, wanted, tolerance)
     if solver == "knapsack":
-        keeps, looser = knapsack.improve(keeps, space, meter, asked)
+        keeps, looser, tighter = knapsack.improve(keeps, space, meter, asked)
 
     kept = np.ones(trace.n_channels, bool)
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
         kept[group.channels[rank[: group.size - k]]] = False
     now = meter.of(keeps)
-    return Selection(
-        Plan(kept), meter.before, meter.costs.of(keeps), asked, now, {} if looser is None else meter.of(looser)
-    )
+    beside = [{} if other is None else meter.of(other) for other in (looser, tighter)]
+    return Selection(Plan(kept), meter.before, meter.costs.of(keeps), asked, now, *beside)
 
 
 def amount(name: str, value: float) -> str:
@@ -216,11 +216,11 @@ def _keys(space: Space, scope: str) -> list[np.ndarray]:
 
 def _threshold(
     space: Space, keys: list[np.ndarray], meter: Meter, asked: Mapping[str, float], tolerance: float | None
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Remove by rising key, as little as meets every target: cost never rises with another removal, so bisect.
 
     Returns:
-        widths, and those of one removal fewer (None: there is none).
+        widths, those of one removal fewer, and those of the removals that it takes to change any (None: there is none).
     """
     key = np.concatenate(keys)
     owner = np.repeat(np.arange(len(keys)), space.removable)  # group that loses a channel
@@ -239,7 +239,9 @@ def _threshold(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if met(meter.of(keeps(middle)), asked) else (middle + 1, high)
-    return keeps(low), keeps(low - 1) if low else None
+    here = keeps(low)
+    further = map(keeps, range(low + 1, last + 1))  # rounding may bring back what goes
+    return here, keeps(low - 1) if low else None, next((k for k in further if (k < here).any()), None)
 
 
 def _unreachable(lowest: Mapping[str, float], asked: Mapping[str, float]) -> SlimError:

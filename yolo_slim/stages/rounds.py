@@ -147,7 +147,7 @@ def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
     first, last = rounds[0].cut.details, rounds[used - 1].cut.details
     after = {w["layer"]: w["after"] for w in last["widths"]}
     return {
-        **{key: last[key] for key in ("achieved", "looser")},
+        **{key: last[key] for key in ("achieved", "looser", "tighter")},
         "asked": rounds[used - 1].asked,
         "masked_vs_cut": max(r.cut.details["masked_vs_cut"] for r in rounds[:used]),
         "widths": [{**w, "after": after[w["layer"]]} for w in first["widths"]],
