@@ -15,8 +15,7 @@ from yolo_slim import checkpoint
 from yolo_slim.channels import Costs, Curve, LayerTable, Meter, Selection, Start, Trace, plan_from_kept, select, trace
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Config, Prune
-from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA, Evidence, score
+from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.recover import absorption
@@ -54,6 +53,11 @@ def evidence_from(config: Config) -> Evidence:
         batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
         loss=detection_loss,
     )
+
+
+def sources(*criteria: str | None) -> list[Path]:
+    """The files of criteria of the user's own: a stage that used them is done again when they change."""
+    return [Path(file) for name in criteria if name and (file := source_of(name))]
 
 
 def plan_without(
@@ -196,8 +200,8 @@ def rehearse(config: Config) -> None:
         SlimError: an unknown criterion, a pattern that matches nothing, a target that cannot be met.
     """
     chosen = config.prune
-    if chosen.criterion is not None and chosen.criterion not in CRITERIA:
-        raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {chosen.criterion}")
+    if chosen.criterion is not None:
+        criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)

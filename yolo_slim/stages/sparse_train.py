@@ -15,6 +15,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.record import Record
+from yolo_slim.stages.choose import sources
 from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
 from yolo_slim.stages.landed import PLANNED, RECOVERY, decisive
 from yolo_slim.stages.modes import TRAINERS, files_of
@@ -34,6 +35,8 @@ def sparse_train(config: Config) -> Record:
     if chosen.mode == "targeted":
         settings["recovery"] = config.prune.model_dump(mode="json", include=RECOVERY)
 
+    own = sources(config.prune.criterion) if chosen.mode in PLANNED else []
+
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
         trained = train_in(
@@ -41,7 +44,7 @@ def sparse_train(config: Config) -> Record:
             TRAINERS[chosen.mode],
             start,
             settings=settings,
-            inputs=[start],
+            inputs=[start, *own],
             extra=files_of(config),
             arguments=arguments,
         )
@@ -62,7 +65,7 @@ def sparse_train(config: Config) -> Record:
             log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
         return outputs, row, {"sparsity": log, **parted}
 
-    return run_stage(config, "sparse", settings, [start], work)
+    return run_stage(config, "sparse", settings, [start, *own], work)
 
 
 def _parted(detector: nn.Module, config: Config) -> dict[str, Any]:

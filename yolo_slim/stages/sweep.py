@@ -18,9 +18,10 @@ from rich.table import Table
 from yolo_slim import checkpoint, record, report
 from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA
+from yolo_slim.importance import criterion_of
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.stages.choose import sources
 from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
@@ -52,7 +53,7 @@ def sweep(config: Config) -> Record:
         outputs = {"json": folder / "sweep.json", "page": page, **{p.stem: p for p in plots}}
         return outputs, {"rows": content["rows"], "recommended": content["recommended"]}, {}
 
-    done = run_stage(config, "sweep", settings, [start], work)
+    done = run_stage(config, "sweep", settings, [start, *sources(*config.sweep.criteria)], work)
     _tell(json.loads(done.output(config.folder / "sweep", "json").read_text(encoding="utf-8")))
     console.print(f"[bold green]sweep[/]: {done.output(config.folder / 'sweep', 'page')}")
     return done
@@ -63,9 +64,9 @@ def _check(config: Config) -> None:
     check_device(config.device)
     if not config.data:
         raise SlimError("a sweep measures every point on the val split: give data=path/to/data.yaml")
-    if unknown := [name for name in config.sweep.criteria if name not in CRITERIA]:
-        raise SlimError(f"expected sweep.criteria to be among {', '.join(CRITERIA)}; got {', '.join(unknown)}")
-    executor(config.sweep, 1, Path())  # is it installed?
+    for name in config.sweep.criteria:
+        criterion_of(name, "sweep.criteria")
+    executor(config.sweep, 1, Path(), config.device)  # is it installed?
 
 
 def grid(config: Config, weights: Path) -> list[Point]:
@@ -79,7 +80,8 @@ def grid(config: Config, weights: Path) -> list[Point]:
     for criterion, recovery, share in product(dict.fromkeys(chosen.criteria), dict.fromkeys(chosen.recovery), shares):
         own = val.model_copy(update={"prune": section_of(config.prune, criterion, share, recovery)})
         cell = {"criterion": criterion, "recovery": recovery, "flops_asked": share}
-        points.append(replace(original, key=f"{criterion}-x{share:g}-{recovery}", config=own, cell=cell))
+        key = f"{criterion.replace(':', '.')}-x{share:g}-{recovery}"  # names files
+        points.append(replace(original, key=key, config=own, cell=cell))
     return points
 
 
@@ -104,7 +106,7 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
         return {}
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
-    where = executor(config.sweep, missing[0].threads, folder / "workers.log")
+    where = executor(config.sweep, missing[0].threads, folder / "workers.log", config.device)
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
     missing.sort(key=lambda point: -point.cell["flops_asked"])
     told = track(make_all(missing, where), description="points", total=len(missing))
