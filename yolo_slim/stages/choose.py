@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,6 +32,8 @@ class Findings:
     curves: Curves | None = None  # what solver sensitivity goes by
     layers: LayerTable | None = None  # what latency targets go by
     scores: Callable[[], dict[str, np.ndarray]] | None = None  # what `judge` says of it whole, when it is asked for
+    tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # costs of the caller's own
+    budgets: Mapping[str, float] = field(default_factory=dict)  # name of such a cost -> the share that may stay
 
 
 NOTHING = Findings()
@@ -129,7 +131,7 @@ def choose(
         found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out.
     """
     start = start or Start(wiring, {})
-    target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
+    target = {**(chosen.target.model_dump(exclude_none=True) if chosen.target else {}), **found.budgets}
     known = found.scores if whole is None else None
     scores = known() if known else judge(detector, wiring, chosen, evidence)
     if gone is not None:
@@ -146,12 +148,13 @@ def choose(
         min_channels=chosen.min_channels,
         round_to=chosen.round_to,
         exclude=chosen.exclude,
-        overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
+        overhead=overhead(detector, wiring) if "size_mb" in target else None,
         curves=found.curves,
         tolerance=chosen.sensitivity.tolerance,
         whole=whole,
         may_empty=depth.may_empty(detector, wiring, chosen),
         latency=found.layers,
+        tables=found.tables,
     )
     return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
 
