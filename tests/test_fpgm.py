@@ -1,5 +1,7 @@
 """FPGM: the filter nearest to all others goes, whatever its norm."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
@@ -47,25 +49,33 @@ def test_folded_distances_are_between_filters_as_batch_norm_scales_them():
 
 
 class Sum(nn.Module):
-    """Two producers of one group, the second with filters a hundred times as large."""
+    """Producers of one group, their filters on a line."""
 
-    def __init__(self):
+    def __init__(self, *filters):
         super().__init__()
-        self.a, self.b, self.head = (nn.Conv2d(i, o, 1, bias=False) for i, o in ((3, 3), (3, 3), (3, 2)))
-        self.a.weight.data = torch.tensor([[0.0, 0, 0], [1, 0, 0], [4, 0, 0]])[:, :, None, None]
-        self.b.weight.data = torch.tensor([[100.0, 0, 0], [0, 0, 0], [400, 0, 0]])[:, :, None, None]
+        self.made = nn.ModuleList(nn.Conv2d(3, 3, 1, bias=False) for _ in filters)
+        self.head = nn.Conv2d(3, 2, 1)
+        for conv, places in zip(self.made, filters, strict=True):
+            conv.weight.data = torch.tensor([[place, 0, 0] for place in places]).float()[:, :, None, None]
 
     def forward(self, x):
-        return self.head(self.a(x) + self.b(x)).flatten(2)
+        return self.head(reduce(torch.add, [conv(x) for conv in self.made])).flatten(2)
 
 
-def test_producers_of_a_group_weigh_alike():
-    """(5, 4, 7) and (400, 500, 700): the rows are brought to one mean, so the second does not decide alone."""
-    net = Sum()
-    rows = CRITERIA["fpgm"](net, trace(net, 4), Evidence())["a"]
-    assert rows[0] == pytest.approx(np.array([5, 4, 7]) * rows.mean() * 3 / 16)
-    assert rows[1] == pytest.approx(np.array([4, 5, 7]) * rows.mean() * 3 / 16)
-    assert rows.mean() == pytest.approx((16 + 1600) / 6)
+@pytest.mark.parametrize(
+    ("filters", "expected", "means"),
+    [
+        pytest.param([(0, 1, 4)], [5, 4, 7], [1], id="alone: the distances themselves"),
+        pytest.param([(0, 1, 4), (100, 0, 400)], [9, 9, 14], [1, 100], id="as heavy: (5 4 7) + (4 5 7)"),
+        pytest.param([(0, 1, 4), (100, 0, 400), (8, 8, 8)], [9, 9, 14], [1, 100, 0], id="one that says nothing"),
+        pytest.param([(8, 8, 8), (8, 8, 8)], [0, 0, 0], [0, 0], id="none says anything"),
+    ],
+)
+def test_producers_of_a_group_are_summed_each_over_its_mean(filters, expected, means):
+    """Algorithms 2.2; in units of the mean distance over producers, 16 / 3 times `means`."""
+    net = Sum(*filters)
+    rows = CRITERIA["fpgm"](net, trace(net, 4), Evidence())["made.0"]
+    assert rows == pytest.approx(np.array([expected]) * np.mean(means))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Scores by hand-made numbers: which filter, which scale, and what a group makes of its producers."""
 
 import copy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from yolo_slim.channels import select, trace
 from yolo_slim.channels.surgery import tensors
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score
+from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score, source_of
 from yolo_slim.stages.choose import evidence_from
 
 pytest_plugins = ["tiny"]
@@ -400,6 +401,57 @@ def test_an_unknown_criterion_is_refused(probe):
     net, found = probe
     with pytest.raises(SlimError, match=r"expected prune.criterion to be one of .*bn_scale.*l1.*random.*, got magic"):
         score(net, found, "magic")
+
+
+OWN = """
+import numpy as np
+from yolo_slim.importance import rows_of
+
+def shift(detector, trace, evidence):
+    found = {}
+    for group in trace.free:
+        rows = [rows_of(group, trace.norms[n].channels, detector.get_submodule(n).bias.abs()) for n in group.norms]
+        found[group.name] = np.concatenate(rows)
+    return found
+
+nothing = None
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The working directory has a criterion in own_criterion.py, and broken_criterion.py, which cannot be imported."""
+    (tmp_path / "own_criterion.py").write_text(OWN)
+    (tmp_path / "broken_criterion.py").write_text("raise OSError('no such table')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    yield tmp_path / "own_criterion.py"
+    sys.modules.pop("own_criterion", None)
+
+
+def test_a_criterion_of_ones_own_is_named_by_its_module(own):
+    net = Probe(nn.Identity())
+    scores = score(net, trace(net, 8), "own_criterion:shift")
+    assert scores["stem.0"] == pytest.approx(net.stem[1].bias.detach().abs().numpy())
+    assert source_of("own_criterion:shift") == str(own) and source_of("l1") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("no_such_module:f", "ModuleNotFoundError.*working directory", id="no such module"),
+        pytest.param("own_criterion:shifted", "AttributeError.*shifted.*module:function", id="no such function"),
+        pytest.param("broken_criterion:f", "OSError: no such table", id="a module that raises"),
+        pytest.param(":shift", "cannot be imported", id="no module named"),
+        pytest.param(
+            "own_criterion:nothing", "to be a function of .detector, trace, evidence., got None", id="no call"
+        ),
+    ],
+)
+def test_one_that_cannot_be_had_is_refused(own, probe, name, said):
+    net, found = probe
+    with pytest.raises(SlimError, match=rf"prune.criterion={name}.*{said}"):
+        score(net, found, name)
 
 
 @pytest.mark.parametrize("criterion", sorted(LOOKS | ASKS))

@@ -6,6 +6,7 @@ Numbers by hand follow Liu et al. (arXiv:1708.06519), Ye et al. (arXiv:1802.0012
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ultralytics.nn.modules import Conv
 from yolo_slim.channels import Costs, Plan, cut, trace
 from yolo_slim.measure import cost
 from yolo_slim.training.penalty import Penalty, Travel
+from yolo_slim.training.sparse import SparseTrainer
 
 LR, GRADIENT = 0.1, 0.1
 
@@ -108,6 +110,58 @@ def test_subgradient_leaves_a_scale_without_gradient_alone():
     penalty = penalty_on(network)
     penalty.add_subgradient(1.0)
     assert all(scale.grad is None for scale in scales_of(network))
+
+
+def steps_to_zero(strength):
+    """Of SGD at yolov5's momentum and learning rate, from a scale of 1 that nothing but the subgradient moves."""
+    network = Plain()
+    penalty, scale = penalty_on(network), network.first.bn.weight
+    pulls = []
+    for value in (1.0, 0.5, 1e-3):  # the same wherever the scale is
+        write(scale, [value] * 3)
+        scale.grad = torch.zeros(3)
+        penalty.add_subgradient(strength)
+        pulls.append(scale.grad[0].item())
+    assert pulls == pytest.approx([strength] * 3)
+    value, velocity, steps = 1.0, 0.0, 0
+    while value > 0:
+        velocity = 0.937 * velocity + pulls[0]
+        value, steps = value - 0.01 * velocity, steps + 1
+    return steps
+
+
+def test_how_many_steps_a_lambda_takes_to_bring_a_scale_to_zero():
+    """Algorithms 1.1, o4: the travel is about lambda * sum of lr / (1 - momentum), so it depends on the data set."""
+    assert steps_to_zero(1e-3) == pytest.approx(6_314, abs=20)
+    assert steps_to_zero(1e-4) == pytest.approx(63_014, abs=20)
+
+
+def test_torchs_own_sgd_takes_as_many_steps():
+    network = Plain()
+    penalty, scale = penalty_on(network), network.first.bn.weight
+    optimizer, steps = torch.optim.SGD([scale], lr=0.01, momentum=0.937), 0
+    while scale[0] > 0:
+        scale.grad = torch.zeros(3)
+        penalty.add_subgradient(1e-3)
+        optimizer.step()
+        steps += 1
+    assert steps == pytest.approx(6_314, abs=20)
+
+
+def test_a_travel_of_one_over_as_many_steps_is_that_lambda():
+    """Algorithms 1.1: lambda = B (1 - m) / sum of lr; 6,300 steps at lr .01 and momentum .937 give 1e-3."""
+    network = Plain()
+    scale = network.first.bn.weight
+    scale.grad = torch.zeros(3)
+    travel = Travel(1.0, lambda e: 1.0, 63, warmup=0)
+    optimizer = torch.optim.SGD([scale], lr=0.01, momentum=0.937)
+    trainer = SimpleNamespace(
+        penalty=penalty_on(network),
+        _scale_group=lambda optimizer: optimizer.param_groups[0],
+        _amount=lambda optimizer: travel.at(1 / 6_300),
+    )
+    SparseTrainer._pull_gradients(trainer, optimizer, (), {})
+    assert scale.grad.tolist() == pytest.approx([1e-3] * 3)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from networks import detector
@@ -16,7 +17,7 @@ from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, s
 from yolo_slim import checkpoint
 from yolo_slim.channels import relative_difference, trace
 from yolo_slim.training.forced import SETTINGS
-from yolo_slim.training.polarization import Polarization, PolarizedTrainer, flip_signs, regulariser
+from yolo_slim.training.polarization import Polarization, PolarizedTrainer, first_local_min, flip_signs, regulariser
 
 ORACLE = [0.1, 0.4, 0.7, 0.2]
 
@@ -44,6 +45,23 @@ def test_its_least_parts_the_scales(t, least, ones):
     lowest = min(values.values())
     assert lowest == pytest.approx(least, abs=1e-5)
     assert {int(sum(c)) for c, v in values.items() if v < lowest + 1e-5} == ones
+
+
+@pytest.mark.parametrize(
+    ("counts", "threshold"),
+    [
+        pytest.param((6, 3, 1, 0, 2, 4), 0.03, id="algorithms 1.3: the first empty bin"),
+        pytest.param((6, 3, 1, 2, 0, 4), 0.02, id="the first, not the lowest"),
+        pytest.param((6, 3, 0, 0, 0, 4), 0.02, id="a valley begins where it stops falling"),
+        pytest.param((9, 5, 2, 1), None, id="falling to the end: no valley"),
+        pytest.param((1, 4), None, id="too few bins to say"),
+    ],
+)
+def test_the_histogram_says_where_the_scales_part(counts, threshold):
+    """Scales on the edges of their bins, where rounding would misplace them, and in the middle."""
+    for place in (0.0, 0.005):
+        scales = np.concatenate([np.full(n, i * 0.01 + place) for i, n in enumerate(counts)])
+        assert first_local_min(scales) == (threshold if threshold is None else pytest.approx(threshold))
 
 
 def polarized(network, t=1.2):

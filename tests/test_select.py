@@ -172,7 +172,8 @@ def test_two_convolutions_at_half_the_macs():
     assert (selection.before.macs, selection.after.macs, selection.after.flops) == (20, 10, 20)
     assert (selection.before.params, selection.after.params) == (20, 10)
     assert gone(found, selection) == {"0": [1, 3]}
-    assert selection.achieved["flops"] == 0.5 and selection.looser["flops"] == 0.75
+    assert selection.achieved["flops"] == 0.5
+    assert (selection.looser["flops"], selection.tighter["flops"]) == (0.75, 0.25)
 
 
 TARGETS = [
@@ -193,6 +194,7 @@ def test_budgets_are_met_from_below_within_one_step(v5n, target, round_to, scope
     selection = select(found, random_scores(found), target=target, round_to=round_to, scope=scope, min_keep=0.1)
     assert all(selection.achieved[k] <= share + 1e-9 for k, share in target.items())
     assert any(selection.looser[k] > share + 1e-9 for k, share in target.items())
+    assert selection.tighter["flops"] < selection.achieved["flops"], "rounding: the next step that changes anything"
     assert selection.asked == target
     assert selection.achieved["flops"] == selection.after.macs / selection.before.macs
     assert selection.achieved["params"] == selection.after.params / selection.before.params
@@ -405,6 +407,7 @@ def test_every_solver_meets_every_feasible_target_on_random_networks(seed):
         by = {solver: select(found, scores, target=target, solver=solver, **options) for solver in SOLVERS}
         for selection in by.values():
             assert all(selection.achieved[n] <= share + 1e-9 for n, share in target.items())
+            assert all(selection.tighter[n] <= selection.achieved[n] for n in selection.tighter)
             assert not selection.looser or any(selection.looser[n] > share for n, share in target.items())
             for g, k in zip(found.free, keeps(found, selection).values(), strict=True):
                 assert k >= max(1, ceil(0.25 * g.size)) and (k == g.size or k % options["round_to"] == 0)
@@ -526,6 +529,7 @@ def test_megabytes_are_numbers_in_half_precision_and_the_rest():
         assert gone(found, selection) == {"0": [1, 3]}
         assert selection.achieved["size_mb"] == pytest.approx(80e-6)
         assert selection.looser["size_mb"] == pytest.approx(90e-6)
+        assert selection.tighter["size_mb"] == pytest.approx(70e-6)
     whole = select(found, {"0": np.ones(4)}, target={"size_mb": 1.0}, overhead=60)
     assert whole.plan.kept.all() and whole.looser == {}
 

@@ -18,6 +18,7 @@ from yolo_slim.channels import Curve
         pytest.param((0.5,), (0.0,), 0.9, 0.0, id="past the last of a flat one"),
         pytest.param((0.4, 0.5), (0.1, float("nan")), 0.4, 0.1, id="no number later on"),
         pytest.param((0.5,), (0.2,), 0.0, 0.0, id="nothing removed, nothing lost"),
+        pytest.param((0.0, 0.5), (0.0, 0.2), 0.25, 0.1, id="ratio 0 scanned as well"),
     ],
 )
 def test_a_curve(ratios, worse, at, expected):

@@ -55,7 +55,7 @@ def test_every_free_group_at_every_ratio(scanned, loaded):
 
 
 def test_the_base_is_the_detector_as_it_is(scanned, data, original):
-    batches = list(Batches(str(data), PX, 4, labelled=True))
+    batches = list(Batches(str(data), PX, 4, split="val", labelled=True))
     detector = checkpoint.load(scanned / "slim" / "original" / "original.pt")
     with torch.no_grad():
         assert read(scanned)["base"] == pytest.approx(float(detection_loss(detector, batches[0])), rel=1e-6)
@@ -112,7 +112,7 @@ def test_a_scan_begun_with_other_settings_is_not_gone_on_with(tmp_path):
 
 
 def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays(detector, data, tmp_path):
-    """Algorithms 2.8: their readers multiply by zero. And the scan leaves every bit of the detector as it was."""
+    """Algorithms 2.8: their readers multiply by zero, and ratio 0 is the base. The detector is left as it was."""
     wiring = trace(detector, PX)
     group = next(g for g in wiring.free[::-1] if len(g.producers) == 1 and g.size >= 16)  # near the predictions
     idle = group.channels[: group.size // 2]
@@ -122,13 +122,14 @@ def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays
             detector.get_submodule(name).weight[:, unread] = 0
         detector.get_submodule(group.producers[0]).weight[: group.size // 2] *= 1e-3  # the lowest by l1
     state = {k: v.clone() for k, v in detector.state_dict().items()}
-    section = {"criterion": "l1", "sensitivity": {"ratios": [0.25, 0.5, 0.75], "images": 4}}
+    section = {"criterion": "l1", "sensitivity": {"ratios": [0, 0.25, 0.5, 0.75], "images": 4}}
     config = check({"model": "x.pt", "data": str(data), "imgsz": PX, "prune": section})
     scan = {"base": None, "groups": []}
     stage.measure(config, detector, scan, tmp_path / "scan.json")
     rows = next(g["rows"] for g in scan["groups"] if g["group"] == group.name)
-    assert [row["value"] for row in rows[:2]] == pytest.approx([scan["base"]] * 2, rel=1e-6)
-    assert rows[2]["value"] != pytest.approx(scan["base"], rel=1e-4)
+    assert all((g["rows"][0]["removed"], g["rows"][0]["value"]) == (0, scan["base"]) for g in scan["groups"])
+    assert [row["value"] for row in rows[1:3]] == pytest.approx([scan["base"]] * 2, rel=1e-6)
+    assert rows[3]["value"] != pytest.approx(scan["base"], rel=1e-4)
     assert all(torch.equal(v, state[k]) for k, v in detector.state_dict().items())
 
 
@@ -143,6 +144,7 @@ def test_map_is_measured_on_val(original, data, tmp_path, monkeypatch):
     more = ["prune.sensitivity.metric=map50_95", "prune.exclude=[]"]
     answer = run("sensitivity", *words(original, data, tmp_path, *more))
     assert answer.code == 0, answer
+    assert "whole val split" in answer.out
     assert set(seen) == {"val"} and read(tmp_path)["base"] == pytest.approx(0.49)
     config = check({"model": str(original), "data": str(data), "imgsz": PX, "runs": str(tmp_path)})
     settings = {"sensitivity": {"ratios": RATIOS, "images": 4, "metric": "map50_95"}, "calib_images": 4}

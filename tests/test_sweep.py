@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
+from test_importance import OWN
 from tiny import PX, Answer, colours, refused, run, run_alone
 
 from yolo_slim import checkpoint
@@ -379,6 +380,33 @@ def test_a_criterion_is_asked_once(original: Path, data: Path, tmp_path: Path, m
     assert make(again)[1] is None and asked == ["l1", "random", "l1"], "scores of other settings are others"
 
 
+def test_a_criterion_of_ones_own_reaches_the_processes(
+    original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "swept_criterion.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    more = ["sweep.criteria=[swept_criterion:shift]", "sweep.flops=[0.8]", "sweep.recovery=[none]", "sweep.workers=1"]
+    asked = [*typed(original, data, tmp_path), *more]
+    try:
+        answer = run(*asked)
+        assert answer.code == 0, answer
+        config = read_config(None, asked[1:])
+        point = grid(config, config.folder / "original" / "original.pt")[1]
+        assert point.key == "swept_criterion.shift-x0.8-none" and point.finished()
+        assert (point.folder / "scores" / "swept_criterion.shift.npz").is_file()
+        (tmp_path / "swept_criterion.py").write_text(f"{OWN}# otherwise\n")
+        assert not point.finished(), "another version is another criterion"
+    finally:
+        sys.modules.pop("swept_criterion", None)
+
+
+def test_a_device_that_a_node_has_not_is_told_of(original: Path, data: Path, tmp_path: Path) -> None:
+    config = read_config(None, typed(original, data, tmp_path)[1:])
+    point = grid(config.model_copy(update={"device": "7"}), original)[1]
+    key, why = make(point)
+    assert key == point.key and "device=7 is not there" in why
+
+
 KEYS = {f"{criterion}-x{share}-reconstruct" for criterion in ("l1", "random") for share in (0.8, 0.6)}
 PATIENCE = 600.0  # seconds until a moment that does not come is given up
 
@@ -591,6 +619,73 @@ def test_ray_that_cannot_be_used_is_told_of(address: str | None, said: str, monk
 
     with (
         pytest.raises(SlimError, match=rf"cannot use Ray at {said}"),
-        executors.on_ray(Ray("ray"), 2, 1, address),
+        executors.on_ray(Ray("ray"), 2, 1, address, "cpu"),
     ):
         pass
+
+
+class Cluster(ModuleType):
+    """Stands for Ray with these nodes; notes what a task asks for and is given."""
+
+    def __init__(self, *nodes: dict[str, float], alive: bool = True) -> None:
+        super().__init__("ray")
+        self.up = [{"Alive": alive, "Resources": node} for node in nodes]
+        self.asked: dict[str, int] = {}
+        self.given: list[Point] = []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.up
+
+    def remote(self, **asked: int) -> Callable[[Callable], Any]:
+        self.asked = asked
+        return lambda function: SimpleNamespace(remote=self.take)
+
+    def take(self, point: Point) -> Any:
+        self.given.append(point)
+        return SimpleNamespace(future=lambda: None)
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ["3"], "TPU": []})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "cpus", "gpus"),
+    [
+        pytest.param([{"CPU": 16.0}], "cpu", 8, 0, id="room for all threads"),
+        pytest.param([{"CPU": 16.0}, {"CPU": 2.0}], "cpu", 2, 0, id="no more than the smallest node has"),
+        pytest.param([{"memory": 1e9}, {"CPU": 16.0}], "cpu", 8, 0, id="a head that takes no tasks"),
+        pytest.param([{"CPU": 2.0}, {"CPU": 6.0, "GPU": 4.0}], "0", 6, 1, id="a GPU: of the nodes that have one"),
+        pytest.param([{"CPU": 4.0}], "mps", 4, 0, id="Ray knows no Apple GPUs"),
+    ],
+)
+def test_a_task_asks_ray_for_what_the_nodes_have(
+    nodes: list[dict[str, float]], device: str, cpus: int, gpus: int, tmp_path: Path
+) -> None:
+    ray, point = Cluster(*nodes), grid(config_of({}), tmp_path / "original.pt")[1]
+    with executors.on_ray(ray, 2, 8, None, device) as start:
+        start([point])
+    assert ray.asked == {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
+    assert [given.threads for given in ray.given] == [cpus]
+
+
+@pytest.mark.parametrize(
+    ("ray", "device", "said"),
+    [
+        pytest.param(Cluster({"CPU": 8.0}), "0", "a CPU and a GPU.*device=cpu", id="no GPU anywhere"),
+        pytest.param(
+            Cluster({"CPU": 8.0}, alive=False), "cpu", "nodes with a CPU, and Ray knows of none", id="all dead"
+        ),
+    ],
+)
+def test_what_no_node_has_is_told_at_once(ray: Cluster, device: str, said: str) -> None:
+    with pytest.raises(SlimError, match=said), executors.on_ray(ray, 2, 8, None, device):
+        pass
+
+
+def test_a_task_runs_on_the_gpu_that_ray_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", Cluster())
+    monkeypatch.setattr(executors, "work", lambda point: point.config.device)
+    assert executors._on_node(grid(config_of({"device": "0"}), tmp_path / "original.pt")[1]) == "3"

@@ -90,7 +90,8 @@ class SparseTrain(TrainSection):
     mode: Literal["targeted", "uniform", "soft", "polarization"] = Field(
         "targeted",
         description="targeted: fade the channels that the prune: section removes to zero; uniform: pull on all scales; "
-        "soft: zero their filters again and again; polarization: part the scales in two",
+        "soft: zero their filters again and again (SFP: prune.criterion=l2 prune.scope=layer prune.ratio=0.3); "
+        "polarization: part the scales in two",
     )
     strength: float = Field(
         0.3,
@@ -140,15 +141,15 @@ class Target(Section):
 class Sensitivity(Section):
     """A scan: how much worse the detector gets when one group alone loses channels."""
 
-    ratios: list[Share] = Field(
+    ratios: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
         min_length=1,
         description="shares of each group's channels that are silenced in turn, the lowest scores first",
     )
     metric: Literal["loss", "map50_95"] = Field(
-        "loss", description="loss: on training images; map50_95: on the val split, slower"
+        "loss", description="loss: on some images of the val split; map50_95: on all of it, slower"
     )
-    images: int = Field(128, ge=1, description="training images that the loss is measured on")
+    images: int = Field(256, ge=1, description="val images that the loss is measured on (map50_95: on all there are)")
     tolerance: float | None = Field(
         None,
         ge=0,
@@ -158,6 +159,8 @@ class Sensitivity(Section):
     @field_validator("ratios")
     @classmethod
     def _rising(cls, ratios: list[float]) -> list[float]:
+        if not any(ratios):
+            raise ValueError("expected a ratio above 0: at 0 nothing is silenced")
         return sorted(set(ratios))
 
 
@@ -196,8 +199,8 @@ class Prune(Section):
     criterion: str | None = Field(
         None,
         description="what a channel is worth: by weights bn_scale, l1, l2, fpgm; on images act_std, act_mean, apoz, "
-        "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random (default: obs where there "
-        "is data, else l1)",
+        "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random; module:function, of your "
+        "own (default: obs where there is data, else l1)",
     )
     solver: Literal["auto", "threshold", "knapsack", "sensitivity"] = Field(
         "auto",
@@ -233,8 +236,12 @@ class Prune(Section):
     per_cost: Literal["auto", "none", "memory", "flops", "params"] = Field(
         "auto", description="divide scores by what removing the channel saves; auto: memory for group_fisher"
     )
+    # After group lasso, the default penalty, a channel's layers go together, and l2 is the norm that was pulled on;
+    # after penalty=l1 each goes alone, and max keeps what any of them needs.
     group_reduce: Literal["max", "mean", "sum", "l2", "first"] = Field(
-        "l2", description="joins the scores of layers tied into one group"
+        "l2",
+        description="joins the scores of layers tied into one group: l2 (root mean square), max (for scales trained "
+        "with sparse_train.penalty=l1), mean, sum, first",
     )
     depth: Depth | None = Field(None, description="{blocks: how many residual branches go whole, score: which}")
     bn_fold: bool = Field(
@@ -393,7 +400,9 @@ class Sweep(Section):
     """A grid of cuts without training, each measured on the val split, to choose from (never on test)."""
 
     criteria: list[str] = Field(
-        ["obs", "l1", "random"], min_length=1, description="criteria to compare; random is the control"
+        ["obs", "l1", "random"],
+        min_length=1,
+        description="criteria to compare, module:function of your own among them; random is the control",
     )
     flops: list[Share] = Field(
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], min_length=1, description="targets: shares of the FLOPs to keep"

@@ -19,8 +19,10 @@ from yolo_slim.channels.space import SLACK, Space, excess
 ROUNDS = 5
 
 
-def improve(start: Ints, space: Space, meter: Meter, asked: Mapping[str, float]) -> tuple[Ints, Ints | None]:
-    """Widths of at least the value of `start` that meet every target, and those of one step more that do not.
+def improve(
+    start: Ints, space: Space, meter: Meter, asked: Mapping[str, float]
+) -> tuple[Ints, Ints | None, Ints | None]:
+    """Widths of at least the value of `start` that meet every target; one step more that misses one; one step less.
 
     Args:
         start: widths that meet every target.
@@ -29,7 +31,7 @@ def improve(start: Ints, space: Space, meter: Meter, asked: Mapping[str, float])
         asked: name of a cost -> how much of it there may be.
     """
     if not asked:
-        return start, None
+        return start, None, None
     knapsack = Knapsack(space, meter, asked)
     here = best = knapsack.fill(knapsack.levels(start))
     for _ in range(ROUNDS):
@@ -41,7 +43,7 @@ def improve(start: Ints, space: Space, meter: Meter, asked: Mapping[str, float])
             best = here
         else:
             break
-    return knapsack.widths(best), knapsack.looser(best)
+    return knapsack.widths(best), knapsack.looser(best), knapsack.tighter(best)
 
 
 class Knapsack:
@@ -120,6 +122,11 @@ class Knapsack:
         higher = self.steps(levels, 1)
         higher = higher[self.excess(higher) > 0] if len(higher) else higher
         return self.widths(higher[np.argmin(self.excess(higher))]) if len(higher) else None
+
+    def tighter(self, levels: Ints) -> Ints | None:
+        """The widths one step narrower that give up the least; None: there is nothing left to give up."""
+        lower = self.steps(levels, -1)
+        return self.widths(lower[np.argmin(self.loss(lower))]) if len(lower) else None
 
     def steps(self, levels: Ints, by: int) -> Ints:
         """Every plan in which one group is a level wider or narrower: (M, groups)."""

@@ -34,6 +34,7 @@ class Selection:
     asked: dict[str, float]
     achieved: dict[str, float]
     looser: dict[str, float] = field(default_factory=dict)  # the same, one removal fewer: misses the target
+    tighter: dict[str, float] = field(default_factory=dict)  # the same, the next narrower plan
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
     measured: dict[str, float] = field(default_factory=dict)  # of what `achieved` foretells, by whoever can measure
 
@@ -121,17 +122,16 @@ def select(
         wanted = asked
 
     keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
-    keeps, looser, reached = _threshold(space, keys, meter, wanted, tolerance)
+    keeps, looser, tighter, reached = _threshold(space, keys, meter, wanted, tolerance)
     if solver == "knapsack" or not reached:
-        keeps, looser = knapsack.improve(keeps, space, meter, wanted)
+        keeps, looser, tighter = knapsack.improve(keeps, space, meter, wanted)
 
     kept = np.ones(trace.n_channels, bool)
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
         kept[group.channels[rank[: group.size - k]]] = False
     now = meter.of(keeps)
-    return Selection(
-        Plan(kept), meter.before, meter.costs.of(keeps), asked, now, {} if looser is None else meter.of(looser)
-    )
+    beside = [{} if other is None else meter.of(other) for other in (looser, tighter)]
+    return Selection(Plan(kept), meter.before, meter.costs.of(keeps), asked, now, *beside)
 
 
 def amount(name: str, value: float) -> str:
@@ -231,12 +231,13 @@ def _keys(space: Space, scope: str) -> list[np.ndarray]:
 
 def _threshold(
     space: Space, keys: list[np.ndarray], meter: Meter, asked: Mapping[str, float], tolerance: float | None
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, bool]:
     """Remove by rising key, as little as meets every target: cost hardly ever rises with another removal, so bisect.
 
     Returns:
-        widths that meet the targets, those of one removal fewer (None: there is none), and whether removals by key
-        alone come to that. If not, the widths are those of the least cost, and other removals may do as well.
+        widths that meet the targets, those of one removal fewer, those of the removals that it takes to change any
+        (None: there is none), and whether removals by key alone come to that. If not, the widths are those of the
+        least cost, and other removals may do as well.
     """
     key = np.concatenate(keys)
     owner = np.repeat(np.arange(len(keys)), space.removable)  # group that loses a channel
@@ -248,14 +249,16 @@ def _threshold(
 
     last = len(order)
     if not met(meter.of(keeps(last)), asked):
-        return _least(space, meter, asked), None, False
+        return _least(space, meter, asked), None, None, False
     low, high = 0, last
     if tolerance is not None:
         low = high = int((key <= tolerance).sum())
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if met(meter.of(keeps(middle)), asked) else (middle + 1, high)
-    return keeps(low), keeps(low - 1) if low else None, True
+    here = keeps(low)
+    further = map(keeps, range(low + 1, last + 1))  # rounding may bring back what goes
+    return here, keeps(low - 1) if low else None, next((k for k in further if (k < here).any()), None), True
 
 
 def _least(space: Space, meter: Meter, asked: Mapping[str, float]) -> Ints:

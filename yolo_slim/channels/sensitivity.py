@@ -20,7 +20,7 @@ HOPELESS = 1e12  # stands for a detector that answers with no number at all
 class Curve:
     """What the removal of a share of one group's channels, the lowest scores first, does to the detector."""
 
-    ratios: tuple[float, ...]  # rising, in (0, 1]
+    ratios: tuple[float, ...]  # rising, in [0, 1], the last above 0
     worse: tuple[float, ...]  # loss added or mAP lost at each ratio, against the detector as it is
 
     def at(self, ratios: np.ndarray) -> np.ndarray:

@@ -2,13 +2,24 @@
 
 A criterion maps a detector, its trace and the evidence to raw scores: for every free group an array (m, n), a row for
 each layer slot that has something to say. `score` joins the rows, makes groups comparable, and hands out one score a
-channel. To add your own, put a function of the same signature into `CRITERIA` (README: "Add a criterion").
+channel. To add your own, put a function of the same signature into `CRITERIA`, or name it as `module:function`
+(README: "Add a criterion").
 """
 
 from yolo_slim.importance.activation import act_mean, act_std, apoz
 from yolo_slim.importance.blocks import BLOCK_SCORES, mean_loss, score_blocks
 from yolo_slim.importance.bn_scale import bn_scale
-from yolo_slim.importance.combine import CRITERIA, RAW_NORMS, REDUCE, Criterion, Rows, rows_of, score
+from yolo_slim.importance.combine import (
+    CRITERIA,
+    RAW_NORMS,
+    REDUCE,
+    Criterion,
+    Rows,
+    criterion_of,
+    rows_of,
+    score,
+    source_of,
+)
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.fpgm import fpgm
 from yolo_slim.importance.group_fisher import group_fisher
@@ -31,8 +42,10 @@ __all__ = [
     "Criterion",
     "Evidence",
     "Rows",
+    "criterion_of",
     "mean_loss",
     "rows_of",
     "score",
     "score_blocks",
+    "source_of",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeAlias
 
 import numpy as np
@@ -67,7 +69,7 @@ def score(
     Args:
         detector: with the weights to judge; scored in fp32.
         trace: of the detector.
-        criterion: a name in `CRITERIA`.
+        criterion: a name in `CRITERIA`, or `module:function`.
         group_reduce: joins the producers of a group: max, mean, sum, l2 (root mean square) or first.
         normalize: none; mean or l2 divide by the group's own; lamp: share of the squares that are not smaller, so that
             the best channel of each group scores 1; auto: mean for `RAW_NORMS`, else none.
@@ -78,15 +80,14 @@ def score(
     A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
 
     Raises:
-        SlimError: an unknown criterion.
+        SlimError: an unknown criterion, or one that cannot be imported.
     """
-    if criterion not in CRITERIA:
-        raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {criterion}")
+    judge = criterion_of(criterion)
     if normalize == "auto":
         normalize = "mean" if criterion in RAW_NORMS else "none"
     if per_cost == "auto":
         per_cost = "memory" if criterion == "group_fisher" else "none"
-    found = CRITERIA[criterion](detector, trace, evidence or Evidence())
+    found = judge(detector, trace, evidence or Evidence())
     saved = savings(trace, per_cost)
     scores = {}
     for group in trace.groups:
@@ -97,6 +98,42 @@ def score(
             else np.full(group.size, np.inf)
         )
     return scores
+
+
+def criterion_of(name: str, setting: str = "prune.criterion") -> Criterion:
+    """The criterion of this name, or the function of a module: `module:function`.
+
+    The module may lie in the working directory, as for `python` itself: for the command line too, and in the processes
+    of a sweep.
+
+    Raises:
+        SlimError: no such name, or what it names cannot be imported or called.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        if name not in CRITERIA:
+            raise SlimError(f"expected {setting} to be one of {', '.join(CRITERIA)}, or module:function, got {name}")
+        return CRITERIA[name]
+    if "" not in sys.path:
+        sys.path.append("")
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as e:  # the module is run, and may raise anything
+        raise SlimError(
+            f"{setting}={name} cannot be imported ({type(e).__name__}: {e}): expected module:function, the module "
+            "installed or in the working directory"
+        ) from e
+    if not callable(found):
+        raise SlimError(f"expected {setting}={name} to be a function of (detector, trace, evidence), got {found!r}")
+    return found
+
+
+def source_of(name: str) -> str | None:
+    """The file of a criterion that is given as `module:function`; None: it is one of `CRITERIA`."""
+    if ":" not in name:
+        return None
+    criterion_of(name)
+    return getattr(sys.modules[name.partition(":")[0]], "__file__", None)
 
 
 def rows_of(group: Group, slots: np.ndarray, values: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ The filter nearest to the geometric median is the one that the others replace be
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +18,15 @@ from yolo_slim.importance.magnitude import of_filters
 def fpgm(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """sum_j ||F_i - F_j||_2 over the filters of a layer (Eq. 4).
 
-    Several producers of one group weigh alike: each row is brought to the mean of all of them. With
-    `evidence.mix_norm` s, of the first channels to go in a layer the share s goes by L2 norm instead: the paper's
-    FPGM-mix (30 % by distance and 10 % by norm) is s = 0.25 at a ratio of 0.4.
+    One row a group: the sum over its producers, each divided by its own mean, so that all weigh alike; times the mean
+    of those means, which leaves a single producer its distances. A producer whose filters are all the same says
+    nothing. With `evidence.mix_norm` s, of the first channels to go in a layer the share s goes by L2 norm instead: the
+    paper's FPGM-mix (30 % by distance and 10 % by norm) is s = 0.25 at a ratio of 0.4.
     """
     found = of_filters(detector, trace, evidence, lambda filters: _mixed(filters.double(), evidence.mix_norm))
     for name, rows in found.items():
         means = rows.mean(1, keepdims=True)
-        found[name] = rows * (means.mean() / means) if (means > 0).all() else rows
+        found[name] = (rows / np.where(means > 0, means, 1)).sum(0, keepdims=True) * means.mean()
     return found
 
 

@@ -1,7 +1,9 @@
 """How long a channel survives when its readers' outputs must be told from ever fewer channels.
 
 He et al., Channel Pruning, ICCV 2017, arXiv:1707.06168, 3.1, step (i): scale the contribution Z_i = X_i W_i^T of each
-input channel by beta_i so that the sum still gives the output Y, under a growing penalty lambda * |beta|_1.
+input channel by beta_i so that the sum still gives the output Y, under a growing penalty lambda * |beta|_1. The paper
+goes front to back and takes X from what it has cut already. Here all groups are scored on the uncut detector, so that
+one budget can choose between them; step (ii), least squares front to back, is `prune.reconstruct`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What the loss would change without a channel, to first order (Molchanov et al., CVPR 2019, arXiv:1906.10771, 3.1).
 
-The gate stands right behind the batch norm, where its gradient is gamma * dL/dgamma + beta * dL/dbeta.
+The gate stands right behind the batch norm, where its gradient is gamma * dL/dgamma + beta * dL/dbeta. The paper's
+second order, (-g + H/2)^2, is left out: the diagonal of H takes a pass back for every channel, some 4,000 in yolov5n.
+`obs` is the criterion here that knows curvature.
 """
 
 from __future__ import annotations

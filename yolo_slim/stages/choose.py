@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,8 +28,7 @@ from yolo_slim.channels import (
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.channels.select import counted
 from yolo_slim.config import Config, Prune
-from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA, Evidence, score
+from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.landed import compatible, landing_mode
@@ -49,6 +48,8 @@ class Findings:
     layers: LayerTable | None = None  # what latency targets go by
     scores: Callable[[], dict[str, np.ndarray]] | None = None  # what `judge` says of it whole, when it is asked for
     timed: Stopwatch | None = None  # what a cut for a latency target is held against
+    tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # costs of the caller's own
+    budgets: Mapping[str, float] = field(default_factory=dict)  # name of such a cost -> the share that may stay
 
 
 NOTHING = Findings()
@@ -70,6 +71,11 @@ def evidence_from(config: Config) -> Evidence:
         batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
         loss=detection_loss,
     )
+
+
+def sources(*criteria: str | None) -> list[Path]:
+    """The files of criteria of the user's own: a stage that used them is done again when they change."""
+    return [Path(file) for name in criteria if name and (file := source_of(name))]
 
 
 def plan_without(
@@ -142,13 +148,13 @@ def choose(
             with `timed`, what is chosen for a latency target is timed, and chosen again where the table was off.
     """
     start = start or Start(wiring, {})
-    target = chosen.target.model_dump(exclude_none=True) if chosen.target else None
+    target = {**(chosen.target.model_dump(exclude_none=True) if chosen.target else {}), **found.budgets}
     known = found.scores if whole is None else None
     scores = known() if known else judge(detector, wiring, chosen, evidence)
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
 
-    def at(target: Mapping[str, float] | None) -> Selection:
+    def at(target: Mapping[str, float]) -> Selection:
         selection = select(
             start.trace,
             start.scores(wiring, scores),
@@ -161,12 +167,13 @@ def choose(
             min_channels=chosen.min_channels,
             round_to=chosen.round_to,
             exclude=chosen.exclude,
-            overhead=overhead(detector, wiring) if target and "size_mb" in target else None,
+            overhead=overhead(detector, wiring) if "size_mb" in target else None,
             curves=found.curves,
             tolerance=chosen.sensitivity.tolerance,
             whole=whole,
             may_empty={*depth.may_empty(detector, wiring, chosen), *start.emptied(wiring)},
             latency=found.layers,
+            tables=found.tables,
         )
         return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
 
@@ -234,8 +241,8 @@ def rehearse(config: Config) -> None:
     """
     chosen = config.prune
     compatible(chosen, landing_mode(config))
-    if chosen.criterion is not None and chosen.criterion not in CRITERIA:
-        raise SlimError(f"expected prune.criterion to be one of {', '.join(CRITERIA)}, got {chosen.criterion}")
+    if chosen.criterion is not None:
+        criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)

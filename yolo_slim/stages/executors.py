@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from types import ModuleType
@@ -20,14 +21,14 @@ from yolo_slim.stages.point import Point, work
 Start = Callable[[Sequence[Point]], list[Future]]
 
 
-def executor(chosen: Sweep, threads: int, log: Path) -> AbstractContextManager[Start]:
+def executor(chosen: Sweep, threads: int, log: Path, device: str) -> AbstractContextManager[Start]:
     """What starts points: within the context it takes them and gives their futures.
 
     Raises:
         SlimError: Ray is asked for and not installed.
     """
     if chosen.executor == "ray":
-        return on_ray(ray_module(), chosen.workers, threads, chosen.ray_address)
+        return on_ray(ray_module(), chosen.workers, threads, chosen.ray_address, device)
     return in_processes(chosen.workers, log)
 
 
@@ -113,11 +114,13 @@ def ray_module() -> ModuleType:
 
 
 @contextmanager
-def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> Iterator[Start]:
+def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None, device: str) -> Iterator[Start]:
     """Tasks on a running cluster, as many at a time as it has room for, or on one of `workers` started here.
 
+    Each has `threads` CPUs, or as many as the smallest node, and a GPU of its own where `device` is one.
+
     Raises:
-        SlimError: no cluster answers at the address, or none can be started here.
+        SlimError: no cluster answers at the address, none can be started here, or no node has what a task needs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here goes online
     address = address or os.environ.get("RAY_ADDRESS")
@@ -135,8 +138,30 @@ def on_ray(ray: ModuleType, workers: int, threads: int, address: str | None) -> 
         )
         raise SlimError(f"cannot use Ray at {address or 'this machine'}: {e} {hint}") from e
     try:
-        task = ray.remote(num_cpus=threads, max_retries=0)(work)
-        yield lambda points: [task.remote(point).future() for point in points]
+        cpus, gpus = _room(ray, threads, device)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_on_node)
+        yield lambda points: [task.remote(replace(point, threads=cpus)).future() for point in points]
     finally:
         if ours:
             ray.shutdown()
+
+
+def _room(ray: ModuleType, threads: int, device: str) -> tuple[int, int]:
+    """CPUs and GPUs of a task, such that every node that can do one at all has room: else it would wait forever."""
+    gpus = int(device not in ("cpu", "mps"))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
+    if not any(cpus):
+        wanted = "a CPU and a GPU" if gpus else "a CPU"
+        raise SlimError(
+            f"device={device} needs nodes with {wanted}, and Ray knows of none (`ray status`): start them first"
+            + (", or set device=cpu" if gpus else "")
+        )
+    return min(threads, *filter(None, cpus)), gpus
+
+
+def _on_node(point: Point) -> tuple[str, str | None]:
+    """`work` on the GPU that Ray has given this task: by the user's number, all tasks of a node would take the same."""
+    if gpus := ray_module().get_runtime_context().get_accelerator_ids().get("GPU"):
+        point = replace(point, config=point.config.model_copy(update={"device": gpus[0]}))
+    return work(point)

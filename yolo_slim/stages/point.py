@@ -23,9 +23,9 @@ from yolo_slim.config import RECOVERIES, Config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import Findings, curves_in, evidence_from, judge
+from yolo_slim.stages.choose import Findings, curves_in, evidence_from, judge, sources
 from yolo_slim.stages.clock import layer_table, timing
-from yolo_slim.stages.common import measured, sums_of
+from yolo_slim.stages.common import check_device, measured, sums_of
 from yolo_slim.stages.prune import cut_to_plan
 
 
@@ -52,8 +52,8 @@ class Point:
     @property
     def inputs(self) -> dict[str, str]:
         """What went in, with its sha256."""
-        data = Path(self.config.data or "")
-        return sums_of([self.weights, data] if data.is_file() else [self.weights])
+        data, own = Path(self.config.data or ""), sources(self.cell.get("criterion"))
+        return sums_of([self.weights, *([data] if data.is_file() else []), *own])
 
     def finished(self) -> Record | None:
         """Its record, if it was made before with the same settings, inputs and code."""
@@ -72,6 +72,7 @@ def make(point: Point) -> tuple[str, str | None]:
     """Make and measure a point: its key and, where it cannot be made, why."""
     start = time.time()
     try:
+        check_device(point.config.device)  # a cluster's node may have another
         weights, details = _cut(point) if point.cell else (point.weights, {})
         metrics = measured(point.config, weights)
     except SlimError as e:
@@ -104,7 +105,7 @@ def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
 
 def _scores(point: Point, detector: nn.Module, evidence: Evidence) -> dict[str, np.ndarray]:
     """What the criterion says: the same for each of its points, so the first that has it leaves it for the others."""
-    name, folder = point.cell["criterion"], point.folder / "scores"
+    name, folder = point.cell["criterion"].replace(":", "."), point.folder / "scores"
     own = {"target", "ratio", *(name for recovery in RECOVERIES.values() for name in recovery)}
     prune = {key: value for key, value in point.config.prune.model_dump(mode="json").items() if key not in own}
     settings = {"prune": prune, "imgsz": point.config.imgsz}

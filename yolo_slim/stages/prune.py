@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Selection, Start, Trace, cut, silent, trace
 from yolo_slim.channels.select import amount
-from yolo_slim.config import Config, Prune
+from yolo_slim.config import Config, Prune, Target, check
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
 from yolo_slim.stages import depth
-from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without
+from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without, sources
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, measured, run_stage, say
 from yolo_slim.stages.landed import compatible, landed_plan
@@ -43,31 +43,62 @@ class Pruned:
 
 
 def prune(
-    detector: nn.Module, *, imgsz: int = 640, calibration: Iterable[Tensor] | None = None, **settings: Any
+    detector: nn.Module,
+    *,
+    imgsz: int = 640,
+    data: str | None = None,
+    calibration: Iterable[Tensor] | None = None,
+    tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    **settings: Any,
 ) -> Pruned:
     """Cut a detector; the input is left alone.
 
     Args:
         detector: from `yolo_slim.load`.
         imgsz: image side in pixels that FLOPs are counted at.
-        calibration: batches (B, 3, H, W) in [0, 1] to measure constants and batch-norm statistics on; without, neither
-            is measured and removed channels are absorbed as act(beta).
+        data: an Ultralytics data-set YAML; criteria and recovery look at `calib_images` of its training images, with
+            their labels where the loss is asked for.
+        calibration: batches (B, 3, H, W) in [0, 1], to look at instead, without labels. Without either nothing is
+            measured, and removed channels are absorbed as act(beta).
+        tables: costs of your own: name -> {group name: (n + 1,) cost of keeping 0..n of its channels}, added up over
+            the groups of `yolo_slim.trace(detector, imgsz)`. `target` takes their names, as shares to keep.
         settings: names of the `prune:` section, e.g. `target={"flops": 0.5}, criterion="l1", round_to=8`.
 
     Raises:
         SlimError: settings that are wrong or need training (rounds), a target that cannot be met, or a cut that fails
             its proof.
     """
-    try:
-        chosen = Prune.model_validate(settings)
-    except ValueError as e:
-        raise SlimError(f"prune: {e}") from e
+    budgets = _budgets(settings.get("target"), tables or {})
+    if budgets:
+        settings = {**settings, "target": {k: v for k, v in settings["target"].items() if k not in budgets}}
+    asked = {"model": "the detector given", "data": data, "imgsz": imgsz, "prune": settings}
+    config = check(asked, "yolo_slim.prune()")
+    chosen = config.prune
     if (rounds := chosen.iterations.rounds) > 1:
         raise SlimError(
             f"yolo_slim.prune() cuts once and trains nothing, but iterations.rounds is {rounds}, with fine-tuning in "
             "between: leave it at 1, or run `yolo-slim prune` with a data set"
         )
-    return cut_to_plan(detector, chosen, imgsz, Evidence(images=list(calibration or [])))
+    evidence = evidence_from(config)
+    if calibration is not None:
+        evidence = replace(evidence, images=list(calibration))
+    return cut_to_plan(detector, chosen, imgsz, evidence, found=Findings(tables=tables or {}, budgets=budgets))
+
+
+def _budgets(target: Any, tables: Mapping[str, Any]) -> dict[str, float]:
+    """The part of a target that the caller's own tables are for; what else is wrong with it, the settings say."""
+    if not tables or not isinstance(target, Mapping):
+        return {}
+    if unknown := [name for name in target if name not in tables and name not in Target.model_fields]:
+        raise SlimError(
+            f"prune.target.{unknown[0]} is neither a cost that is known ({', '.join(Target.model_fields)}) nor the "
+            f"name of one of the tables ({', '.join(tables)})"
+        )
+    own = {name: share for name, share in target.items() if name in tables}
+    for name, share in own.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise SlimError(f"prune.target.{name}: expected the share to keep, above 0 and below 1, got {share!r}")
+    return own
 
 
 def cut_to_plan(
@@ -183,7 +214,8 @@ def cut_stage(
             console.print(f"mAP50-95 before the cut {before:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": pruned, "kept": folder / "kept.json"}, row, _details(result)
 
-    return run_stage(config, stage, settings, [weights, *([plan] if plan else []), *([scan] if scan else [])], work)
+    found = [file for file in (plan, scan) if file]
+    return run_stage(config, stage, settings, [weights, *found, *sources(chosen.criterion)], work)
 
 
 def _narrower(result: Pruned) -> dict[str, list[int]]:
@@ -208,6 +240,7 @@ def _details(result: Pruned) -> dict[str, Any]:
         "achieved": cost.achieved,
         "measured": cost.measured,
         "looser": cost.looser,
+        "tighter": cost.tighter,
         "masked_vs_cut": result.difference,
         "lossless": result.lossless,
         "blocks": list(result.blocks),
@@ -219,12 +252,12 @@ def _tell(result: Pruned, config: Config) -> None:
     cost = result.cost
     asked = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.asked.items()) or "ratios by layer"
     got = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.achieved.items())
-    looser = (
-        f" (one step less removed: {', '.join(f'{k} {amount(k, cost.looser[k])}' for k in cost.asked)})"
-        if cost.looser and cost.asked
-        else ""
-    )
-    console.print(f"asked for {asked}; achieved {got}{looser}")
+    beside = [
+        f"one step {word} removed: {', '.join(f'{k} {amount(k, other[k])}' for k in cost.asked)}"
+        for word, other in (("less", cost.looser), ("more", cost.tighter))
+        if other and cost.asked
+    ]
+    console.print(f"asked for {asked}; achieved {got}" + (f" ({'; '.join(beside)})" if beside else ""))
     for line in said(cost, config.latency.runtime):
         console.print(line)
     if result.blocks:

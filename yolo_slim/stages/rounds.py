@@ -167,7 +167,7 @@ def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
     first, last = rounds[0].cut.details, rounds[used - 1].cut.details
     after = {w["layer"]: w["after"] for w in last["widths"]}  # without layers whose branch went in an earlier round
     return {
-        **{key: last[key] for key in ("achieved", "measured", "looser")},
+        **{key: last[key] for key in ("achieved", "measured", "looser", "tighter")},
         "asked": rounds[used - 1].asked,
         "masked_vs_cut": max(r.cut.details["masked_vs_cut"] for r in rounds[:used]),
         "blocks": [name for r in rounds[:used] for name in r.cut.details["blocks"]],

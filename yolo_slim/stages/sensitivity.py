@@ -24,7 +24,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import evidence_from, judge
+from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
@@ -57,6 +57,7 @@ def sensitivity(config: Config) -> Record:
 def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
     wanted = config.prune.sensitivity
+    inputs = [start, *sources(config.prune.criterion)]
     settings = {
         **config.prune.model_dump(include=SCORING),
         **wanted.model_dump(exclude={"tolerance"}),
@@ -65,7 +66,7 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     }
 
     def work(folder: Path) -> tuple:
-        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([start, *_file(config.data)])}))
+        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *_file(config.data)])}))
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
@@ -73,7 +74,7 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
         console.print(f"[bold green]sensitivity[/]: {report.scan_summary(scan)}  -> {plot}")
         return {"scan": file, "plot": plot}, {"metric": wanted.metric, "base": scan["base"]}, {}
 
-    return run_stage(config, stage, settings, [start], work)
+    return run_stage(config, stage, settings, inputs, work)
 
 
 def scanned(config: Config) -> Path:
@@ -117,8 +118,10 @@ def _worth(config: Config) -> Worth:
     wanted = config.prune.sensitivity
     where = select_device(config.device, verbose=False)
     if wanted.metric == "map50_95":
+        console.print("mAP50-95 is measured on the whole val split, however many `images` are asked for")
         return lambda detector: _map(detector, config)
-    batches = Batches(config.data, config.imgsz, wanted.images, seed=config.prune.seed, labelled=True)
+    # Not the training images: there the detector is better than it is, and scores may have been made on them.
+    batches = Batches(config.data, config.imgsz, wanted.images, split="val", seed=config.prune.seed, labelled=True)
 
     @torch.no_grad()
     def loss(detector: nn.Module) -> float:

@@ -6,18 +6,22 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Plan, silent, trace
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
+from yolo_slim.importance import score
 from yolo_slim.record import Record
-from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.choose import sources
+from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
 from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
+from yolo_slim.training.polarization import first_local_min
 
 
 def sparse_train(config: Config) -> Record:
@@ -34,7 +38,8 @@ def sparse_train(config: Config) -> Record:
         settings["recovery"] = config.prune.model_dump(mode="json", include=RECOVERY)
 
     scan = scanned(config) if landing_mode(config) and config.prune.solver == "sensitivity" else None
-    inputs = [start, *([scan] if scan else [])]
+    own = sources(config.prune.criterion) if chosen.mode in PLANNED else []
+    inputs = [start, *([scan] if scan else []), *own]
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, chosen.train)
@@ -59,11 +64,29 @@ def sparse_train(config: Config) -> Record:
             record.write_json(outputs["plan"], _plan(ckpt, detector, config))
         row = measured(config, outputs["weights"])
         say("sparse", row, outputs["weights"])
+        parted = _parted(detector, config) if chosen.mode == "polarization" else {}
         with (folder / "train" / "sparsity.csv").open(newline="") as file:
             log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
-        return outputs, row, {"sparsity": log}
+        return outputs, row, {"sparsity": log, **parted}
 
     return run_stage(config, "sparse", settings, inputs, work)
+
+
+def _parted(detector: nn.Module, config: Config) -> dict[str, Any]:
+    """The threshold that the histogram of the scales suggests, and the share of the channels below it; both told."""
+    scores = score(detector, trace(detector, config.imgsz), "bn_scale")
+    scales = np.concatenate(list(scores.values()))
+    scales = scales[np.isfinite(scales)]
+    threshold = first_local_min(scales)
+    share = 0.0 if threshold is None else float((scales < threshold).mean())
+    if share:
+        console.print(
+            f"the scales part at {threshold:.2f}: {share:.1%} of the channels lie below it, and go with "
+            f"prune.criterion=bn_scale prune.target=null prune.ratio={share:.3f}"
+        )
+    else:
+        console.print("the scales have not parted: raise sparse_train.strength or sparse_train.epochs")
+    return {"threshold": threshold, "share_below": share}
 
 
 def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Config) -> dict[str, list[int]]:

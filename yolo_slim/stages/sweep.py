@@ -18,9 +18,10 @@ from rich.table import Table
 from yolo_slim import checkpoint, record, report
 from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
 from yolo_slim.errors import SlimError
-from yolo_slim.importance import CRITERIA
+from yolo_slim.importance import criterion_of
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.stages.choose import sources
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.executors import executor, make_all
@@ -57,7 +58,7 @@ def sweep(config: Config) -> Record:
         outputs = {"json": folder / "sweep.json", "page": page, **{p.stem: p for p in plots}}
         return outputs, {"rows": content["rows"], "recommended": content["recommended"]}, {}
 
-    done = run_stage(config, "sweep", settings, [start], work)
+    done = run_stage(config, "sweep", settings, [start, *sources(*config.sweep.criteria)], work)
     _tell(json.loads(done.output(config.folder / "sweep", "json").read_text(encoding="utf-8")))
     console.print(f"[bold green]sweep[/]: {done.output(config.folder / 'sweep', 'page')}")
     return done
@@ -68,9 +69,9 @@ def _check(config: Config) -> None:
     check_device(config.device)
     if not config.data:
         raise SlimError("a sweep measures every point on the val split: give data=path/to/data.yaml")
-    if unknown := [name for name in config.sweep.criteria if name not in CRITERIA]:
-        raise SlimError(f"expected sweep.criteria to be among {', '.join(CRITERIA)}; got {', '.join(unknown)}")
-    executor(config.sweep, 1, Path())  # is it installed?
+    for name in config.sweep.criteria:
+        criterion_of(name, "sweep.criteria")
+    executor(config.sweep, 1, Path(), config.device)  # is it installed?
 
 
 def grid(config: Config, weights: Path) -> list[Point]:
@@ -84,9 +85,15 @@ def grid(config: Config, weights: Path) -> list[Point]:
     for criterion, recovery, share in product(dict.fromkeys(chosen.criteria), dict.fromkeys(chosen.recovery), shares):
         own = val.model_copy(update={"prune": section_of(config.prune, criterion, share, recovery)})
         cell = {"criterion": criterion, "recovery": recovery, "flops_asked": share}
-        scan = config.folder / SCANS / criterion / SCAN if own.prune.solver == "sensitivity" else None
-        points.append(replace(original, key=f"{criterion}-x{share:g}-{recovery}", config=own, scan=scan, cell=cell))
+        scan = config.folder / SCANS / _file(criterion) / SCAN if own.prune.solver == "sensitivity" else None
+        key = f"{_file(criterion)}-x{share:g}-{recovery}"
+        points.append(replace(original, key=key, config=own, scan=scan, cell=cell))
     return points
+
+
+def _file(criterion: str) -> str:
+    """A criterion as part of the name of a file."""
+    return criterion.replace(":", ".")
 
 
 def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Prune:
@@ -112,11 +119,11 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
         return {}
     for name, first in {point.cell["criterion"]: point for point in missing}.items():
         if first.scan:
-            scan_of(first.config, first.weights, f"{SCANS}/{name}")
+            scan_of(first.config, first.weights, f"{SCANS}/{_file(name)}")
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
     layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it
-    where = executor(config.sweep, missing[0].threads, folder / "workers.log")
+    where = executor(config.sweep, missing[0].threads, folder / "workers.log", config.device)
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
     missing.sort(key=lambda point: -point.cell["flops_asked"])
     told = track(make_all(missing, where), description="points", total=len(missing))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,18 @@ from yolo_slim.training.sparse import SparseTrainer
 def regulariser(scales: Tensor, t: float) -> Tensor:
     """R of scales (n,): a scalar to differentiate, through the mean too."""
     return t * scales.abs().sum() - (scales - scales.mean()).abs().sum()
+
+
+def first_local_min(scales: np.ndarray, bin: float = 0.01) -> float | None:
+    """Where the histogram of scales (n,) first stops falling: what lies below is the part at zero (paper, 3.3).
+
+    Returns:
+        the lower edge of the first bin, from zero on, that holds no more than either neighbour; None: none does.
+    """
+    counts = np.bincount((np.abs(scales) / bin + 1e-9).astype(int))  # .03 / .01 is 2.9999999999999996
+    inner = counts[1:-1]
+    lows = np.flatnonzero((counts[:-2] >= inner) & (inner <= counts[2:]))
+    return float((lows[0] + 1) * bin) if len(lows) else None
 
 
 @torch.no_grad()
