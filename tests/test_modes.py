@@ -208,7 +208,7 @@ def test_what_a_cut_cannot_follow_is_not_trained_for(whole_blocks, tmp_path, sta
 @pytest.mark.parametrize(
     "asked",
     [
-        pytest.param({"target": {"size_mb": 0.1}}, id="megabytes"),
+        pytest.param({"target": {"size_mb": 0.3}}, id="megabytes"),
         pytest.param({"ratio": 0.3, "exclude": ["model.3"]}, id="a ratio of what is not excluded"),
         pytest.param({"ratio": 0.3, "layers": {"model.3.*": 0.1}}, id="a ratio of what has no share of its own"),
     ],

@@ -480,7 +480,8 @@ def test_a_branch_that_empties_in_the_first_round_stays_gone(tmp_path, patched):
     assert after.keys() == widths(before).keys()
     assert {name: n for name, n in after.items() if n} == {name: w[1] for name, w in widths(detector).items()}
     achieved = cost(detector, PX).macs / cost(before, PX).macs
-    assert details["achieved"]["flops"] == pytest.approx(achieved)
+    # but the norm at the branch's end, which the first round's wiring goes on counting: four operations an element
+    assert achieved <= details["achieved"]["flops"] == pytest.approx(achieved, rel=1e-3)
     kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
     assert widths(replay(before, PX, kept)) == widths(detector)
 
