@@ -552,7 +552,7 @@ def test_every_target_is_reported(v5n, solver):
     [
         pytest.param({"solver": "magic"}, "threshold, knapsack, sensitivity, got magic", id="no such solver"),
         pytest.param({"solver": "knapsack", "scope": "layer"}, "scope=layer belongs to", id="layer scope"),
-        pytest.param({"solver": "sensitivity"}, "yolo-slim sensitivity", id="no scan"),
+        pytest.param({"solver": "sensitivity"}, "goes by a scan of the detector", id="no scan"),
         pytest.param({"solver": "sensitivity", "curves": {}}, "nothing about 0: run", id="a scan of something else"),
         pytest.param({"tolerance": 0.1}, "choose one", id="a tolerance and a ratio"),
         pytest.param({"target": {"energy": 0.5}}, "target.energy is none of flops, params", id="an unknown target"),
