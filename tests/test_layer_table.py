@@ -111,13 +111,12 @@ def test_a_slow_layer_gives_more_to_a_budget_of_time_than_to_one_of_flops(wiring
     assert worth[0] > worth[1], "for the same time, more of what matters stays"
 
 
-@pytest.mark.parametrize("solver", ["auto", "threshold"])
-def test_the_narrowest_is_not_the_fastest_where_a_runtime_likes_some_widths(wiring: Trace, solver: str) -> None:
+def test_the_narrowest_is_not_the_fastest_where_a_runtime_likes_some_widths(wiring: Trace) -> None:
     costs = Costs(wiring)
     layers = {name: (0.0, 0.0, 0.0, 1e-6, 0.0, 0.0, 1e-5) for name in wiring.convs}  # eleven times, off multiples of 8
     table = LayerTable(1, 8, layers, (0.0, 0.0, 0.0))
     scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
-    floors = {"round_to": 1, "min_keep": 0.0, "min_channels": 9, "latency": table, "solver": solver}
+    floors = {"round_to": 1, "min_keep": 0.0, "min_channels": 9, "latency": table}
     narrow = np.array([min(9, g.size) if g.reason is None else g.size for g in wiring.groups])
     narrowest, aligned = (
         float(table.many(costs, np.minimum(w, costs.full)[None])[0] / table.many(costs, costs.full[None])[0])
