@@ -16,11 +16,12 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.config import read_config
-from yolo_slim.stages.clock import clock, layer_table, read
+from yolo_slim.stages.clock import clock, layer_table, random_widths, read
 
 pytest_plugins = ["tiny"]
 
 NO_TABLE = LayerTable(1, 1, {}, ()), 1.0
+RUNTIMES = ("onnxruntime", "torch")
 
 
 def typed(model: Path, runs: Path, runtime: str = "onnxruntime") -> list[str]:
@@ -45,9 +46,9 @@ def typed(model: Path, runs: Path, runtime: str = "onnxruntime") -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tables of three runtimes."""
+    """A folder with the tables of two runtimes: one that runs exported files, and PyTorch."""
     folder = tmp_path_factory.mktemp("clock")
-    for runtime in ("onnxruntime", "openvino", "torch"):
+    for runtime in RUNTIMES:
         answer = run("prune", *typed(original, folder, runtime))
         assert answer.code == 0, answer
         assert f"latency of layers in {runtime}, 1 threads: kept in" in answer.out
@@ -57,14 +58,18 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def steady() -> Iterator[None]:
-    """A machine on which every cut is as fast as the next: what layers take is measured, what comes of it is not."""
+    """A machine on which every cut is as fast as the next: what layers take is measured, what comes of it is not.
+
+    Four detectors are exported and timed for a table; fewer than eight cannot be asked for.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
         patch.setattr("yolo_slim.stages.stopwatch.compared", lambda whole, slim, runs: (10.0, 0.8))
         patch.setattr("yolo_slim.stages.stopwatch.CLOSE", 1e9)
         yield
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_cut_keeps_to_what_the_layers_tell(original: Path, runs: Path, runtime: str) -> None:
     (file,) = (runs / "latency").glob(f"{runtime}-*.json")
     table, wiring = read(file), trace(checkpoint.load(original), PX)
@@ -134,7 +139,7 @@ def test_another_runtime_is_another_cut(original: Path, runs: Path) -> None:
     again = run("prune", *typed(original, runs))
     assert again.code == 0
     assert "done before" in run("prune", *typed(original, runs)).out
-    other = run("prune", *typed(original, runs), "latency.runtime=openvino")
+    other = run("prune", *typed(original, runs), "latency.runtime=torch")
     assert other.code == 0 and "pruned: done before" not in other.out
 
 
