@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ def test_the_table_compares_seed_by_seed_and_says_what_is_missing(
     assert "Still missing" not in shown
     bench.main([*chosen, "--print"])
     assert "Still missing: plain (seed 2); default (seed 2)" in capsys.readouterr().out
+    shutil.move(words[1], f"{words[1]}.away")
+    bench.main([*chosen, "--print"])
+    assert "| `cwd` alone (`cwd`) | 0.490 |" in capsys.readouterr().out, "what is kept is shown without the detector"
+    shutil.move(f"{words[1]}.away", words[1])
     bench.main([*chosen, "--seeds", "0", "1"])
     assert len(made) == len(set(made)) == 5
 
