@@ -21,8 +21,6 @@ import bench_peers as peers
 
 from yolo_slim.config import Distill
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS
-from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console
 from yolo_slim.stages.finetune import lesson
 from yolo_slim.training.distill import DistillTrainer
 from yolo_slim.training.trainer import SlimTrainer
@@ -147,16 +145,14 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def make(args: argparse.Namespace) -> list[str]:
+    """Everything that is missing; returns what cannot be made, and why."""
+    return peers.complete(rows_of(args), "trained", {"trained": make_trained})
+
+
 def main(words: list[str] | None = None) -> None:
-    """Make what is missing, then print the table."""
-    args = read_arguments(words)
-    peers.use_threads(args.threads)
-    for row in [] if args.print else rows_of(args):
-        try:
-            peers.part(row, "trained", {"trained": make_trained})
-        except SlimError as e:
-            console.print(f"{row.key}: not available: {e}")
-    print(table(args))
+    """The table of lessons."""
+    peers.run(read_arguments(words), make, table)
 
 
 if __name__ == "__main__":

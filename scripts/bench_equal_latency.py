@@ -206,21 +206,19 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     peers.settle(parser, args, TITLES)
     for file in (args.model, args.smaller):
-        if not Path(file).is_file():
+        if not Path(file).is_file() and not args.print:
             parser.error(f"no checkpoint at {file}")
     return args
 
 
+def make(args: argparse.Namespace) -> list[str]:
+    """Everything that is missing; returns what cannot be made, and why."""
+    return peers.complete(rows_of(args), "trained", MAKE)
+
+
 def main(words: list[str] | None = None) -> None:
-    """Make what is missing, then print the table."""
-    args = read_arguments(words)
-    peers.use_threads(args.threads)
-    for row in [] if args.print else rows_of(args):
-        try:
-            peers.part(row, "trained", MAKE)
-        except SlimError as e:
-            console.print(f"{row.key}: not available: {e}")
-    print(table(args))
+    """The table at one latency."""
+    peers.run(read_arguments(words), make, table)
 
 
 if __name__ == "__main__":

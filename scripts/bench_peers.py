@@ -338,10 +338,11 @@ def found(rows: dict[str, dict], job: Job, name: str) -> dict[str, Any] | None:
 
 
 def known(stamp: dict[str, Any], there: bool) -> dict[str, Any]:
-    """A stamp, without the sum of a detector that is not there: a kept table is read without it."""
+    """A stamp, without the sums of detectors that are not there: a kept table is read without them."""
     if there:
         return stamp
-    return {k: known(v, there) if isinstance(v, dict) else v for k, v in stamp.items() if k != "model"}
+    told = {k: v for k, v in stamp.items() if k not in ("model", "smaller")}
+    return {k: known(v, there) if isinstance(v, dict) else v for k, v in told.items()}
 
 
 def part(job: Job, name: str, make: Mapping[str, Callable[[Any], dict[str, Any]]] | None = None) -> dict[str, Any]:
@@ -376,10 +377,15 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 def make(args: argparse.Namespace) -> list[str]:
     """Everything that is missing; returns what cannot be made, and why."""
+    return complete(jobs(args), "cut" if args.table == "cut" else "trained", MAKE)
+
+
+def complete(wanted: Iterable[Job], name: str, how: Mapping[str, Callable[[Any], dict[str, Any]]]) -> list[str]:
+    """This part of every row; returns what cannot be made, and why."""
     refused = []
-    for job in jobs(args):
+    for job in wanted:
         try:
-            part(job, "cut" if args.table == "cut" else "trained")
+            part(job, name, how)
         except SlimError as e:
             refused.append(f"{job.key}: not available: {e}")
             console.print(refused[-1])
@@ -527,14 +533,22 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(words: list[str] | None = None) -> None:
-    """Make what is missing, then print the table."""
-    args = read_arguments(words)
+def run(
+    args: argparse.Namespace,
+    make: Callable[[argparse.Namespace], list[str]],
+    table: Callable[[argparse.Namespace], str],
+) -> None:
+    """Make what is missing, then print a table, and below it what cannot be made."""
     use_threads(args.threads)
     refused = [] if args.print else make(args)
     print(table(args))
     for line in refused:
         print(f"\n{line}")
+
+
+def main(words: list[str] | None = None) -> None:
+    """The table of recipes."""
+    run(read_arguments(words), make, table)
 
 
 if __name__ == "__main__":
