@@ -36,7 +36,7 @@ class Command:
             "imgsz": PX,
             "runs": str(folder / "runs"),
             "sparse_train": {"mode": "uniform", "epochs": EPOCHS, "train": {"batch": 4, "nbs": 4, "optimizer": "SGD"}},
-            "prune": {"ratio": 0.3, "round_to": 4, "min_channels": 4, "recalibrate": 8},
+            "prune": {"ratio": 0.3, "round_to": 4, "min_channels": 4, "criterion": "l1"},
             "finetune": {"epochs": EPOCHS, "distill": {"teacher": "original"}, "train": {"batch": 4, "nbs": 4}},
             "report": {"latency_runs": 2},
             "export": {"formats": [], "images": 1},

@@ -31,6 +31,8 @@ from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.rounds import _asked, prune_in_rounds
 
 FLOORS = {"round_to": 4, "min_channels": 4}
+WEIGHTS = {"criterion": "l1", "reconstruct": "none", "recalibrate": 8}
+"""Scored and recovered quickly: what is looked at here is the order of things."""
 
 
 def varied(folder: Path) -> nn.Module:
@@ -235,7 +237,7 @@ class InRounds:
             "runs": str(folder / "runs"),
             "seed": 3,
             "sparse_train": {"epochs": 0},
-            "prune": {"target": {"flops": 0.5}, "recalibrate": 8, "iterations": {"rounds": 3, "epochs": 1}, **FLOORS},
+            "prune": {"target": {"flops": 0.5}, "iterations": {"rounds": 3, "epochs": 1}, **FLOORS, **WEIGHTS},
             "finetune": {"epochs": 1, "train": {"batch": 4, "nbs": 4, "optimizer": "SGD"}},
             "report": {"latency_runs": 1},
         }
@@ -517,7 +519,7 @@ def test_the_python_function_cuts_once(tmp_path):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> tuple[Command, list[str]]:
     """Killed inside a round's training, then between two rounds, then run to the end: (command, its outputs)."""
-    rounds = {"ratio": 0.3, "recalibrate": 8, "iterations": {"rounds": 2, "epochs": EPOCHS}, **FLOORS}
+    rounds = {"ratio": 0.3, "iterations": {"rounds": 2, "epochs": EPOCHS}, **FLOORS, **WEIGHTS}
     folder = tmp_path_factory.mktemp("killed")
     command = Command(folder, "prune", prune=rounds, sparse_train={"epochs": 0})
     tuning = command.runs / TUNINGS[0]
