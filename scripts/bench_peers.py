@@ -476,7 +476,7 @@ def verdict(ours: str, results: dict[str, list[float]]) -> str:
     said = [f"{side} {', '.join(sides[side])}" for side in (AHEAD, OPEN, NOT_AHEAD) if side in sides]
     gaps = [f"`{r}` {statistics.fmean(mine) - statistics.fmean(results[r]):+.3f}" for r in WHOLE if results.get(r)]
     said += [f"against {', '.join(gaps)}"] if gaps else []
-    return f"`{ours}` is {'; '.join(said)}."
+    return f"`{ours}` is {'; '.join(said) or 'alone in this table'}."
 
 
 def common_parser(description: str | None, recipes: Iterable[str]) -> argparse.ArgumentParser:

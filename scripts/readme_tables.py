@@ -15,16 +15,19 @@ ROOT = Path(__file__).parents[1]
 TABLES = {
     "peers": "--flops 0.5",
     "peers-quarter": "--flops 0.25 --seeds 0 --bf16",
+    "peers-quarter-long": "--flops 0.25 --seeds 0 --bf16 --epochs 60 --recipes ours_landing",
     "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
     "cut": "--table cut --seeds 0",
 }
 """Name -> arguments of `bench_peers.py`, besides the file of rows."""
+ROWS = {"peers-quarter-long": "bench_peers_60_epochs_rows.json"}
+"""Name -> where its rows are kept, in scripts/; else `bench_peers_rows.json`: a row has one number of epochs."""
 
 
-def printed(words: str) -> str:
+def printed(name: str) -> str:
     """The Markdown tables that are printed, and what is missing from them instead of rows of dashes."""
-    rows = ["--rows", str(ROOT / "scripts" / "bench_peers_rows.json")]
-    args = bench_peers.read_arguments([*words.split(), *rows, "--model", "none.pt", "--print"])
+    rows = ["--rows", str(ROOT / "scripts" / ROWS.get(name, "bench_peers_rows.json"))]
+    args = bench_peers.read_arguments([*TABLES[name].split(), *rows, "--model", "none.pt", "--print"])
     lines = bench_peers.table(args).splitlines()
     shown = [line for line in lines if line.startswith(("|", "FLOPs", "Still"))]
     made = [line for line in shown if not re.search(r"\| 0 of \d+ \|$", line)]
@@ -43,10 +46,10 @@ def _blocks(lines: list[str]) -> list[list[str]]:
 
 def written(text: str) -> str:
     """A README with its tables as they are printed now."""
-    for name, words in TABLES.items():
+    for name in TABLES:
         opening, closing = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
         before, rest = text.split(opening)
-        text = f"{before}{opening}{printed(words)}\n{closing}{rest.split(closing)[1]}"
+        text = f"{before}{opening}{printed(name)}\n{closing}{rest.split(closing)[1]}"
     return text
 
 
