@@ -13,6 +13,7 @@ from training_helpers import PX, draw_shapes, saved, tiny
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.measure import cost
+from yolo_slim.stages.clock import random_widths
 
 peers, latency = script("bench_peers"), script("bench_latency")
 bench = script("bench_equal_latency")
@@ -58,6 +59,7 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     whole = cost(detector, PX).macs
     monkeypatch.setattr(latency.Timer, "share", lambda _, slim: cost(slim, PX).macs / whole)  # a steady machine
     monkeypatch.setattr(bench, "STEPS", 4)
+    monkeypatch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
     words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
     words += ["--imgsz", str(PX), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--epochs", "1"]
     words += ["--runtime", "torch", "--timed-threads", "1"]
