@@ -408,6 +408,8 @@ def test_a_device_that_a_node_has_not_is_told_of(original: Path, data: Path, tmp
 
 
 KEYS = {f"{criterion}-x{share}-reconstruct" for criterion in ("l1", "random") for share in (0.8, 0.6)}
+MANY = "sweep.flops=[0.9,0.8,0.7,0.6]"
+"""On a busy machine a signal may come seconds late: there are points left then."""
 PATIENCE = 600.0  # seconds until a moment that does not come is given up
 
 
@@ -426,7 +428,7 @@ class Sweep:
         """Start it, send a signal as soon as `moment` has come: exit code, output, processes it leaves behind."""
         log = self.folder / f"{sent.name}.txt"
         environment = {**os.environ, "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "yolo_slim.cli", *self.words]
+        command = [sys.executable, "-m", "yolo_slim.cli", *self.words, MANY]
         with log.open("w") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -465,10 +467,10 @@ def test_layers_are_timed_once_and_before_any_process(tmp_path: Path, monkeypatc
 
 @pytest.fixture(scope="module")
 def story(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A sweep that is interrupted, killed, and then run to its end with a target beyond reach added."""
+    """A sweep that is interrupted, killed, and then run to its end: fewer targets, and one beyond reach."""
     sweep = Sweep(original, data, tmp_path_factory.mktemp("sweep"))
     told: dict[str, Any] = {"sweep": sweep}
-    told["interrupted"] = sweep.end_when(lambda: len(sweep.kept()) >= 1, signal.SIGINT)
+    told["interrupted"] = sweep.end_when(lambda: len(sweep.kept()) >= 2, signal.SIGINT)
     told["after the first"] = sweep.kept()
     told["killed"] = sweep.end_when(lambda: len(sweep.kept()) > len(told["after the first"]), signal.SIGKILL)
     told["after the second"] = sweep.kept()
@@ -489,10 +491,11 @@ def test_a_kill_leaves_no_process_behind(story: dict[str, Any]) -> None:
 
 def test_finished_points_are_kept_over_a_kill(story: dict[str, Any]) -> None:
     first, second, end = story["after the first"], story["after the second"], story["sweep"].kept()
-    assert len(first) < len(second) <= len(end)
+    assert len(first) < len(second) < 9, "neither had come to its end"
     assert first.items() <= second.items() <= end.items(), "none was made again"
-    assert f"{len(second)} of 7 points were made before" in story["end"].out
-    assert end.keys() == {"original", *KEYS}
+    asked = {"original", *KEYS}
+    assert f"{len(second.keys() & asked)} of 7 points were made before" in story["end"].out
+    assert end.keys() == second.keys() | asked
 
 
 def test_a_point_that_cannot_be_made_is_a_row_with_its_reason(story: dict[str, Any]) -> None:
@@ -516,7 +519,7 @@ def test_a_point_that_cannot_be_made_is_a_row_with_its_reason(story: dict[str, A
 def test_nothing_half_written_is_left(story: dict[str, Any]) -> None:
     folder = story["sweep"].points.parent
     assert [p.name for p in folder.rglob("*") if ".part" in p.name] == []
-    assert sorted(p.stem for p in folder.glob("points/*.pt")) == sorted(KEYS)
+    assert {p.stem for p in folder.glob("points/*.pt")} == story["sweep"].kept().keys() - {"original"}
 
 
 def test_it_is_not_done_twice_and_speaks_again(story: dict[str, Any]) -> None:
@@ -563,7 +566,7 @@ def test_ray_makes_the_same_points_in_two_processes(
         {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
         for folder in (story["sweep"].points, tmp_path / "runs" / "swept" / "sweep" / "points")
     )
-    assert here.keys() == there.keys()
+    assert there.keys() == {"original", *KEYS}
     for key, point in there.items():
         for measure in ("params", "macs", "map50", "map50_95"):
             assert point["metrics"][measure] == pytest.approx(here[key]["metrics"][measure], abs=1e-3), key
