@@ -67,6 +67,7 @@ def fit_layers(trace: Trace, keeps: np.ndarray, samples: Sequence[Mapping[str, f
     into, out = costs.shapes(keeps)
     seen = np.array([[sample.get(name, 0.0) for name in [*costs.names, REST]] for sample in samples])  # [M, convs + 1]
     share = 1 / np.maximum(seen.sum(1, keepdims=True), 1e-12)  # errors count as shares of a detector's time
+    share[0] *= len(samples) ** 0.5  # every share is one of the first, the whole detector's
     best, least = None, np.inf
     for block, align in product(BLOCKS, ALIGNMENTS):
         terms = _terms(into, out, block, align) * share[..., None]
