@@ -140,8 +140,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     args.smaller = None
     peers.settle(parser, args, RECIPES)
-    if not Path(args.model).is_file() and not args.print:
-        parser.error(f"no checkpoint at {args.model}")
+    peers.expect_checkpoints(parser, args, args.model)
     return args
 
 

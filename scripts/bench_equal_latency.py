@@ -205,9 +205,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timed-threads", type=int, default=os.cpu_count(), help="of the runtime: default %(default)s")
     args = parser.parse_args(words)
     peers.settle(parser, args, TITLES)
-    for file in (args.model, args.smaller):
-        if not Path(file).is_file() and not args.print:
-            parser.error(f"no checkpoint at {file}")
+    peers.expect_checkpoints(parser, args, args.model, args.smaller)
     return args
 
 

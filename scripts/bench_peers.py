@@ -509,6 +509,13 @@ def settle(parser: argparse.ArgumentParser, args: argparse.Namespace, recipes: I
     args.rows = args.rows or str(Path(args.runs) / "rows.json")
 
 
+def expect_checkpoints(parser: argparse.ArgumentParser, args: argparse.Namespace, *files: str) -> None:
+    """Refuse what is not there; a kept table is printed without."""
+    for file in files:
+        if not Path(file).is_file() and not args.print:
+            parser.error(f"no checkpoint at {file}")
+
+
 def use_threads(threads: int | None) -> None:
     """As many as asked for, in what torch does here and in trainings."""
     if threads:
@@ -526,9 +533,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(words)
     settle(parser, args, RECIPES)
-    for file in filter(None, (args.model, args.smaller)):
-        if file.endswith(".pt") and not Path(file).is_file() and not args.print:
-            parser.error(f"no checkpoint at {file}")
+    expect_checkpoints(parser, args, *(f for f in (args.model, args.smaller) if f and f.endswith(".pt")))
     args.flops = args.flops or ([0.75, 0.5] if args.table == "cut" else [0.5])
     return args
 

@@ -60,7 +60,7 @@ def fit_layers(trace: Trace, keeps: np.ndarray, samples: Sequence[Mapping[str, f
 
     Args:
         trace: of the whole detector.
-        keeps: (M, groups) widths of the detectors that were measured.
+        keeps: (M, groups) widths of the detectors that were measured; the first is the whole detector.
         samples: of each of them, convolution -> cost; under REST, of everything else.
     """
     costs = Costs(trace)

@@ -29,7 +29,7 @@ from yolo_slim.stages.common import console, quietly
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the files that tables are kept in, and of how they are measured: one of another format is measured anew."""
 
 Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]

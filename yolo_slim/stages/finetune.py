@@ -115,10 +115,12 @@ def check_kin(chosen: Distill, student: Path, teachers: list[Path]) -> None:
     Raises:
         SlimError: a teacher that comes from another detector.
     """
-    if checkpoint.is_slim(checkpoint.load(student)) and not checkpoint.card(student):
+    named = zip(asked(chosen), teachers, kin_of(chosen), strict=True)
+    strangers = [teacher for name, teacher, kin in named if kin and name != "original"]
+    if not strangers or (checkpoint.is_slim(checkpoint.load(student)) and not checkpoint.card(student)):
         return
-    for name, teacher, kin in zip(asked(chosen), teachers, kin_of(chosen), strict=True):
-        if kin and name != "original" and origin(teacher) != origin(student):
+    for teacher in strangers:
+        if origin(teacher) != origin(student):
             raise SlimError(
                 f"finetune.distill.features: channels compares the student with what it was cut from, but {teacher} "
                 f"comes from another detector than {student}; take `original`, or `mimic`, which has adapters"

@@ -103,9 +103,14 @@ def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}
 
 
+def file_name(criterion: str) -> str:
+    """A criterion as part of the name of a file."""
+    return criterion.replace(":", ".")
+
+
 def _scores(point: Point, detector: nn.Module, evidence: Evidence) -> dict[str, np.ndarray]:
     """What the criterion says: the same for each of its points, so the first that has it leaves it for the others."""
-    name, folder = point.cell["criterion"].replace(":", "."), point.folder / "scores"
+    name, folder = file_name(point.cell["criterion"]), point.folder / "scores"
     own = {"target", "ratio", *(name for recovery in RECOVERIES.values() for name in recovery)}
     prune = {key: value for key, value in point.config.prune.model_dump(mode="json").items() if key not in own}
     settings = {"prune": prune, "imgsz": point.config.imgsz}

@@ -26,7 +26,7 @@ from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
-from yolo_slim.stages.point import Point, make
+from yolo_slim.stages.point import Point, file_name, make
 from yolo_slim.stages.sensitivity import SCAN, scan_of
 from yolo_slim.training.calibrate import Batches
 
@@ -85,15 +85,10 @@ def grid(config: Config, weights: Path) -> list[Point]:
     for criterion, recovery, share in product(dict.fromkeys(chosen.criteria), dict.fromkeys(chosen.recovery), shares):
         own = val.model_copy(update={"prune": section_of(config.prune, criterion, share, recovery)})
         cell = {"criterion": criterion, "recovery": recovery, "flops_asked": share}
-        scan = config.folder / SCANS / _file(criterion) / SCAN if own.prune.solver == "sensitivity" else None
-        key = f"{_file(criterion)}-x{share:g}-{recovery}"
+        scan = config.folder / SCANS / file_name(criterion) / SCAN if own.prune.solver == "sensitivity" else None
+        key = f"{file_name(criterion)}-x{share:g}-{recovery}"
         points.append(replace(original, key=key, config=own, scan=scan, cell=cell))
     return points
-
-
-def _file(criterion: str) -> str:
-    """A criterion as part of the name of a file."""
-    return criterion.replace(":", ".")
 
 
 def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Prune:
@@ -119,7 +114,7 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
         return {}
     for name, first in {point.cell["criterion"]: point for point in missing}.items():
         if first.scan:
-            scan_of(first.config, first.weights, f"{SCANS}/{_file(name)}")
+            scan_of(first.config, first.weights, f"{SCANS}/{file_name(name)}")
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.data, config.imgsz, 1, split=split).items
     layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it
