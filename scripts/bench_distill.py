@@ -117,7 +117,9 @@ def rows_of(args: argparse.Namespace) -> list[Lesson]:
 def table(args: argparse.Namespace) -> str:
     """Markdown, with dashes for what is missing, and what it comes to in words."""
     kept, rows, missing = peers.read_rows(args), rows_of(args), []
-    lines = [f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, mAP50-95 after {args.epochs} epochs", ""]
+    cut = peers.found(kept, rows[0].cut, "cut")
+    before = f"; the cut has {cut['map50_95']:.3f} before them" if cut else ""
+    lines = [f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, mAP50-95 after {args.epochs} epochs{before}", ""]
     lines += ["| fine-tuning | trained | against plain, same seeds | seeds |", "| --- | ---: | ---: | ---: |"]
     found = {(r.recipe, r.seed): t["map50_95"] for r in rows if (t := peers.found(kept, r, "trained"))}
     for recipe in args.recipes:
@@ -128,6 +130,9 @@ def table(args: argparse.Namespace) -> str:
         worth = peers.spread(found[recipe, s] for s in made)
         lines.append(f"| {RECIPES[recipe][0]} (`{recipe}`) | {worth} | {gain} | {len(made)} of {len(seeds)} |")
         missing += [f"{recipe} (seed {', '.join(str(s) for s in seeds if s not in made)})"] if made != seeds else []
+    worths = {recipe: [worth for (r, _), worth in found.items() if r == recipe] for recipe in args.recipes}
+    if worths.get("default"):
+        lines += ["", peers.verdict("default", worths)]
     if missing:
         lines += ["", f"Still missing: {'; '.join(missing)}"]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """At one latency: our cut to that latency, our cut by FLOPs, and the next smaller stock detector, all trained alike.
 
     python scripts/bench_equal_latency.py --model weights/bccd_v5s.pt --smaller weights/bccd_v5n.pt --runtime openvino
+    python scripts/bench_equal_latency.py --model yolov5s.yaml --smaller yolov5n.yaml     # trains both first
 
 The smaller detector's latency, timed in turn with the original's, is what both cuts are made to meet: the target is
 halved in on until the exported file is measured to be as fast. Each finished part of a row is kept on disk at once:
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import statistics
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from yolo_slim.measure import cost
 from yolo_slim.stages.choose import Findings, judge
 from yolo_slim.stages.clock import Clock, layer_table
 from yolo_slim.stages.common import console, measured
+from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import cut_to_plan
 
 TITLES = {
@@ -201,16 +204,37 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = peers.common_parser(__doc__, TITLES)
     parser.set_defaults(model="weights/bccd_v5s.pt", runs="runs/bench_equal_latency")
     parser.add_argument("--smaller", default="weights/bccd_v5n.pt", help="trained as the original was")
+    parser.add_argument(
+        "--original-epochs", type=int, default=60, help="of a --model or --smaller that is a YAML: default %(default)s"
+    )
     parser.add_argument("--runtime", default="openvino", help="openvino, onnxruntime or torch: default %(default)s")
     parser.add_argument("--timed-threads", type=int, default=os.cpu_count(), help="of the runtime: default %(default)s")
     args = parser.parse_args(words)
     peers.settle(parser, args, TITLES)
-    peers.expect_checkpoints(parser, args, args.model, args.smaller)
+    args.untrained = []
+    for role in ("model", "smaller"):
+        if (stock := getattr(args, role)).endswith(".yaml"):
+            args.untrained.append(first_trained(args, stock))
+            setattr(args, role, str(args.untrained[-1].folder / "original" / "original.pt"))
+        else:
+            peers.expect_checkpoints(parser, args, stock)
     return args
+
+
+def first_trained(args: argparse.Namespace, stock: str) -> Config:
+    """How an untrained detector is trained, and where: from scratch, so with Ultralytics' own warm-up and mosaic."""
+    train = {k: v for k, v in peers.train_as(args).items() if k not in ("warmup_epochs", "close_mosaic")}
+    return read_config(None, [
+        f"model={stock}", f"data={args.data}", f"imgsz={args.imgsz}", f"device={args.device}",
+        f"runs={Path(args.runs) / Path(args.data).stem}", f"name={Path(stock).stem}",
+        f"original.epochs={args.original_epochs}", f"original.train={json.dumps(train)}",
+    ])  # fmt: skip
 
 
 def make(args: argparse.Namespace) -> list[str]:
     """Everything that is missing; returns what cannot be made, and why."""
+    for config in args.untrained:
+        original(config)
     return peers.complete(rows_of(args), "trained", MAKE)
 
 

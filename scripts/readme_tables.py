@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import bench_distill
 import bench_peers
 
 ROOT = Path(__file__).parents[1]
@@ -19,16 +20,18 @@ TABLES = {
     "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
     "cut": "--table cut --seeds 0",
 }
-"""Name -> arguments of `bench_peers.py`, besides the file of rows."""
+"""Name -> arguments of its script, besides the file of rows: `bench_distill.py` where its name begins so, else
+`bench_peers.py`."""
 ROWS = {"peers-quarter-long": "bench_peers_60_epochs_rows.json"}
-"""Name -> where its rows are kept, in scripts/; else `bench_peers_rows.json`: a row has one number of epochs."""
+"""Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""
 
 
 def printed(name: str) -> str:
     """The Markdown tables that are printed, and what is missing from them instead of rows of dashes."""
-    rows = ["--rows", str(ROOT / "scripts" / ROWS.get(name, "bench_peers_rows.json"))]
-    args = bench_peers.read_arguments([*TABLES[name].split(), *rows, "--model", "none.pt", "--print"])
-    lines = bench_peers.table(args).splitlines()
+    bench = bench_distill if name.startswith("distill") else bench_peers
+    rows = ["--rows", str(ROOT / "scripts" / ROWS.get(name, f"{bench.__name__}_rows.json"))]
+    args = bench.read_arguments([*TABLES[name].split(), *rows, "--model", "none.pt", "--print"])
+    lines = bench.table(args).splitlines()
     shown = [line for line in lines if line.startswith(("|", "FLOPs", "Still"))]
     made = [line for line in shown if not re.search(r"\| 0 of \d+ \|$", line)]
     return "\n\n".join("\n".join(g) for g in _blocks(made))

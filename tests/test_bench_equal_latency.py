@@ -53,15 +53,25 @@ def test_only_the_row_by_latency_weighs_time_and_rows_know_what_they_are_made_of
 
 
 def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    data, detector = draw_shapes(tmp_path / "data"), tiny(tmp_path)
-    model = saved(detector, tmp_path / "model.pt")
+    data, detector, model = draw_shapes(tmp_path / "data"), tiny(tmp_path), tmp_path / "tiny.yaml"  # trained first
     smaller = yolo_slim.prune(detector, imgsz=PX, target={"flops": 0.6}, criterion="random", round_to=8).model
     whole = cost(detector, PX).macs
     monkeypatch.setattr(latency.Timer, "share", lambda _, slim: cost(slim, PX).macs / whole)  # a steady machine
     monkeypatch.setattr(bench, "STEPS", 4)
     monkeypatch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
     words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
-    words += ["--imgsz", str(PX), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--epochs", "1"]
+    words += [
+        "--imgsz",
+        str(PX),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "0",
+        "--epochs",
+        "1",
+        "--original-epochs",
+        "1",
+    ]
     words += ["--runtime", "torch", "--timed-threads", "1"]
     bench.main(words)
     shown = capsys.readouterr().out

@@ -32,8 +32,9 @@ def script(name: str) -> ModuleType:
     return module
 
 
-torch_pruned = script("torch_pruned")  # which the other imports
+torch_pruned = script("torch_pruned")  # each is imported by those below
 bench = script("bench_peers")
+script("bench_distill")
 tables = script("readme_tables")
 
 

@@ -38,7 +38,7 @@ from yolo_slim.distill.together import joined
 from yolo_slim.training import images
 from yolo_slim.training.calibrate import recalibrate
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, same_channels
-from yolo_slim.training.teacher import Taps, entering, names_of, raw, scene_of, view_of
+from yolo_slim.training.teacher import Silent, Taps, Teacher, entering, names_of, raw, scene_of, view_of
 
 WEIGHT = 0.5
 
@@ -98,12 +98,43 @@ def test_the_teacher_stays_as_it_is(taught, teacher):
     image = torch.rand(2, 3, PX, PX)
     with torch.no_grad():
         wanted = raw(checkpoint.load(teacher)(image))
-    found = there(image)
-    for mine, theirs in ((found.boxes, wanted["boxes"]), (found.scores, wanted["scores"])):
-        assert torch.allclose(mine.float(), theirs, atol=0.02 * float(theirs.abs().max())), "up to half precision"
-    assert [m.shape for m in found.maps] == [m.shape for m in wanted["feats"]]
-    assert not any(m.training for m in there.detector.modules())
+    alike(there(image).maps, wanted["feats"])
+    *layers, head = there.detector.model
+    assert isinstance(head, Silent), "nobody listens: mimicry compares maps"
+    assert not any(m.training for layer in layers for m in layer.modules())
     assert not any(p.requires_grad or p.grad is not None for p in there.detector.parameters())
+
+
+@pytest.mark.parametrize("layers", [None, ["model.3", "model.9"], ["model.3", "model.9.cv3"], ["model.3.cv1.bn"]])
+def test_a_teacher_says_what_its_checkpoint_says(teacher, layers):
+    """Merged or not, decoded or not; and its maps are the same where its head is not run."""
+    image, whole = torch.rand(2, 3, PX, PX), checkpoint.load(teacher)
+    taps = Taps(whole, layers or entering(whole), "the teacher")
+    taps.open()
+    with torch.no_grad():
+        wanted = raw(whole(image))
+    for predicts in (True, False):
+        there = Teacher(checkpoint.load(teacher), "teacher.pt", whole.stride.tolist(), layers, predicts=predicts)
+        found = there(image)
+        alike(found.maps, taps.caught())
+        if predicts:
+            alike([found.boxes, found.scores], [wanted["boxes"], wanted["scores"]])
+        else:
+            assert found.boxes.numel() == found.scores.numel() == 0
+
+
+def test_a_teacher_whose_head_is_named_runs_it(teacher):
+    whole = checkpoint.load(teacher)
+    head = f"model.{whole.model[-1].i}.cv3.0.0"
+    there = Teacher(checkpoint.load(teacher), "teacher.pt", whole.stride.tolist(), [head], predicts=False)
+    assert there(torch.rand(1, 3, PX, PX)).maps[0].shape[1] == whole.get_submodule(head).conv.out_channels
+
+
+def alike(found: list[Tensor], wanted: list[Tensor]) -> None:
+    """Up to half precision, where a teacher looks with it."""
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one.float(), other, atol=0.02 * float(other.abs().max()))
 
 
 def relabelled(data: str, folder: Path, classes: int = CLASSES, keep: bool = True) -> str:

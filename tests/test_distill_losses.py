@@ -341,3 +341,22 @@ def test_nothing_said_of_the_teachers_head_is_the_students():
 
 def test_each_loss_has_a_weight():
     assert all(isinstance(loss.weight, float) and loss.weight > 0 for loss in LOSSES.values())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_maps_alone_is_the_same_whatever_the_teacher_predicts(name):
+    """Its head need not be run then; of the others each looks at what it predicts."""
+    teacher, student = teacher_and_student()
+    nothing = torch.zeros(2, 0, 0)
+    silent = replace(teacher, boxes=nothing, scores=nothing)
+
+    def cost(of: View) -> float:
+        loss = made(name, pair(student, teacher, SAME))
+        torch.manual_seed(1)  # `mgd` draws what its generator sees
+        return loss(student, of, WHERE).item()
+
+    if getattr(LOSSES[name], "maps_alone", False):
+        assert cost(silent) == cost(teacher)
+    else:
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            cost(silent)

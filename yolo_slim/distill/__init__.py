@@ -2,7 +2,8 @@
 
 A loss is a module made from a `Pair`, with its options as keyword arguments, and called with two views of a batch and
 the scene: a scalar, a mean over images, which its `weight` brings to the size of a detector's own losses. What it
-trains besides the student (adapters, generators) it holds itself. To add your own, put it into `LOSSES`.
+trains besides the student (adapters, generators) it holds itself. One that says `maps_alone` does not look at what a
+teacher predicts: where all do, the teacher's head is not run. To add your own, put it into `LOSSES`.
 
 The weights are starting points, not tuned: at them, the gradient of each loss on a YOLOv5n that was cut to half of its
 FLOPs is of the size of that of Ultralytics' own losses, or somewhat smaller.

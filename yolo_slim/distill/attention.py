@@ -20,6 +20,7 @@ class Attention(nn.Module):
     """
 
     weight = 1000.0
+    maps_alone = True
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()

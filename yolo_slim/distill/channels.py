@@ -18,6 +18,7 @@ class Channels(nn.Module):
     """Squared error between a channel and itself in the teacher, as a share of the teacher's variance."""
 
     weight = 1.0
+    maps_alone = True
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()

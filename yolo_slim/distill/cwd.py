@@ -21,6 +21,7 @@ class Cwd(nn.Module):
     """
 
     weight = 1.0
+    maps_alone = True
 
     def __init__(self, pair: Pair, *, adapter: bool | None = None, temperature: float = 1.0) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class DarkRank(nn.Module):
     """
 
     weight = 0.1
+    maps_alone = True
 
     def __init__(self, pair: Pair, *, alpha: float = 3.0, beta: float = 3.0, length: int = 4) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class Fgfi(nn.Module):
     """
 
     weight = 0.05  # the authors' 0.01 is of maps as they are
+    maps_alone = True
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class Hint(nn.Module):
     """
 
     weight = 1.0
+    maps_alone = True
 
     def __init__(self, pair: Pair, *, adapter: bool | None = None, normalize: bool = False) -> None:
         super().__init__()

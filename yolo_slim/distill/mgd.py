@@ -24,6 +24,7 @@ class Mgd(nn.Module):
     """
 
     weight = 10.0
+    maps_alone = True
 
     def __init__(
         self, pair: Pair, *, adapter: bool | None = None, normalize: bool = True, masked: float = 0.65

@@ -24,6 +24,7 @@ class Pkd(nn.Module):
     """
 
     weight = 1.0
+    maps_alone = True
 
     def __init__(self, pair: Pair, *, adapter: bool | None = None) -> None:
         super().__init__()

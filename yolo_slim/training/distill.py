@@ -20,7 +20,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import composed, survivors
-from yolo_slim.distill import FEATURES, OUTPUTS, Pair
+from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
 from yolo_slim.errors import SlimError
@@ -168,9 +168,18 @@ def enrol(
     for detector, name, kin in zip(detectors, settings["teachers"], settings["kin"], strict=True):
         sees_the_same(student, detector, name, imgsz, square=square)
         same = same_channels(student, detector, layers, imgsz) if kin else None
-        teachers.append(Teacher(detector, name, student.stride.tolist(), theirs))
+        teachers.append(
+            Teacher(detector, name, student.stride.tolist(), theirs, predicts=asks_for_predictions(settings))
+        )
         pairs.append(pair(student, teachers[-1], mine, same))
     return teachers, pairs
+
+
+def asks_for_predictions(settings: Mapping[str, Any]) -> bool:
+    """Whether a loss that `settings` names, as in `SETTINGS`, looks at more of a teacher than maps."""
+    return not all(
+        getattr(LOSSES[name], "maps_alone", False) for kind in ("features", "outputs") for name in settings[kind]
+    )
 
 
 def losses_between(pairs: Sequence[Pair], settings: Mapping[str, Any]) -> Together:

@@ -78,6 +78,18 @@ class Taps:
         return self.maps
 
 
+class Silent(nn.Module):
+    """Stands for Detect where nobody listens to it."""
+
+    def __init__(self, f: Sequence[int], i: int) -> None:
+        super().__init__()
+        self.f, self.i = f, i
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Sequence[Tensor]]:
+        """What entered."""
+        return {"feats": maps}
+
+
 class Teacher:
     """A detector that teaches a student with these strides.
 
@@ -86,13 +98,20 @@ class Teacher:
         name: for messages.
         strides: of the student's levels, in pixels.
         layers: modules to catch; None: what enters Detect at the student's strides.
+        predicts: False: its head is not run, and what it says has no position: enough for losses of maps alone.
 
     Raises:
         SlimError: a stride of the student that the teacher does not have.
     """
 
     def __init__(
-        self, detector: nn.Module, name: str, strides: Sequence[float], layers: Sequence[str] | None = None
+        self,
+        detector: nn.Module,
+        name: str,
+        strides: Sequence[float],
+        layers: Sequence[str] | None = None,
+        *,
+        predicts: bool = True,
     ) -> None:
         own = [float(s) for s in detector.stride]
         if missing := [s for s in strides if s not in own]:
@@ -104,10 +123,14 @@ class Teacher:
         self.classes, self.bins = detector.model[-1].nc, detector.model[-1].reg_max
         self.class_names = names_of(detector)
         self.names = list(layers) if layers is not None else [entering(detector)[i] for i in self.levels]
-        self.detector = detector.eval().requires_grad_(False)
-        if layers is None and not hasattr(detector.model[-1], "one2one_cv2"):
+        self.detector, head = detector.eval().requires_grad_(False), detector.model[-1]
+        self.predicts = predicts or any(f"{name}.".startswith(f"model.{head.i}.") for name in self.names)
+        inner = any(name.count(".") > 1 for name in self.names)
+        if not inner and not hasattr(head, "one2one_cv2"):
             # Merging drops batch norms, which may be named in `layers`, and the one-to-many half of a double head.
             self.detector.fuse(verbose=False)
+        if not self.predicts:
+            detector.model[-1] = Silent(head.f, head.i)
         self.taps = Taps(self.detector, self.names, f"the teacher {name}")
         self.taps.open()
 
@@ -120,8 +143,12 @@ class Teacher:
     def __call__(self, images: Tensor) -> View:
         """What it says of images (B, 3, H, W)."""
         self.detector.eval()
+        self.detector.model[-1].training = True  # the head says what it sees, and does not decode it
         with _cheap(images.device):
             found = raw(self.detector(images))
+        if not self.predicts:
+            nothing = images.new_zeros(len(images), 0, 0)
+            return View(self.taps.caught(), nothing, nothing)
         sizes = [m.shape[2] * m.shape[3] for m in found["feats"]]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         at = torch.cat([torch.arange(starts[i], starts[i] + sizes[i], device=images.device) for i in self.levels])
