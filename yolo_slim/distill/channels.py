@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.distill.match import Match
+from yolo_slim.distill.match import Match, spread
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
 from yolo_slim.errors import SlimError
 
@@ -27,9 +27,10 @@ class Channels(nn.Module):
                 "distillation `channels` needs a student that was cut from this teacher, and knows no common "
                 "channels here; take the detector that was pruned as the teacher, or `mimic`, which has adapters"
             )
-        self.match = Match(pair, adapter=False, normalize=True)
+        self.match = Match(pair, adapter=False, normalize=False)
 
     @in_fp32
     def forward(self, student: View, teacher: View, scene: Scene) -> Tensor:
         """A scalar: 0 where each channel is itself, 1 where the student says each level's mean everywhere."""
-        return torch.stack([(s - t).square().mean() for s, t in self.match(student.maps, teacher.maps)]).mean()
+        pairs = self.match(student.maps, teacher.maps)
+        return torch.stack([(s - t).square().mean() / spread(t).square() for s, t in pairs]).mean()
