@@ -84,7 +84,7 @@ def rehearse_distill(config: Config) -> None:
         student.names = info.get("names", student.names)
     detectors = [copy.deepcopy(student) if n == "original" else checkpoint.load(n) for n in asked(chosen)]
     square = not (train.get("multi_scale") or train.get("rect"))
-    _, pairs = enrol(student, detectors, settings, config.imgsz, square=square)
+    _, pairs, _ = enrol(student, detectors, settings, config.imgsz, square=square)
     # How wide the student will be is not known yet: it is not to be refused for that.
     losses_between([p if p.same is not None else replace(p, student=p.teacher) for p in pairs], settings)
     if chosen.teacher_images and config.data and "fraction" not in train:

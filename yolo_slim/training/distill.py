@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -41,11 +42,11 @@ class DistillTrainer(SlimTrainer):
         """Load the student, then its teachers and what stands between them."""
         ckpt = super().setup_model()
         self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
-        student, layers = unwrap_model(self.model), self.settings["layers"]
-        self.taps = Taps(student, list(layers), "the student") if layers else None
+        student = unwrap_model(self.model)
         detectors = [checkpoint.load(path) for path in self.settings["teachers"]]
         square = not (self.args.multi_scale or self.args.rect)
-        self.teachers, pairs = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
+        self.teachers, pairs, layers = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
+        self.taps = Taps(student, list(layers), "the student") if layers else None
         for teacher in self.teachers:
             teacher.to(self.device)
         self.losses = same_everywhere(losses_between(pairs, self.settings).to(self.device))
@@ -149,8 +150,8 @@ class DistillTrainer(SlimTrainer):
 
 def enrol(
     student: nn.Module, detectors: Sequence[nn.Module], settings: Mapping[str, Any], imgsz: int, *, square: bool
-) -> tuple[list[Teacher], list[Pair]]:
-    """Make teachers of detectors, and find out what stands between each and the student.
+) -> tuple[list[Teacher], list[Pair], Mapping[str, str] | None]:
+    """Make teachers of detectors, and find out what stands between each and the student; which layers are compared.
 
     Args:
         student: left as it is.
@@ -162,17 +163,22 @@ def enrol(
     Raises:
         SlimError: a teacher that does not fit the student or its images.
     """
+    for detector, name in zip(detectors, settings["teachers"], strict=True):
+        sees_the_same(student, detector, name, imgsz, square=square)
+    kin = zip(detectors, settings["kin"], strict=True)
+    found = [same_channels(student, detector, imgsz) if cut_from_it else None for detector, cut_from_it in kin]
     layers = settings["layers"]
+    if not layers and list(settings["features"]) == ["channels"]:
+        layers = blocks_of(student, found)
     mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
     teachers, pairs = [], []
-    for detector, name, kin in zip(detectors, settings["teachers"], settings["kin"], strict=True):
-        sees_the_same(student, detector, name, imgsz, square=square)
-        same = same_channels(student, detector, layers, imgsz) if kin else None
+    for detector, name, who in zip(detectors, settings["teachers"], found, strict=True):
+        same = None if who is None else channels_at(theirs or entering(detector), who)
         teachers.append(
             Teacher(detector, name, student.stride.tolist(), theirs, predicts=asks_for_predictions(settings))
         )
         pairs.append(pair(student, teachers[-1], mine, same))
-    return teachers, pairs
+    return teachers, pairs, layers
 
 
 def asks_for_predictions(settings: Mapping[str, Any]) -> bool:
@@ -217,13 +223,12 @@ def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int,
         )
 
 
-def same_channels(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str] | None, imgsz: int) -> list[Tensor]:
-    """Which channel of the teacher's maps each channel of the student's is: per layer (Cs,).
+def same_channels(student: nn.Module, teacher: nn.Module, imgsz: int) -> dict[str, np.ndarray]:
+    """Which channel of the teacher's map each channel of the student's is: module -> (Cs,), as far as it is known.
 
     Args:
         student: cut from `teacher`, or from what was.
         teacher: it may be slim itself.
-        layers: the student's modules -> the teacher's; None: what enters Detect.
         imgsz: image side in pixels.
 
     Raises:
@@ -232,11 +237,32 @@ def same_channels(student: nn.Module, teacher: nn.Module, layers: Mapping[str, s
     cuts, before = (list((d.yaml.get("slim") or {}).get("cuts", [])) for d in (student, teacher))
     if cuts[: len(before)] != before:
         raise SlimError("the student was not cut from this teacher: their first cuts differ")
-    who = survivors(teacher, imgsz, composed(cuts[len(before) :]))
-    names = list(layers.values()) if layers else entering(teacher)
+    return survivors(teacher, imgsz, composed(cuts[len(before) :]))
+
+
+def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Tensor]:
+    """Of some of the teacher's modules, per module (Cs,).
+
+    Raises:
+        SlimError: it is not known which channels leave one of them.
+    """
     if unknown := [name for name in names if name not in who]:
         raise SlimError(f"it is not known which channels leave {', '.join(unknown)}: name other layers")
     return [torch.as_tensor(who[name]) for name in names]
+
+
+def blocks_of(student: nn.Module, found: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, str]:
+    """What is compared where channels are compared with themselves: every block, and what enters Detect.
+
+    Nothing has to be learned on the way there, so that a map deep inside teaches as directly as one in front of Detect.
+
+    Args:
+        found: of each teacher, as `same_channels` tells it.
+    """
+    *layers, _ = student.model
+    blocks = [f"model.{i}" for i, m in enumerate(layers) if sum(isinstance(c, nn.Conv2d) for c in m.modules()) > 1]
+    known = [n for n in blocks if all(who is not None and len(who.get(n, ())) for who in found)]
+    return {name: name for name in dict.fromkeys([*known, *entering(student)])}
 
 
 def pair(student: nn.Module, teacher: Teacher, layers: list[str], same: list[Tensor] | None) -> Pair:
