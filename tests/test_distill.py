@@ -37,7 +37,7 @@ from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
 from yolo_slim.training import images
 from yolo_slim.training.calibrate import recalibrate
-from yolo_slim.training.distill import SETTINGS, DistillTrainer, same_channels
+from yolo_slim.training.distill import SETTINGS, DistillTrainer, blocks_of, enrol, same_channels
 from yolo_slim.training.teacher import Silent, Taps, Teacher, entering, names_of, raw, scene_of, view_of
 
 WEIGHT = 0.5
@@ -306,25 +306,46 @@ def test_layers_that_the_teacher_alone_lacks(tmp_path, data, student, teacher):
 def test_each_channel_of_the_student_is_a_known_one_of_the_teacher(student, teacher):
     """By weights: what makes the channels that enter Detect was copied from the teacher's rows."""
     small, large = checkpoint.load(student), checkpoint.load(teacher)
-    layers = {"model.3": "model.3", "model.9": "model.9", "model.8": "model.8"}
-    there = same_channels(small, large, layers, PX)
-    for name, rows in zip(("model.3.cv3.bn", "model.9.cv3.bn"), there, strict=False):
+    there = same_channels(small, large, PX)
+    for block in ("model.3", "model.9"):
+        name, rows = f"{block}.cv3.bn", there[block]
         assert torch.equal(small.get_submodule(name).weight, large.get_submodule(name).weight[rows])
         assert len(rows) < len(large.get_submodule(name).weight)
-    assert len(there[2]) == small.model[9].cv1.conv.in_channels, "a concatenation"
-    entering_both = same_channels(small, large, None, PX)
-    assert [len(rows) for rows in entering_both] == [s for s, _ in detect_widths(student)]
+    assert len(there["model.8"]) == small.model[9].cv1.conv.in_channels, "a concatenation"
+    assert [len(there[name]) for name in entering(large)] == [s for s, _ in detect_widths(student)]
 
 
 def test_a_student_of_a_student(student, teacher):
     """Under the original, cuts add up; under the first student, the second cut counts alone."""
     first = checkpoint.load(student)
     second = yolo_slim.prune(first, imgsz=PX, ratio=0.2, round_to=1, min_channels=2).model
-    far, near = (same_channels(second, d, None, PX) for d in (checkpoint.load(teacher), first))
-    back = same_channels(first, checkpoint.load(teacher), None, PX)
-    assert all(torch.equal(b[n], f) for b, n, f in zip(back, near, far, strict=True))
+    far, near = (same_channels(second, d, PX) for d in (checkpoint.load(teacher), first))
+    back = same_channels(first, checkpoint.load(teacher), PX)
+    assert all((back[name][near[name]] == far[name]).all() for name in far)
     with pytest.raises(SlimError, match="was not cut from this teacher"):
-        same_channels(first, second, None, PX)
+        same_channels(first, second, PX)
+
+
+def test_channels_are_compared_in_every_block(tmp_path, data, student, teacher):
+    """And alone there: adapters would have to be learned at each, so other losses look at what enters Detect."""
+    files = under(teacher, kin=[True], features={"channels": {}}, outputs={"binary": {}})
+    trainer = fit(DistillTrainer, student, tmp_path / "blocks", data, epochs=1, files=files, val=False)
+    assert trainer.taps.names == trainer.teachers[0].names == ["model.3", "model.5", "model.9", "model.12"]
+    first = checkpoint.load(student).model[3].cv3.conv.out_channels
+    assert trainer.losses.features["channels"][0].match.widths[0] == first
+    files = under(teacher, kin=[True], features={"channels": {}, "pkd": {}})
+    detectors = [checkpoint.load(teacher)]
+    _, pairs, layers = enrol(checkpoint.load(student), detectors, files[SETTINGS], PX, square=True)
+    assert layers is None and len(pairs[0].student) == 2
+
+
+def test_a_block_that_is_not_known_is_left_out(student):
+    """Of a map that the trace does not understand nobody knows who is who, and an empty one has nothing to say."""
+    small = checkpoint.load(student)
+    known = {f"model.{i}": np.arange(m) for i, m in ((3, 5), (5, 0), (9, 7), (12, 4))}
+    assert list(blocks_of(small, [known])) == ["model.3", "model.9", "model.12"]
+    assert list(blocks_of(small, [known, {**known, "model.3": np.arange(0)}])) == ["model.9", "model.12"]
+    assert list(blocks_of(small, [{}])) == entering(small), "which is refused by name if it is not known"
 
 
 def test_under_its_original_a_student_needs_no_adapters(tmp_path, data, student, teacher):

@@ -309,7 +309,9 @@ class Distill(Section):
     )
     outputs: Losses = Field({}, description="losses of predictions, likewise")
     layers: list[str] | dict[str, str] | None = Field(
-        None, description="modules whose maps are compared, or {the student's: the teacher's}; null: Detect's inputs"
+        None,
+        description="modules whose maps are compared, or {the student's: the teacher's}; null: for channels alone every "
+        "block, else Detect's inputs",
     )
     ramp_epochs: float = Field(0.0, ge=0, description="epochs over which all weights rise from 0")
     stop_before: int = Field(0, ge=0, description="last epochs without a teacher")

@@ -77,7 +77,7 @@ class Match(nn.Module):
         if self.adapters:
             student = self.adapters[i](student)
         if self.picks:
-            teacher = teacher[:, self.get_buffer(f"same{i}")]
+            teacher = teacher.index_select(1, self.get_buffer(f"same{i}"))
         student = resized(student, teacher)
         if self.normalize:
             size = spread(teacher)

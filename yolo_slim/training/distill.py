@@ -171,13 +171,13 @@ def enrol(
     if not layers and list(settings["features"]) == ["channels"]:
         layers = blocks_of(student, found)
     mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
-    teachers, pairs = [], []
+    taps, teachers, pairs = Taps(student, mine, "the student"), [], []
     for detector, name, who in zip(detectors, settings["teachers"], found, strict=True):
         same = None if who is None else channels_at(theirs or entering(detector), who)
         teachers.append(
             Teacher(detector, name, student.stride.tolist(), theirs, predicts=asks_for_predictions(settings))
         )
-        pairs.append(pair(student, teachers[-1], mine, same))
+        pairs.append(pair(student, taps, teachers[-1], same))
     return teachers, pairs, layers
 
 
@@ -265,12 +265,12 @@ def blocks_of(student: nn.Module, found: Sequence[Mapping[str, np.ndarray] | Non
     return {name: name for name in dict.fromkeys([*known, *entering(student)])}
 
 
-def pair(student: nn.Module, teacher: Teacher, layers: list[str], same: list[Tensor] | None) -> Pair:
-    """What losses must know of the two: found by running both on a blank image."""
+def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | None) -> Pair:
+    """What losses must know of the two: found by running both on a blank image; `taps`: of the student."""
     device = next(student.parameters()).device
     side = max(64, int(student.stride.max()), int(teacher.detector.stride.max()))
     blank = torch.zeros(1, next(student.parameters()).shape[1], side, side, device=device)
-    taps, training = Taps(student, layers, "the student"), student.training
+    training = student.training
     taps.open()
     with torch.no_grad():
         student.eval()(blank)
