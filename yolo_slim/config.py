@@ -310,8 +310,8 @@ class Distill(Section):
     outputs: Losses = Field({}, description="losses of predictions, likewise")
     layers: list[str] | dict[str, str] | None = Field(
         None,
-        description="modules whose maps are compared, or {the student's: the teacher's}; null: for channels alone every "
-        "block, else Detect's inputs",
+        description="modules whose maps are compared, or {the student's: the teacher's}; null: Detect's inputs, for "
+        "channels alone every block as well",
     )
     ramp_epochs: float = Field(0.0, ge=0, description="epochs over which all weights rise from 0")
     stop_before: int = Field(0, ge=0, description="last epochs without a teacher")
@@ -357,7 +357,7 @@ class Finetune(TrainSection):
 
     epochs: int = Field(30, ge=1, description="epochs of fine-tuning")
     distill: Distill | None = Field(
-        None, description="{teacher: original}: learn from the unpruned one; {} takes the defaults"
+        default_factory=Distill, description="what to learn from a teacher; null: from labels alone"
     )
 
     @model_validator(mode="after")
