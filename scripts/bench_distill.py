@@ -1,6 +1,7 @@
 """Does a teacher help? The same cut fine-tuned plainly, by our default, by Ultralytics' own and by each loss alone.
 
     python scripts/bench_distill.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml
+    python scripts/bench_distill.py --cut l1 # a cut that lost nearly all it knew: there is more to learn
 
 Every row trains for as many epochs, with the same seed, from the same cut of `bench_peers.py`. Each finished row is
 kept on disk at once: interrupted, the same command goes on, and `--print` shows what is there.
@@ -48,17 +49,17 @@ class Lesson:
     @property
     def cut(self) -> peers.Job:
         """The row of the other table whose cut is taught."""
-        return peers.Job(self.args, "ours", self.args.flops[0], 0)
+        return peers.Job(self.args, self.args.cut, self.args.flops[0], 0)
 
     @property
     def key(self) -> str:
         """What the row is kept under."""
-        return f"{Path(self.args.data).stem} x{self.args.flops[0]:g} seed {self.seed} distill {self.recipe}"
+        return f"{Path(self.args.data).stem} x{self.args.flops[0]:g} {self.args.cut} seed {self.seed} distill {self.recipe}"
 
     @property
     def folder(self) -> Path:
         """Where its files lie."""
-        return self.cut.folder.with_name(f"distill-{self.recipe}-seed{self.seed}")
+        return self.cut.folder.with_name(f"{self.args.cut}-distill-{self.recipe}-seed{self.seed}")
 
     def section(self) -> Distill | None:
         """The `finetune.distill` section."""
@@ -119,7 +120,8 @@ def table(args: argparse.Namespace) -> str:
     kept, rows, missing = peers.read_rows(args), rows_of(args), []
     cut = peers.found(kept, rows[0].cut, "cut")
     before = f"; the cut has {cut['map50_95']:.3f} before them" if cut else ""
-    lines = [f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, mAP50-95 after {args.epochs} epochs{before}", ""]
+    title = f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, {peers.RECIPES[args.cut].title}"
+    lines = [f"{title}, mAP50-95 after {args.epochs} epochs{before}", ""]
     lines += ["| fine-tuning | trained | against plain, same seeds | seeds |", "| --- | ---: | ---: | ---: |"]
     found = {(r.recipe, r.seed): t["map50_95"] for r in rows if (t := peers.found(kept, r, "trained"))}
     for recipe in args.recipes:
@@ -142,6 +144,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = peers.common_parser(__doc__, RECIPES)
     parser.add_argument("--flops", type=float, nargs=1, default=[0.5], help="share to keep")
+    cuts = [name for name, recipe in peers.RECIPES.items() if recipe.start == "slim"]
+    parser.add_argument("--cut", choices=cuts, default="ours", help="recipe of bench_peers.py: default %(default)s")
     args = parser.parse_args(words)
     args.smaller = None
     peers.settle(parser, args, RECIPES)

@@ -42,7 +42,7 @@ EXAMPLES = {
     "sparse-train": "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
     "prune": "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
     "sensitivity": "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
-    "finetune": "yolo-slim finetune configs/bccd.yaml finetune.distill.teacher=original",
+    "finetune": "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
     "report": "yolo-slim report configs/bccd.yaml",
     "bench": "yolo-slim bench configs/bccd.yaml bench.runtimes=[openvino]",
     "export": "yolo-slim export configs/bccd.yaml",
