@@ -54,7 +54,8 @@ class Lesson:
     @property
     def key(self) -> str:
         """What the row is kept under."""
-        return f"{Path(self.args.data).stem} x{self.args.flops[0]:g} {self.args.cut} seed {self.seed} distill {self.recipe}"
+        args = self.args
+        return f"{Path(args.data).stem} x{args.flops[0]:g} {args.cut} seed {self.seed} distill {self.recipe}"
 
     @property
     def folder(self) -> Path:
