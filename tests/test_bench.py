@@ -95,7 +95,8 @@ def test_every_layer_is_timed_before_and_after(benched: tuple[Path, list[str]], 
     assert list(content(benched[0])["layers"]) == LAYERED
     for runtime, layers in content(benched[0])["layers"].items():
         assert [layer["layer"] for layer in layers] == list(convs), runtime
-        assert all(layer["before_ms"] > 0 and layer["after_ms"] > 0 for layer in layers), runtime
+        for key in ("before_ms", "after_ms"):  # OpenVINO counts in microseconds: a layer of these may take none
+            assert all(layer[key] >= 0 for layer in layers) and sum(layer[key] for layer in layers) > 0, runtime
         assert all(0 < layer["macs_after"] <= layer["macs_before"] for layer in layers)
         assert sum(layer["macs_after"] for layer in layers) < sum(layer["macs_before"] for layer in layers)
 
