@@ -111,7 +111,7 @@ def resized(student: Tensor, teacher: Tensor) -> Tensor:
 
 def spread(values: Tensor) -> Tensor:
     """Standard deviation of all values, a scalar; 1 where they are one constant, up to half precision."""
-    variance, mean = torch.var_mean(values, correction=0)
-    middle = over_workers(mean)
-    variance = over_workers(variance + (mean - middle).square())
+    middle = over_workers(values.mean())
+    away = (values - middle).flatten()
+    variance = over_workers(away.dot(away) / away.numel())  # torch.var takes five times as long on a CPU
     return torch.where(variance > 1e-6 * middle.square(), variance, 1).sqrt()
