@@ -19,6 +19,10 @@ TABLES = {
     "peers-quarter-long": "--flops 0.25 --seeds 0 --bf16 --epochs 60 --recipes ours_landing",
     "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
     "cut": "--table cut --seeds 0",
+    "distill": "--cut l1 --epochs 10 --bf16",
+    "distill-cards": "--cut l1 --epochs 10 --bf16 --data data/cards/cards.yaml --seeds 0 "
+    "--recipes plain,default,ultralytics",
+    "distill-ours": "--cut ours --epochs 10 --bf16 --recipes plain,default,ultralytics",
 }
 """Name -> arguments of its script, besides the file of rows: `bench_distill.py` where its name begins so, else
 `bench_peers.py`."""

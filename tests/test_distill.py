@@ -339,6 +339,16 @@ def test_channels_are_compared_in_every_block(tmp_path, data, student, teacher):
     assert layers is None and len(pairs[0].student) == 2
 
 
+@pytest.mark.parametrize(("name", "inside"), [("yolov3-tiny", 0), ("yolov5n", 6), ("yolov8n", 6), ("yolo11n", 7)])
+def test_in_every_family_blocks_before_those_in_front_of_detect_are_known(name, inside):
+    whole = checkpoint.build(f"{name}.yaml", CLASSES)
+    small = yolo_slim.prune(whole, imgsz=PX, ratio=0.3, round_to=1, min_channels=2).model
+    settings = under("whole.pt", kin=[True], features={"channels": {}})[SETTINGS]
+    _, (found,), layers = enrol(small, [whole], settings, PX, square=True)
+    assert set(entering(small)) <= set(layers) and len(layers) - len(entering(small)) == inside
+    assert found.student == [len(rows) for rows in found.same]
+
+
 def test_a_block_that_is_not_known_is_left_out(student):
     """Of a map that the trace does not understand nobody knows who is who, and an empty one has nothing to say."""
     small = checkpoint.load(student)

@@ -169,7 +169,8 @@ def teachers_of(config: Config) -> list[Path]:
         path = finished(config, "original") if teacher == "original" else Path(teacher)
         if path is None:
             raise SlimError(
-                f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order"
+                f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order, "
+                "or leave the teacher out (finetune.distill=null)"
             )
         checkpoint.load(path)  # says what is wrong with it before anything runs
         found.append(path)

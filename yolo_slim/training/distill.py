@@ -247,7 +247,10 @@ def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Ten
         SlimError: it is not known which channels leave one of them.
     """
     if unknown := [name for name in names if name not in who]:
-        raise SlimError(f"it is not known which channels leave {', '.join(unknown)}: name other layers")
+        raise SlimError(
+            f"it is not known which channels leave {', '.join(unknown)}: name other layers (finetune.distill.layers), "
+            "or leave the teacher out (finetune.distill=null)"
+        )
     return [torch.as_tensor(who[name]) for name in names]
 
 
