@@ -148,6 +148,13 @@ def test_options_that_can_be():
     lesson(Distill(features=list(FEATURES), outputs=list(OUTPUTS)), [])
 
 
+def test_the_original_teaches_unless_it_is_left_out():
+    assert check({"model": "best.pt"}).finetune.distill == Distill(teacher="original")
+    assert check({"model": "best.pt", "finetune": {"distill": None}}).finetune.distill is None
+    with pytest.raises(SlimError, match=r"finetune\.distill: .*null, which leaves the teacher out"):
+        check({"model": "best.pt", "finetune": {"distill": False}})
+
+
 def test_no_teacher_at_all_is_refused():
     with pytest.raises(SlimError, match=r"finetune\.distill\.teacher"):
         check({"model": "best.pt", "finetune": {"distill": {"teacher": []}}})

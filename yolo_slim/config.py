@@ -360,6 +360,13 @@ class Finetune(TrainSection):
         default_factory=Distill, description="what to learn from a teacher; null: from labels alone"
     )
 
+    @field_validator("distill", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a section such as {teacher: original}, or null, which leaves the teacher out")
+        return value
+
     @model_validator(mode="after")
     def _something_to_learn_in_time(self) -> Finetune:
         if self.distill:
