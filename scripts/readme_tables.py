@@ -19,14 +19,19 @@ TABLES = {
     "peers-quarter-long": "--flops 0.25 --seeds 0 --bf16 --epochs 60 --recipes ours_landing",
     "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
     "cut": "--table cut --seeds 0",
-    "distill": "--cut l1 --epochs 10 --bf16",
-    "distill-cards": "--cut l1 --epochs 10 --bf16 --data data/cards/cards.yaml --seeds 0 "
-    "--recipes plain,default,ultralytics",
+    "distill": "--cut l1 --epochs 5 --bf16",
+    "distill-longer": "--cut l1 --epochs 10 --bf16 --recipes plain,default,ultralytics",
     "distill-ours": "--cut ours --epochs 10 --bf16 --recipes plain,default,ultralytics",
+    "distill-cards": "--cut l1 --epochs 5 --bf16 --data data/cards/cards.yaml --seeds 0 "
+    "--recipes plain,default,ultralytics",
 }
 """Name -> arguments of its script, besides the file of rows: `bench_distill.py` where its name begins so, else
 `bench_peers.py`."""
-ROWS = {"peers-quarter-long": "bench_peers_60_epochs_rows.json"}
+ROWS = {
+    "peers-quarter-long": "bench_peers_60_epochs_rows.json",
+    "distill-longer": "bench_distill_10_epochs_rows.json",
+    "distill-ours": "bench_distill_10_epochs_rows.json",
+}
 """Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""
 
 
