@@ -1,7 +1,7 @@
 """Does a teacher help? The same cut fine-tuned plainly, by our default, by Ultralytics' own and by each loss alone.
 
     python scripts/bench_distill.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml
-    python scripts/bench_distill.py --cut l1 # a cut that lost nearly all it knew: there is more to learn
+    python scripts/bench_distill.py --cut ours --epochs 10  # a cut that lost little: there is little to learn
 
 Every row trains for as many epochs, with the same seed, from the same cut of `bench_peers.py`. Each finished row is
 kept on disk at once: interrupted, the same command goes on, and `--print` shows what is there.
@@ -146,7 +146,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = peers.common_parser(__doc__, RECIPES)
     parser.add_argument("--flops", type=float, nargs=1, default=[0.5], help="share to keep")
     cuts = [name for name, recipe in peers.RECIPES.items() if recipe.start == "slim"]
-    parser.add_argument("--cut", choices=cuts, default="ours", help="recipe of bench_peers.py: default %(default)s")
+    parser.add_argument("--cut", choices=cuts, default="l1", help="recipe of bench_peers.py: default %(default)s")
+    parser.set_defaults(epochs=5)
     args = parser.parse_args(words)
     args.smaller = None
     peers.settle(parser, args, RECIPES)

@@ -21,7 +21,8 @@ TABLES = {
     "cut": "--table cut --seeds 0",
     "distill": "--cut l1 --epochs 5 --bf16",
     "distill-longer": "--cut l1 --epochs 10 --bf16 --recipes plain,default,ultralytics",
-    "distill-ours": "--cut ours --epochs 10 --bf16 --recipes plain,default,ultralytics",
+    "distill-ours": "--cut ours --epochs 10 --bf16 --recipes plain,default",
+    "distill-quarter": "--cut ours --flops 0.25 --epochs 10 --bf16 --recipes plain,default",
     "distill-cards": "--cut l1 --epochs 5 --bf16 --data data/cards/cards.yaml --seeds 0 "
     "--recipes plain,default,ultralytics",
 }
@@ -31,6 +32,7 @@ ROWS = {
     "peers-quarter-long": "bench_peers_60_epochs_rows.json",
     "distill-longer": "bench_distill_10_epochs_rows.json",
     "distill-ours": "bench_distill_10_epochs_rows.json",
+    "distill-quarter": "bench_distill_10_epochs_rows.json",
 }
 """Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""
 
