@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import PX, contents, refused, run
 
 from yolo_slim import deploy
 from yolo_slim.channels import trace
 from yolo_slim.checkpoint import load
-from yolo_slim.deploy.profile import by_layer, module_of
+from yolo_slim.deploy.profile import by_layer, in_openvino, module_of
 from yolo_slim.report import bench_markdown, bench_rows, bench_sentences
 
 pytest_plugins = ["tiny"]
@@ -95,10 +98,30 @@ def test_every_layer_is_timed_before_and_after(benched: tuple[Path, list[str]], 
     assert list(content(benched[0])["layers"]) == LAYERED
     for runtime, layers in content(benched[0])["layers"].items():
         assert [layer["layer"] for layer in layers] == list(convs), runtime
-        for key in ("before_ms", "after_ms"):  # OpenVINO counts in microseconds: a layer of these may take none
+        for key in ("before_ms", "after_ms"):
             assert all(layer[key] >= 0 for layer in layers) and sum(layer[key] for layer in layers) > 0, runtime
+            # OpenVINO counts in microseconds: a layer of these may take none.
+            assert runtime == "openvino" or all(layer[key] > 0 for layer in layers), runtime
         assert all(0 < layer["macs_after"] <= layer["macs_before"] for layer in layers)
         assert sum(layer["macs_after"] for layer in layers) < sum(layer["macs_before"] for layer in layers)
+
+
+def test_what_openvino_executes_once_takes_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that only the uncounted run names has no times left to take the median of."""
+    runs = iter([{"conv": 9, "first": 5}, {"conv": 3}, {"conv": 1, "late": 4}, {"conv": 2}])
+
+    class Request:
+        def infer(self, _: list[object]) -> None:
+            self.profiling_info = [
+                SimpleNamespace(
+                    node_name=name, status=SimpleNamespace(name="EXECUTED"), real_time=timedelta(milliseconds=ms)
+                )
+                for name, ms in next(runs).items()
+            ]
+
+    model = SimpleNamespace(create_infer_request=Request)
+    monkeypatch.setattr("yolo_slim.deploy.profile.openvino_model", lambda *_, **__: model)
+    assert in_openvino(Path("any.xml"), 1, np.zeros(1), 3) == {"conv": 2.0, "first": 0.0, "late": 0.0}
 
 
 def test_it_is_not_done_twice(benched: tuple[Path, list[str]]) -> None:
