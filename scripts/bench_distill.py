@@ -118,7 +118,7 @@ def rows_of(args: argparse.Namespace) -> list[Lesson]:
 
 def table(args: argparse.Namespace) -> str:
     """Markdown, with dashes for what is missing, and what it comes to in words."""
-    kept, rows, missing = peers.read_rows(args), rows_of(args), []
+    kept, rows, missing, results = peers.read_rows(args), rows_of(args), [], {}
     cut = peers.found(kept, rows[0].cut, "cut")
     before = f"; the cut has {cut['map50_95']:.3f} before them" if cut else ""
     title = f"FLOPs ×{args.flops[0]:g}, {Path(args.data).stem}, {peers.RECIPES[args.cut].title}"
@@ -130,12 +130,12 @@ def table(args: argparse.Namespace) -> str:
         made = [s for s in seeds if (recipe, s) in found]
         pairs = [found[recipe, s] - found["plain", s] for s in made if ("plain", s) in found]
         gain = f"{100 * statistics.fmean(pairs):+.1f} points" if pairs and recipe != "plain" else "–"
-        worth = peers.spread(found[recipe, s] for s in made)
-        lines.append(f"| {RECIPES[recipe][0]} (`{recipe}`) | {worth} | {gain} | {len(made)} of {len(seeds)} |")
+        results[recipe] = [found[recipe, s] for s in made]
+        cells = [f"{RECIPES[recipe][0]} (`{recipe}`)", peers.spread(results[recipe]), gain]
+        lines.append(f"| {' | '.join(cells)} | {len(made)} of {len(seeds)} |")
         missing += [f"{recipe} (seed {', '.join(str(s) for s in seeds if s not in made)})"] if made != seeds else []
-    worths = {recipe: [worth for (r, _), worth in found.items() if r == recipe] for recipe in args.recipes}
-    if worths.get("default"):
-        lines += ["", peers.verdict("default", worths)]
+    if results.get("default"):
+        lines += ["", peers.verdict("default", results)]
     if missing:
         lines += ["", f"Still missing: {'; '.join(missing)}"]
     return "\n".join(lines)

@@ -60,19 +60,8 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(bench, "STEPS", 4)
     monkeypatch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
     words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
-    words += [
-        "--imgsz",
-        str(PX),
-        "--runs",
-        str(tmp_path / "runs"),
-        "--seeds",
-        "0",
-        "--epochs",
-        "1",
-        "--original-epochs",
-        "1",
-    ]
-    words += ["--runtime", "torch", "--timed-threads", "1"]
+    words += ["--imgsz", str(PX), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--epochs", "1"]
+    words += ["--runtime", "torch", "--timed-threads", "1", "--original-epochs", "1"]
     bench.main(words)
     shown = capsys.readouterr().out
     assert "Still missing" not in shown and "not available" not in shown
