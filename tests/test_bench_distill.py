@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_bench_peers import script
+from tiny import script
 from training_helpers import PX, draw_shapes, saved, tiny
 
 from yolo_slim import checkpoint

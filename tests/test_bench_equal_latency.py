@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bench_peers import script
+from tiny import script
 from training_helpers import PX, draw_shapes, saved, tiny
 
 import yolo_slim

@@ -9,6 +9,7 @@ from torch import nn
 
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.measure import cost
+from yolo_slim.stages.clock import Turn
 
 pytest_plugins = ["tiny"]
 
@@ -30,7 +31,7 @@ def test_what_is_beyond_its_bound_is_the_exit_code(
 ) -> None:
     whole = cost(bench.checkpoint.load(original), PX).macs
     monkeypatch.setattr(bench, "timed", as_flops)
-    monkeypatch.setattr(bench.Timer, "share", lambda _, slim: slower * cost(slim, PX).macs / whole)
+    monkeypatch.setattr(bench.Timer, "turn", lambda _, slim: Turn(1.0, slower * cost(slim, PX).macs / whole))
     words = ["--model", str(original), "--imgsz", str(PX), "--runtimes", "torch", "--threads", "1", "--cuts", "2"]
     assert bench.main([*words, "--latency", "0.7", "--flops", "0.7"]) == code
     shown = capsys.readouterr().out
@@ -42,3 +43,13 @@ def test_a_runtime_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         bench.main(["--runtimes", "ncnn"])
     assert "onnxruntime" in capsys.readouterr().err
+
+
+def test_a_detector_is_timed_again_where_the_original_was_slow_meanwhile(original, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "PAUSE", 0)
+    timer = bench.Timer(bench.checkpoint.load(original), bench.Clock("torch", 1, PX), 3)
+    timer.seen = [60.0] * 9
+    turns = iter([Turn(70.0, 0.9), Turn(66.0, 0.8), Turn(60.5, 0.7), Turn(60.0, 0.6)])
+    monkeypatch.setattr(bench.Timer, "turn", lambda *_: next(turns))
+    assert timer.share(nn.Identity()) == 0.7
+    assert timer.share(nn.Identity()) == 0.6  # a calm while is enough

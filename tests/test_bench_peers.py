@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from tiny import script
 from torch import nn
 from training_helpers import PX, draw_shapes, saved, tiny
 
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import relative_difference
 from yolo_slim.measure import cost
-
-
-def script(name: str) -> ModuleType:
-    """A file of scripts/, which is no package, as a module."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
 
 torch_pruned = script("torch_pruned")  # each is imported by those below
 bench = script("bench_peers")

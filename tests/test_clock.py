@@ -16,7 +16,7 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.config import read_config
-from yolo_slim.stages.clock import clock, layer_table, random_widths, read
+from yolo_slim.stages.clock import Turn, calmly, clock, layer_table, random_widths, read
 
 pytest_plugins = ["tiny"]
 
@@ -152,3 +152,20 @@ def test_out_of_reach_is_refused_with_the_least_there_is(original: Path, runs: P
 def test_from_python_there_is_no_table(original: Path) -> None:
     with pytest.raises(SlimError, match="yolo-slim prune"):
         yolo_slim.prune(checkpoint.load(original), imgsz=PX, target={"latency": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("whiles", "kept", "why"),
+    [
+        ([[60], [61], [59]], [60, 61, 59], "a steady machine: each once"),
+        ([[60], [70, 61], [59]], [60, 61, 59], "slow once: again"),
+        ([[60], [50, 61], [59]], [60, 61, 59], "fast once is as odd: what is usual is what shares are of"),
+        ([[60], [70, 80, 61], [59]], [60, 61, 59], "and once more"),
+        ([[60], [70, 80, 66, 60], [59]], [60, 66, 59], "not for ever: the one that was closest"),
+        ([[60, 60], [70, 50, 60], [70, 61], [60, 60]], [60, 60, 61, 60], "what is usual is told anew: 65, then 60.5"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_slow_while_does_not_count(whiles: list[list[float]], kept: list[float], why: str) -> None:
+    left = [iter(each) for each in whiles]
+    assert [t.whole for t in calmly(lambda i: Turn(next(left[i]), 0.5), len(whiles), "")] == kept, why

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import functools
 import hashlib
-import importlib.util
+import importlib
 import io
 import os
 import subprocess
@@ -77,11 +77,10 @@ def run_alone(
 
 
 def script(name: str) -> ModuleType:
-    """A file of scripts/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A file of scripts/, which is no package, as a module."""
+    if (folder := str(ROOT / "scripts")) not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
 
 
 def contents(folder: Path) -> dict[str, str]:

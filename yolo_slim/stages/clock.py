@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,10 +29,22 @@ from yolo_slim.stages.common import console, quietly
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
 
-FORMAT = 3
+CALM, RETAKES = 0.05, 2
+"""How far from its usual time the original may be in a while that counts; how often others are tried again."""
+
+FORMAT = 4
 """Of the files that tables are kept in, and of how they are measured: one of another format is measured anew."""
 
 Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The original and another detector, timed in turn: a while of the machine."""
+
+    whole: float  # median milliseconds of the original
+    share: float  # of it that the other takes
+    layers: Mapping[str, float] = field(default_factory=dict)  # of the other, as `Clock.start` tells them
 
 
 @dataclass(frozen=True)
@@ -157,20 +169,35 @@ def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> 
     keeps = random_widths(wiring, chosen.samples)
     with tempfile.TemporaryDirectory() as folder:
         run, layers = clock.start(detector, Path(folder))
-        samples, baselines, shares = [layers()], [], [1.0]  # the first is the detector itself
-        for widths in track(keeps[1:], description=f"latency of layers, {clock.runtime}"):
-            other, inside = clock.start(slimmed(detector, wiring, widths), Path(folder))
-            whole, share = compared(run, other, chosen.runs)
-            baselines.append(whole)
-            shares.append(share)
-            samples.append(inside())
-    baseline = float(np.median(baselines))
+        own = layers()
+
+        def turn(i: int) -> Turn:
+            other, inside = clock.start(slimmed(detector, wiring, keeps[1:][i]), Path(folder))
+            return Turn(*compared(run, other, chosen.runs), inside())
+
+        turns = calmly(turn, len(keeps) - 1, f"latency of layers, {clock.runtime}")
+    baseline = float(np.median([each.whole for each in turns]))
     # A profiled run takes longer than others: of it only the shares of the layers are taken.
     scaled = [
-        {name: ms * share * baseline / sum(sample.values()) for name, ms in sample.items()}
-        for sample, share in zip(samples, shares, strict=True)
+        {name: ms * each.share * baseline / sum(each.layers.values()) for name, ms in each.layers.items()}
+        for each in [Turn(baseline, 1.0, own), *turns]
     ]
     return fit_layers(wiring, keeps, scaled), baseline
+
+
+def calmly(turn: Callable[[int], Turn], count: int, told: str) -> list[Turn]:
+    """`turn(0)` to `turn(count - 1)`, those again in whose while the machine was not what it usually is.
+
+    A share of the original's time is the same on a machine that is slower for a while only if all slows down alike.
+    A core that is taken away now and then costs a narrow detector, which waits more often, more than the original.
+    """
+    turns = [turn(i) for i in track(range(count), description=told)]
+    for _ in range(RETAKES):
+        usual = np.median([each.whole for each in turns])
+        odd = [i for i, each in enumerate(turns) if abs(each.whole / usual - 1) > CALM]
+        for i in track(odd, description=f"{told}, again", disable=not odd, transient=True):
+            turns[i] = min(turns[i], turn(i), key=lambda each: abs(each.whole - usual))
+    return turns
 
 
 def compared(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
