@@ -159,10 +159,10 @@ def test_from_python_there_is_no_table(original: Path) -> None:
     [
         ([[60], [61], [59]], [60, 61, 59], "a steady machine: each once"),
         ([[60], [70, 61], [59]], [60, 61, 59], "slow once: again"),
-        ([[60], [50, 61], [59]], [60, 61, 59], "fast once is as odd: what is usual is what shares are of"),
         ([[60], [70, 80, 61], [59]], [60, 61, 59], "and once more"),
-        ([[60], [70, 80, 66, 60], [59]], [60, 66, 59], "not for ever: the one that was closest"),
-        ([[60, 60], [70, 50, 60], [70, 61], [60, 60]], [60, 60, 61, 60], "what is usual is told anew: 65, then 60.5"),
+        ([[60], [70, 80, 66], [59]], [60, 66, 59], "not for ever: the fastest"),
+        ([[70, 60], [70, 61], [60], [70, 71, 72]], [60, 61, 60, 70], "slow for most of the time"),
+        ([[70], [71], [72]], [70, 71, 72], "what is the best is told by what was seen"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -3,7 +3,9 @@
 A loss is a module made from a `Pair`, with its options as keyword arguments, and called with two views of a batch and
 the scene: a scalar, a mean over images, which its `weight` brings to the size of a detector's own losses. What it
 trains besides the student (adapters, generators) it holds itself. One that says `maps_alone` does not look at what a
-teacher predicts: where all do, the teacher's head is not run. To add your own, put it into `LOSSES`.
+teacher predicts: where all do, the teacher's head is not run. One that says `every_block` learns nothing on the way
+from map to map: where all that look at maps say so, and no layers are named, they are given those of every block, not
+of Detect's inputs alone. To add your own, put it into `LOSSES`.
 
 That of `channels` was chosen among 1, 3 and 10 on BCCD's validation images. The other weights are starting points, not
 tuned: at them, the gradient of each loss on a YOLOv5n that was cut to half of its FLOPs is of the size of that of

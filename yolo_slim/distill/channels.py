@@ -19,6 +19,7 @@ class Channels(nn.Module):
 
     weight = 3.0
     maps_alone = True
+    every_block = True
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +30,7 @@ PROFILED = 8
 """Runs in which the layers of one detector are timed."""
 
 CALM, RETAKES = 0.05, 2
-"""How far from its usual time the original may be in a while that counts; how often others are tried again."""
+"""How far above its best time the original may be in a while that counts; how often others are tried again."""
 
 FORMAT = 4
 """Of the files that tables are kept in, and of how they are measured: one of another format is measured anew."""
@@ -186,18 +186,23 @@ def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> 
 
 
 def calmly(turn: Callable[[int], Turn], count: int, told: str) -> list[Turn]:
-    """`turn(0)` to `turn(count - 1)`, those again in whose while the machine was not what it usually is.
+    """`turn(0)` to `turn(count - 1)`, those again in whose while the machine was slower than it can be.
 
-    A share of the original's time is the same on a machine that is slower for a while only if all slows down alike.
-    A core that is taken away now and then costs a narrow detector, which waits more often, more than the original.
+    A share of the original's time stays what it is on a slower machine only if all slows down alike. Where each layer
+    waits longer for its threads, as on cores that are shared or lie far apart, a narrow detector loses more.
     """
     turns = [turn(i) for i in track(range(count), description=told)]
     for _ in range(RETAKES):
-        usual = np.median([each.whole for each in turns])
-        odd = [i for i, each in enumerate(turns) if abs(each.whole / usual - 1) > CALM]
-        for i in track(odd, description=f"{told}, again", disable=not odd, transient=True):
-            turns[i] = min(turns[i], turn(i), key=lambda each: abs(each.whole - usual))
+        calm = best([each.whole for each in turns]) * (1 + CALM)
+        slow = [i for i, each in enumerate(turns) if each.whole > calm]
+        for i in track(slow, description=f"{told}, again", disable=not slow, transient=True):
+            turns[i] = min(turns[i], turn(i), key=lambda each: each.whole)
     return turns
+
+
+def best(whole: Sequence[float]) -> float:
+    """What the original takes where nothing disturbs it: the 10th percentile, as one alone may be a slip."""
+    return float(np.percentile(whole, 10))
 
 
 def compared(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -168,24 +168,21 @@ def enrol(
     kin = zip(detectors, settings["kin"], strict=True)
     found = [same_channels(student, detector, imgsz) if cut_from_it else None for detector, cut_from_it in kin]
     layers = settings["layers"]
-    if not layers and list(settings["features"]) == ["channels"]:
+    if not layers and settings["features"] and all_say("every_block", settings["features"]):
         layers = blocks_of(student, found)
     mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
     taps, teachers, pairs = Taps(student, mine, "the student"), [], []
     for detector, name, who in zip(detectors, settings["teachers"], found, strict=True):
         same = None if who is None else channels_at(theirs or entering(detector), who)
-        teachers.append(
-            Teacher(detector, name, student.stride.tolist(), theirs, predicts=asks_for_predictions(settings))
-        )
+        predicts = not all_say("maps_alone", [*settings["features"], *settings["outputs"]])
+        teachers.append(Teacher(detector, name, student.stride.tolist(), theirs, predicts=predicts))
         pairs.append(pair(student, taps, teachers[-1], same))
     return teachers, pairs, layers
 
 
-def asks_for_predictions(settings: Mapping[str, Any]) -> bool:
-    """Whether a loss that `settings` names, as in `SETTINGS`, looks at more of a teacher than maps."""
-    return not all(
-        getattr(LOSSES[name], "maps_alone", False) for kind in ("features", "outputs") for name in settings[kind]
-    )
+def all_say(what: str, names: Iterable[str]) -> bool:
+    """Whether all of some losses say `maps_alone`, or `every_block`; see `yolo_slim.distill`."""
+    return all(getattr(LOSSES[name], what, False) for name in names)
 
 
 def losses_between(pairs: Sequence[Pair], settings: Mapping[str, Any]) -> Together:
