@@ -30,11 +30,12 @@ RECIPES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "plain": ("plain fine-tuning", None),
     "default": ("our default", {}),
     "ultralytics": ("Ultralytics' own (`distill_model`)", None),
+    "ultralytics_dis1": ("Ultralytics' own at a weight of 1, not 6 (`dis=1`)", None),
     **{name: (f"`{name}` alone", {"features": {name: {}}}) for name in FEATURES},
     **{name: (f"`{name}` alone", {"features": {}, "outputs": {name: {}}}) for name in OUTPUTS},
 }
 """Name -> title, and the `finetune.distill` section."""
-SEEDED = ("plain", "default", "ultralytics")
+SEEDED = ("plain", "default", "ultralytics", "ultralytics_dis1")
 """Rows of every seed; the others have the first alone."""
 
 
@@ -99,8 +100,8 @@ def make_trained(row: Lesson) -> dict[str, Any]:
     section, taught, train, kind = row.section(), None, peers.train_as(row.args), SlimTrainer
     if section:
         taught, kind = lesson(section, [teacher]), DistillTrainer
-    elif row.recipe == "ultralytics":
-        train = {**train, "distill_model": str(teacher)}
+    elif row.recipe.startswith("ultralytics"):
+        train = {**train, "distill_model": str(teacher), **({"dis": 1.0} if row.recipe == "ultralytics_dis1" else {})}
         shutil.rmtree(row.folder / "train", ignore_errors=True)  # SlimTrainer cannot resume such a training
     done = peers.train_and_measure(config, start, row.args.epochs, train, kind, teacher, taught)
     return {**done, "epochs": row.args.epochs}

@@ -42,7 +42,7 @@ Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]
 class Turn:
     """The original and another detector, timed in turn: a while of the machine."""
 
-    whole: float  # median milliseconds of the original
+    whole: float  # milliseconds of the original
     share: float  # of it that the other takes
     layers: Mapping[str, float] = field(default_factory=dict)  # of the other, as `Clock.start` tells them
 
@@ -206,13 +206,14 @@ def best(whole: Sequence[float]) -> float:
 
 
 def compared(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Median milliseconds of one detector, and the share of it that another takes.
+    """Milliseconds of one detector, and the share of it that another takes.
 
-    The share is a median over runs that were timed in the same turn: a machine that is slower for a while is slower for
-    both of a pair, and the medians of each alone may come from different whiles.
+    Both are 25th percentiles of runs in turn: a machine that is slower for a while is so for both, and where it goes at
+    two speeds, the better one can be had again, while a median is now of one, now of the other.
     """
     ms = measure.in_turn({"whole": whole, "slim": slim}, runs, warmup=3, told=None)
-    return float(np.median(ms["whole"])), float(np.median(np.divide(ms["slim"], ms["whole"])))
+    one, other = (float(np.percentile(ms[name], 25)) for name in ("whole", "slim"))
+    return one, other / one
 
 
 def slimmed(detector: nn.Module, wiring: Trace, widths: np.ndarray) -> nn.Module:
