@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import bench_distill
+import bench_equal_latency
 import bench_peers
 
 ROOT = Path(__file__).parents[1]
@@ -25,9 +26,12 @@ TABLES = {
     "distill-quarter": "--cut ours --flops 0.25 --epochs 10 --bf16 --recipes plain,default",
     "distill-cards": "--cut l1 --epochs 5 --bf16 --data data/cards/cards.yaml --seeds 0 "
     "--recipes plain,default,ultralytics",
+    "equal-openvino": "--runtime openvino --timed-threads 2 --bf16",
+    "equal-onnxruntime": "--runtime onnxruntime --timed-threads 2 --bf16",
 }
-"""Name -> arguments of its script, besides the file of rows: `bench_distill.py` where its name begins so, else
-`bench_peers.py`."""
+"""Name -> arguments of its script, besides the file of rows."""
+SCRIPTS = {"peers": bench_peers, "cut": bench_peers, "distill": bench_distill, "equal": bench_equal_latency}
+"""What the name of a table begins with -> what prints it."""
 ROWS = {
     "peers-quarter-long": "bench_peers_60_epochs_rows.json",
     "distill-longer": "bench_distill_10_epochs_rows.json",
@@ -39,11 +43,11 @@ ROWS = {
 
 def printed(name: str) -> str:
     """The Markdown tables that are printed, and what is missing from them instead of rows of dashes."""
-    bench = bench_distill if name.startswith("distill") else bench_peers
+    bench = SCRIPTS[name.partition("-")[0]]
     rows = ["--rows", str(ROOT / "scripts" / ROWS.get(name, f"{bench.__name__}_rows.json"))]
     args = bench.read_arguments([*TABLES[name].split(), *rows, "--model", "none.pt", "--print"])
     lines = bench.table(args).splitlines()
-    shown = [line for line in lines if line.startswith(("|", "FLOPs", "Still"))]
+    shown = [line for line in lines if line.startswith(("|", "FLOPs", "Still", "openvino", "onnxruntime"))]
     made = [line for line in shown if not re.search(r"\| 0 of \d+ \|$", line)]
     return "\n\n".join("\n".join(g) for g in _blocks(made))
 
