@@ -31,7 +31,10 @@ RECIPES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "default": ("our default", {}),
     "ultralytics": ("Ultralytics' own (`distill_model`)", None),
     "ultralytics_dis1": ("Ultralytics' own at a weight of 1, not 6 (`dis=1`)", None),
-    **{name: (f"`{name}` alone", {"features": {name: {}}}) for name in FEATURES},
+    **{
+        name: (f"`{name}` alone" + ", as by default" * (name == "channels"), {"features": {name: {}}})
+        for name in FEATURES
+    },
     **{name: (f"`{name}` alone", {"features": {}, "outputs": {name: {}}}) for name in OUTPUTS},
 }
 """Name -> title, and the `finetune.distill` section."""

@@ -22,7 +22,6 @@ from typing import Any
 
 import bench_peers as peers
 import numpy as np
-from bench_latency import Timer
 from torch import nn
 
 from yolo_slim import checkpoint
@@ -35,6 +34,7 @@ from yolo_slim.stages.clock import Clock, layer_table
 from yolo_slim.stages.common import console, measured
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import cut_to_plan
+from yolo_slim.stages.turns import Timer
 
 TITLES = {
     "original": "original",
@@ -89,7 +89,7 @@ class Row:
 
 @functools.cache
 def _timer(model: str, runtime: str, threads: int, imgsz: int) -> Timer:
-    return Timer(checkpoint.load(model), Clock(runtime, threads, imgsz), 20)
+    return Timer(checkpoint.load(model), Clock(runtime, threads, imgsz).start, 20)
 
 
 def timer(row: Row) -> Timer:
@@ -98,7 +98,7 @@ def timer(row: Row) -> Timer:
     return _timer(args.model, args.runtime, args.timed_threads, args.imgsz)
 
 
-def as_fast(cut_at: Callable[[float], nn.Module], latency: float, clock: Callable[[nn.Module], float]) -> float:
+def bisected(cut_at: Callable[[float], nn.Module], latency: float, clock: Callable[[nn.Module], float]) -> float:
     """The target in (0, 1) at which a cut comes closest to a share of the original's latency, as measured."""
     low, high, best, least = 0.0, 1.0, None, np.inf
     for _ in range(STEPS):
@@ -129,7 +129,7 @@ def slim(row: Row) -> None:
         chosen: Prune = row.config(f"prune.target.{row.recipe}={target}", *recovery).prune
         return cut_to_plan(detector, chosen, row.args.imgsz, evidence, found=found).model
 
-    target = as_fast(lambda asked: at(asked, peers.BARE), wanted, timer(row).share)
+    target = bisected(lambda asked: at(asked, peers.BARE), wanted, lambda slim: timer(row).one(slim).share)
     for name, recovery in (("cut", peers.BARE), ("start", peers.RECOVERY)):
         checkpoint.save(at(target, recovery), row.folder / f"{name}.pt")
 
@@ -143,7 +143,7 @@ def make_cut(row: Row) -> dict[str, Any]:
     else:
         slim(row)
     config, start = row.config(), row.folder / "start.pt"
-    made = {**measured(config, start), "latency": timer(row).share(checkpoint.load(start))}
+    made = {**measured(config, start), "latency": timer(row).one(checkpoint.load(start)).share}
     made["share"] = made["macs"] / cost(checkpoint.load(row.args.model), config.imgsz).macs
     if (bare := row.folder / "cut.pt").exists():
         made["bare"] = measured(config, bare)["map50_95"]
@@ -234,7 +234,10 @@ def first_trained(args: argparse.Namespace, stock: str) -> Config:
 def make(args: argparse.Namespace) -> list[str]:
     """Everything that is missing; returns what cannot be made, and why."""
     for config in args.untrained:
-        original(config)
+        try:
+            original(config)
+        except SlimError as e:
+            return [f"{config.name}: not available: {e}"]
     return peers.complete(rows_of(args), "trained", MAKE)
 
 

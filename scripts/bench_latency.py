@@ -3,19 +3,19 @@
     python scripts/bench_latency.py --model yolov5s.yaml --imgsz 640 --runtimes onnxruntime openvino --threads 2
 
 Measures each runtime's table anew (its seconds are printed), then cuts at random, to a share of the latency, and to
-half of the FLOPs with widths in multiples of 1, 8 and 16, and times every exported file in turn with the original's.
+half of the FLOPs with widths in multiples of 1, 8 and 16, and times every exported file in turn with the original's:
+rows are printed when all of a runtime are timed.
 Ends with 1 where a prediction is over 10 % off, or a target of latency over 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -26,49 +26,16 @@ from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select,
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import CALM, RETAKES, Clock, Turn, best, calmly, compared, random_widths, slimmed, timed
+from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
+from yolo_slim.stages.turns import Timer
 
 RUNTIMES = get_args(Latency.model_fields["runtime"].annotation)
 PREDICTED, MET = 0.10, 0.05
 """How far off a prediction, and a target that was met, may be."""
-PAUSE = 20
-"""Seconds; a while in which a machine is slow lasts a minute or so."""
-
-
-class Timer:
-    """Times detectors in turn with the original, in one runtime."""
-
-    def __init__(self, detector: nn.Module, clock: Clock, runs: int) -> None:
-        self.clock, self.runs, self.folder = clock, runs, tempfile.TemporaryDirectory()
-        self.whole, _ = clock.start(detector, Path(self.folder.name))
-        self.seen: list[float] = []  # milliseconds of the original, of all turns
-
-    def turn(self, slim: nn.Module) -> Turn:
-        """One detector."""
-        with tempfile.TemporaryDirectory() as folder:
-            run, _ = self.clock.start(slim, Path(folder))
-            found = Turn(*compared(self.whole, run, self.runs))
-        self.seen.append(found.whole)
-        return found
-
-    def shares(self, slims: Sequence[nn.Module]) -> list[float]:
-        """Of the original's time, of detectors that are all there."""
-        turns = calmly(lambda i: self.turn(slims[i]), len(slims), f"exported files, {self.clock.runtime}")
-        return [turn.share for turn in turns]
-
-    def share(self, slim: nn.Module) -> float:
-        """Of the original's time, of one detector at a time: in a while that is no slower than those before."""
-        found = self.turn(slim)
-        for _ in range(RETAKES):
-            if found.whole <= best(self.seen) * (1 + CALM):
-                break
-            time.sleep(PAUSE)
-            found = min(found, self.turn(slim), key=lambda each: each.whole)
-        return found.share
 
 
 @dataclass(frozen=True)
-class Target:
+class Asked:
     """What was asked for, and what was found."""
 
     name: str
@@ -82,7 +49,7 @@ class Target:
         return f"{self.name} ×{self.share:g} | {self.round_to}"
 
 
-def aimed(wiring: Trace, detector: nn.Module, table: LayerTable, latency: float, flops: float) -> list[Target]:
+def cuts_aimed(wiring: Trace, detector: nn.Module, table: LayerTable, latency: float, flops: float) -> list[Asked]:
     """Cuts by L1 norms: to a share of the latency, and to one of the FLOPs, with the same roundings."""
     scores, targets = score(detector, wiring, "l1", normalize="mean"), []
     for name, share in (("latency", latency), ("flops", flops)):
@@ -91,7 +58,7 @@ def aimed(wiring: Trace, detector: nn.Module, table: LayerTable, latency: float,
                 found = select(wiring, scores, target={name: share}, round_to=round_to, latency=table)
             except SlimError as e:
                 found = e
-            targets.append(Target(name, share, round_to, found))
+            targets.append(Asked(name, share, round_to, found))
     return targets
 
 
@@ -110,7 +77,7 @@ def predicted_rows(costs: Costs, table: LayerTable, cuts: Sequence[np.ndarray], 
     return [f"a prediction is {worst:.1%} off, more than {PREDICTED:.0%}"] if worst > PREDICTED else []
 
 
-def target_rows(targets: Sequence[Target], shares: Sequence[float]) -> list[str]:
+def target_rows(targets: Sequence[Asked], shares: Sequence[float]) -> list[str]:
     """Targets: asked for, found and measured. Prints them; returns what is beyond its bound.
 
     Args:
@@ -159,10 +126,12 @@ def main(words: list[str] | None = None) -> int:
             f"original takes {baseline:.1f} ms."
         )
         cuts = random_widths(wiring, args.cuts + 1, seed=1)[1:]
-        targets = aimed(wiring, detector, table, args.latency, args.flops)
-        slims = [slimmed(detector, wiring, widths) for widths in cuts]
-        slims += [cut(detector, wiring, t.found.plan.kept) for t in targets if not isinstance(t.found, SlimError)]
-        shares = Timer(detector, clock, args.runs).shares(slims)
+        targets = cuts_aimed(wiring, detector, table, args.latency, args.flops)
+        slims = [functools.partial(slimmed, detector, wiring, widths) for widths in cuts]
+        chosen = [target.found.plan.kept for target in targets if not isinstance(target.found, SlimError)]
+        slims += [functools.partial(cut, detector, wiring, kept) for kept in chosen]
+        turns = Timer(detector, clock.start, args.runs).many(slims, f"exported files, {runtime}")
+        shares = [turn.share for turn in turns]
         found = predicted_rows(Costs(wiring), table, cuts, shares[: len(cuts)])
         found += target_rows(targets, shares[len(cuts) :])
         print("\n" + ("; ".join(f"MISSED: {line}" for line in found) if found else "All within their bounds."))

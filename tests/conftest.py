@@ -6,7 +6,10 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 
 import torch
 
+from yolo_slim.stages import turns
+
 torch.set_num_threads(1)
+turns.PAUSE = 0  # beside other tests no while is calm
 
 LONG = ("test_sweep", "test_kill", "test_rounds", "test_pipeline")
 

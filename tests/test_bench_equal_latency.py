@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import script
+from torch import nn
 from training_helpers import PX, draw_shapes, saved, tiny
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.measure import cost
 from yolo_slim.stages.clock import random_widths
+from yolo_slim.stages.turns import Timer, Turn
 
-peers, latency = script("bench_peers"), script("bench_latency")
-bench = script("bench_equal_latency")
+peers, bench = script("bench_peers"), script("bench_equal_latency")
 
 
 @given(st.floats(0.31, 0.99), st.sampled_from([0.0, 0.3]))
@@ -26,7 +27,7 @@ def test_the_search_comes_as_close_as_its_steps(wanted: float, reach: float) -> 
             raise SlimError("out of reach")
         return asked**0.5  # half of the FLOPs is not half of the time
 
-    found = bench.as_fast(cut_at, wanted, lambda slim: slim)
+    found = bench.bisected(cut_at, wanted, lambda slim: slim)
     assert abs(found - wanted**2) <= 0.5**bench.STEPS or found == pytest.approx(reach, abs=0.5**bench.STEPS)
 
 
@@ -35,7 +36,7 @@ def test_a_latency_out_of_reach_is_told() -> None:
         raise SlimError("out of reach")
 
     with pytest.raises(SlimError, match=r"no cut comes near ×0\.200"):
-        bench.as_fast(cut_at, 0.2, lambda slim: slim)
+        bench.bisected(cut_at, 0.2, lambda slim: slim)
 
 
 def test_a_row_is_no_rival_of_its_own() -> None:
@@ -56,7 +57,12 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     data, detector, model = draw_shapes(tmp_path / "data"), tiny(tmp_path), tmp_path / "tiny.yaml"  # trained first
     smaller = yolo_slim.prune(detector, imgsz=PX, target={"flops": 0.6}, criterion="random", round_to=8).model
     whole = cost(detector, PX).macs
-    monkeypatch.setattr(latency.Timer, "share", lambda _, slim: cost(slim, PX).macs / whole)  # a steady machine
+
+    class Steady(Timer):
+        def one(self, slim: nn.Module) -> Turn:
+            return Turn(1.0, cost(slim, PX).macs / whole)
+
+    monkeypatch.setattr(bench, "Timer", Steady)
     monkeypatch.setattr(bench, "STEPS", 4)
     monkeypatch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
     words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
@@ -73,3 +79,10 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         assert begun["latency"] == pytest.approx(1.0 if row.recipe == "original" else wanted, abs=0.15), row.recipe
         if row.recipe in ("latency", "flops"):
             assert checkpoint.is_slim(checkpoint.load(row.folder / "trained.pt"))
+
+
+def test_what_cannot_be_trained_is_said_below_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "yolov5n.yaml", "--data", str(tmp_path / "nope.yaml"), "--runs", str(tmp_path)]
+    bench.main([*words, "--smaller", str(tmp_path / "none.yaml")])
+    shown = capsys.readouterr().out
+    assert "Still missing: original" in shown and "yolov5n: not available: " in shown and "nope.yaml" in shown

@@ -9,7 +9,7 @@ from torch import nn
 
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.measure import cost
-from yolo_slim.stages.clock import Turn
+from yolo_slim.stages.turns import Turn
 
 pytest_plugins = ["tiny"]
 
@@ -43,13 +43,3 @@ def test_a_runtime_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         bench.main(["--runtimes", "ncnn"])
     assert "onnxruntime" in capsys.readouterr().err
-
-
-def test_a_detector_is_timed_again_where_the_original_was_slow_meanwhile(original, monkeypatch) -> None:
-    monkeypatch.setattr(bench, "PAUSE", 0)
-    timer = bench.Timer(bench.checkpoint.load(original), bench.Clock("torch", 1, PX), 3)
-    timer.seen = [60.0] * 9
-    turns = iter([Turn(70.0, 0.9), Turn(66.0, 0.8), Turn(60.5, 0.7), Turn(60.0, 0.6)])
-    monkeypatch.setattr(bench.Timer, "turn", lambda *_: next(turns))
-    assert timer.share(nn.Identity()) == 0.7
-    assert timer.share(nn.Identity()) == 0.6  # a calm while is enough

@@ -20,10 +20,7 @@ from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import relative_difference
 from yolo_slim.measure import cost
 
-torch_pruned = script("torch_pruned")  # each is imported by those below
-bench = script("bench_peers")
-script("bench_distill")
-tables = script("readme_tables")
+torch_pruned, bench, tables = map(script, ("torch_pruned", "bench_peers", "readme_tables"))
 
 
 @pytest.fixture

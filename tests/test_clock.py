@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch import nn
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
-from yolo_slim.config import read_config
-from yolo_slim.stages.clock import Turn, calmly, clock, layer_table, random_widths, read
+from yolo_slim.config import Latency, read_config
+from yolo_slim.stages.clock import Clock, clock, layer_table, random_widths, read, timed
+from yolo_slim.stages.common import unheard
+from yolo_slim.stages.turns import Turn
 
 pytest_plugins = ["tiny"]
 
@@ -56,6 +59,15 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Steady:
+    """By which every cut takes the same."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def one(self, slim: nn.Module) -> Turn:
+        return Turn(10.0, 0.8)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def steady() -> Iterator[None]:
     """A machine on which every cut is as fast as the next: what layers take is measured, what comes of it is not.
@@ -64,7 +76,7 @@ def steady() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
-        patch.setattr("yolo_slim.stages.stopwatch.compared", lambda whole, slim, runs: (10.0, 0.8))
+        patch.setattr("yolo_slim.stages.stopwatch.Timer", Steady)
         patch.setattr("yolo_slim.stages.stopwatch.CLOSE", 1e9)
         yield
 
@@ -154,18 +166,25 @@ def test_from_python_there_is_no_table(original: Path) -> None:
         yolo_slim.prune(checkpoint.load(original), imgsz=PX, target={"latency": 0.5})
 
 
-@pytest.mark.parametrize(
-    ("whiles", "kept", "why"),
-    [
-        ([[60], [61], [59]], [60, 61, 59], "a steady machine: each once"),
-        ([[60], [70, 61], [59]], [60, 61, 59], "slow once: again"),
-        ([[60], [70, 80, 61], [59]], [60, 61, 59], "and once more"),
-        ([[60], [70, 80, 66], [59]], [60, 66, 59], "not for ever: the fastest"),
-        ([[70, 60], [70, 61], [60], [70, 71, 72]], [60, 61, 60, 70], "slow for most of the time"),
-        ([[70], [71], [72]], [70, 71, 72], "what is the best is told by what was seen"),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_a_slow_while_does_not_count(whiles: list[list[float]], kept: list[float], why: str) -> None:
-    left = [iter(each) for each in whiles]
-    assert [t.whole for t in calmly(lambda i: Turn(next(left[i]), 0.5), len(whiles), "")] == kept, why
+def test_what_other_programs_write_is_shown_only_where_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
+    print("before")
+    with unheard():
+        subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
+    print("after")
+    assert capfd.readouterr() == ("before\nafter\n", "")
+    with pytest.raises(subprocess.CalledProcessError), unheard():
+        subprocess.run(["sh", "-c", "echo what is wrong >&2; exit 3"], check=True)
+    assert capfd.readouterr() == ("", "what is wrong\n")
+
+
+def test_a_sample_of_a_slow_while_is_taken_again(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers as well, and none of them are those of another detector."""
+    detector, slow = checkpoint.load(original), iter([60.0, 60.0, 90.0, 60.0, 60.0])  # three, one again, and the whole
+    monkeypatch.setattr("yolo_slim.stages.turns.compared", lambda whole, slim, runs: (next(slow), 0.5))
+    fitted = []
+    monkeypatch.setattr("yolo_slim.stages.clock.fit_layers", lambda *of: fitted.append(of))
+    _, baseline = timed(detector, trace(detector, PX), Clock("torch", 1, PX), Latency(samples=8))
+    assert baseline == 60.0 and next(slow, None) is None
+    ((_, keeps, samples),) = fitted
+    assert len(keeps) == len(samples) == 4
+    assert [sum(sample.values()) for sample in samples] == pytest.approx([60.0, 30.0, 30.0, 30.0])

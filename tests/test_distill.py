@@ -335,8 +335,12 @@ def test_channels_are_compared_in_every_block(tmp_path, data, student, teacher):
     assert trainer.losses.features["channels"][0].match.widths[0] == first
     files = under(teacher, kin=[True], features={"channels": {}, "pkd": {}})
     detectors = [checkpoint.load(teacher)]
-    _, pairs, layers = enrol(checkpoint.load(student), detectors, files[SETTINGS], PX, square=True)
-    assert layers is None and len(pairs[0].student) == 2
+    small = checkpoint.load(student)
+    _, pairs, taps = enrol(small, detectors, files[SETTINGS], PX, square=True)
+    assert taps is None and len(pairs[0].student) == 2
+    files = under(teacher, kin=[True], features={"channels": {}}, outputs={"darkrank": {}})
+    *_, taps = enrol(small, [checkpoint.load(teacher)], files[SETTINGS], PX, square=True)
+    assert taps is None, "darkrank looks at maps as well"
 
 
 @pytest.mark.parametrize(("name", "inside"), [("yolov3-tiny", 0), ("yolov5n", 6), ("yolov8n", 6), ("yolo11n", 7)])
@@ -344,8 +348,8 @@ def test_in_every_family_blocks_before_those_in_front_of_detect_are_known(name, 
     whole = checkpoint.build(f"{name}.yaml", CLASSES)
     small = yolo_slim.prune(whole, imgsz=PX, ratio=0.3, round_to=1, min_channels=2).model
     settings = under("whole.pt", kin=[True], features={"channels": {}})[SETTINGS]
-    _, (found,), layers = enrol(small, [whole], settings, PX, square=True)
-    assert set(entering(small)) <= set(layers) and len(layers) - len(entering(small)) == inside
+    _, (found,), taps = enrol(small, [whole], settings, PX, square=True)
+    assert set(entering(small)) <= set(taps.names) and len(taps.names) - len(entering(small)) == inside
     assert found.student == [len(rows) for rows in found.same]
 
 
@@ -437,6 +441,14 @@ def test_of_several_teachers_the_one_it_was_cut_from_needs_no_adapters(tmp_path,
     trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
     first, second = trainer.losses.features["mimic"]
     assert not list(first.parameters()) and len(list(second.parameters())) == 2
+
+
+def test_several_teachers_may_teach_what_looks_at_maps_alone(tmp_path, data, student, teacher):
+    """What they predict is joined for the losses of outputs, so then it is there."""
+    files = under(teacher, teacher, kin=[True, True], outputs={"darkrank": {}})
+    trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
+    assert 0 < trainer.tloss["mimic"] < math.inf and math.isfinite(trainer.tloss["darkrank"])
+    assert all(each.predicts for each in trainer.teachers)
 
 
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "AdamW", "MuSGD"])

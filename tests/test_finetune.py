@@ -101,6 +101,7 @@ def test_a_folder_that_is_not_there_or_empty(tmp_path, key):
             {},
             "images of one shape: leave out train.rect",
         ),
+        ({"train": {"distill_model": "big.pt"}}, {}, "Ultralytics' own teacher: leave ours out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(finetune, prune, said):
@@ -111,6 +112,7 @@ def test_what_does_not_go_together_is_refused(finetune, prune, said):
 def test_what_does_go_together():
     check({"model": "best.pt", "finetune": {"epochs": 3, "distill": {"ramp_epochs": 2, "stop_before": 1}}})
     check({"model": "best.pt", "finetune": {"epochs": 3, "distill": {"ramp_epochs": 3}}})
+    check({"model": "best.pt", "finetune": {"distill": None, "train": {"distill_model": "big.pt"}}})
 
 
 # ---- losses and their options ----

@@ -52,6 +52,20 @@ def test_the_headline_is_what_one_came_for(whole, tmp_path):
     assert "parameters ×0.47 2.00 → 0.940 M" in top
 
 
+def test_a_runtime_timed_on_a_busy_machine_is_told_of_only_where_all_were(whole, tmp_path):
+    rows = whole["bench"]["rows"]
+    name, before, after = quickest(whole)
+    for row in rows:
+        if row["runtime"].startswith(name):
+            row["latency_ms"] |= {"p10": 1.0, "p90": 2.1}
+    other, *_ = quickest(whole)
+    assert name not in other and "busy" not in other
+    for row in rows:
+        row["latency_ms"] |= {"p10": 1.0, "p90": 2.1}
+    assert quickest(whole) == (f"{name} on a busy machine", before, after)
+    assert "onnxruntime on a busy machine" in seen(page(whole, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("ms", "said"),
     [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,19 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from tiny import script
 
 pytest_plugins = ["tiny"]
-
-
-def script(name: str) -> ModuleType:
-    """A file of scripts/, which is no package, as a module."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 make_shapes, voc_to_yolo = script("make_shapes"), script("voc_to_yolo")
 bench_reconstruct = script("bench_reconstruct")

@@ -18,7 +18,7 @@ STAGES = {
     "sparse-train": "pull batch-norm scales towards zero, so that the channels that do not matter show",
     "prune": "remove channels to a ratio or a budget, prove the cut, recalibrate",
     "sensitivity": "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
-    "finetune": "train the slim detector, which stays slim; optionally learning from the unpruned one",
+    "finetune": "train the slim detector, which stays slim, with the unpruned one as its teacher (finetune.distill)",
     "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
     "bench": "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
     "export": "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",

@@ -130,7 +130,7 @@ class Target(Section):
     params: Share | None = Field(None, description="share of the parameters to keep")
     size_mb: float | None = Field(None, gt=0, description="megabytes (1e6 bytes) that the checkpoint may have")
     latency: Share | None = Field(None, description="share of the measured time of an image to keep (see `latency:`)")
-    latency_ms: float | None = Field(None, gt=0, description="milliseconds that an image may take")
+    latency_ms: float | None = Field(None, gt=0, description="milliseconds an image may take, nothing else running")
 
     @property
     def timed(self) -> bool:
@@ -370,6 +370,11 @@ class Finetune(TrainSection):
     @model_validator(mode="after")
     def _something_to_learn_in_time(self) -> Finetune:
         if self.distill:
+            if self.train.get("distill_model"):
+                raise ValueError(
+                    "train.distill_model is Ultralytics' own teacher: leave ours out with finetune.distill=null, or "
+                    "name it as finetune.distill.teacher instead"
+                )
             check_lesson(self.distill, self.epochs, f"finetune.epochs={self.epochs}")
             if self.distill.extra_images and self.train.get("rect"):
                 raise ValueError("distill.extra_images needs images of one shape: leave out train.rect")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_slim.report.numbers import DASH, digits, ratio, spread, table
+from yolo_slim.report.numbers import DASH, busy, digits, ratio, spread, table
 
 BENCH_HEAD = ("runtime", "threads", "batch", "original, ms [p10–p90]", "slim, ms [p10–p90]", "faster", "became speed")
 SHOWN = 5
@@ -64,8 +64,13 @@ def bench_said(bench: dict[str, Any]) -> list[str]:
 
 
 def bench_sentences(bench: dict[str, Any]) -> list[str]:
-    """Per runtime: which layers did not become as fast as their FLOPs promise."""
+    """Whether the machine was quiet; per runtime, which layers did not become as fast as their FLOPs promise."""
     lines = []
+    if loud := dict.fromkeys(row["runtime"] for row in bench["rows"] if busy(row["latency_ms"])):
+        lines.append(
+            f"The machine was busy: in {', '.join(loud)} the slowest tenth of the runs took over twice as long as the "
+            "fastest. To time again when nothing else runs: remove the bench folder of the run, then yolo-slim bench."
+        )
     for runtime, layers in bench["layers"].items():
         if late := behind(layers):
             named = ", ".join(

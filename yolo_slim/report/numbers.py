@@ -7,6 +7,9 @@ from typing import Any
 
 DASH = "–"
 
+BUSY = 2.0
+"""The 90th percentile of a latency over its 10th, from which on it says more of the machine than of the detector."""
+
 
 def median(row: dict[str, Any]) -> float | None:
     """The median latency of a row in ms."""
@@ -34,6 +37,11 @@ def digits(value: float) -> str:
 def spread(ms: dict[str, float]) -> str:
     """A latency: its median, and in brackets where the middle eight tenths lie."""
     return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
+
+
+def busy(ms: dict[str, float]) -> bool:
+    """Whether a latency was taken while the machine did something else as well."""
+    return ms["p90"] > BUSY * ms["p10"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

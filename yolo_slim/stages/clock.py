@@ -6,45 +6,30 @@ which a machine that slows down meanwhile leaves as it is.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
 from yolo_slim.config import Config, Latency
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console, quietly
+from yolo_slim.stages.common import console, quietly, unheard
+from yolo_slim.stages.turns import Started, Timer
 
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""
 
-CALM, RETAKES = 0.05, 2
-"""How far above its best time the original may be in a while that counts; how often others are tried again."""
-
 FORMAT = 4
 """Of the files that tables are kept in, and of how they are measured: one of another format is measured anew."""
-
-Started: TypeAlias = tuple[Callable[[], object], Callable[[], dict[str, float]]]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The original and another detector, timed in turn: a while of the machine."""
-
-    whole: float  # milliseconds of the original
-    share: float  # of it that the other takes
-    layers: Mapping[str, float] = field(default_factory=dict)  # of the other, as `Clock.start` tells them
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class Clock:
         weights, format = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime].format
         arguments = {"batch": self.batch} if "batch" in deploy.taken(format) else {}
         file = folder / f"timed{deploy.suffix(format)}"
-        with quietly():
+        with quietly(), unheard():
             deploy.export_file(weights, file, self.imgsz, format, **arguments)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
@@ -167,53 +152,17 @@ def read(file: Path) -> LayerTable:
 def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:
     """Measure: the table in milliseconds, and what the detector as it is takes."""
     keeps = random_widths(wiring, chosen.samples)
-    with tempfile.TemporaryDirectory() as folder:
-        run, layers = clock.start(detector, Path(folder))
-        own = layers()
-
-        def turn(i: int) -> Turn:
-            other, inside = clock.start(slimmed(detector, wiring, keeps[1:][i]), Path(folder))
-            return Turn(*compared(run, other, chosen.runs), inside())
-
-        turns = calmly(turn, len(keeps) - 1, f"latency of layers, {clock.runtime}")
+    timer = Timer(detector, clock.start, chosen.runs, layers=True)
+    slims = [functools.partial(slimmed, detector, wiring, widths) for widths in keeps[1:]]
+    turns = timer.many(slims, f"latency of layers, {clock.runtime}")
     baseline = float(np.median([each.whole for each in turns]))
+    whole = replace(timer.one(detector), share=1.0)
     # A profiled run takes longer than others: of it only the shares of the layers are taken.
     scaled = [
         {name: ms * each.share * baseline / sum(each.layers.values()) for name, ms in each.layers.items()}
-        for each in [Turn(baseline, 1.0, own), *turns]
+        for each in [whole, *turns]
     ]
     return fit_layers(wiring, keeps, scaled), baseline
-
-
-def calmly(turn: Callable[[int], Turn], count: int, told: str) -> list[Turn]:
-    """`turn(0)` to `turn(count - 1)`, those again in whose while the machine was slower than it can be.
-
-    A share of the original's time stays what it is on a slower machine only if all slows down alike. Where each layer
-    waits longer for its threads, as on cores that are shared or lie far apart, a narrow detector loses more.
-    """
-    turns = [turn(i) for i in track(range(count), description=told)]
-    for _ in range(RETAKES):
-        calm = best([each.whole for each in turns]) * (1 + CALM)
-        slow = [i for i, each in enumerate(turns) if each.whole > calm]
-        for i in track(slow, description=f"{told}, again", disable=not slow, transient=True):
-            turns[i] = min(turns[i], turn(i), key=lambda each: each.whole)
-    return turns
-
-
-def best(whole: Sequence[float]) -> float:
-    """What the original takes where nothing disturbs it: the 10th percentile, as one alone may be a slip."""
-    return float(np.percentile(whole, 10))
-
-
-def compared(whole: Callable[[], object], slim: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Milliseconds of one detector, and the share of it that another takes.
-
-    Both are 25th percentiles of runs in turn: a machine that is slower for a while is so for both, and where it goes at
-    two speeds, the better one can be had again, while a median is now of one, now of the other.
-    """
-    ms = measure.in_turn({"whole": whole, "slim": slim}, runs, warmup=3, told=None)
-    one, other = (float(np.percentile(ms[name], 25)) for name in ("whole", "slim"))
-    return one, other / one
 
 
 def slimmed(detector: nn.Module, wiring: Trace, widths: np.ndarray) -> nn.Module:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from rich.console import Console
@@ -241,3 +244,30 @@ def quietly() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What programs that are run meanwhile write (NCNN's converter: a page) is shown only where they fail."""
+    streams = (sys.stdout, sys.stderr)
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with tempfile.TemporaryFile() as said:
+        _flush(streams)
+        try:
+            for number in kept:
+                os.dup2(said.fileno(), number)
+            yield
+            _flush(streams)
+            said.truncate(0)
+        finally:
+            _flush(streams)
+            for number, before in kept.items():
+                os.dup2(before, number)
+                os.close(before)
+            said.seek(0)
+            os.write(2, said.read())
+
+
+def _flush(streams: Iterable[TextIO]) -> None:
+    for stream in streams:
+        stream.flush()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 from torch import nn
@@ -14,8 +13,9 @@ from yolo_slim.channels import Selection
 from yolo_slim.channels.select import TIMED, amount
 from yolo_slim.config import Config, Target
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.clock import clock_of, compared, timing
+from yolo_slim.stages.clock import clock_of, timing
 from yolo_slim.stages.common import console
+from yolo_slim.stages.turns import Timer
 
 CLOSE = 0.05
 """By which share of itself a latency may differ from what was expected."""
@@ -29,13 +29,14 @@ def stopwatch(config: Config, whole: nn.Module) -> Stopwatch | None:
     """Times slim detectors in turn with the whole one, both as they are deployed; None: no time is asked for."""
     if not timing(config):
         return None
-    clock = clock_of(config)
+
+    @functools.cache
+    def timer() -> Timer:
+        return Timer(whole, clock_of(config).start, config.latency.runs)
 
     def timed(slim: nn.Module) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            (run, _), (slim_run, _) = clock.start(whole, Path(one)), clock.start(slim, Path(other))
-            ms, share = compared(run, slim_run, config.latency.runs)
-        return {"latency": share, "latency_ms": share * ms}
+        turn = timer().one(slim)
+        return {"latency": turn.share, "latency_ms": turn.share * turn.whole}
 
     return timed
 

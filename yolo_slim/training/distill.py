@@ -45,8 +45,7 @@ class DistillTrainer(SlimTrainer):
         student = unwrap_model(self.model)
         detectors = [checkpoint.load(path) for path in self.settings["teachers"]]
         square = not (self.args.multi_scale or self.args.rect)
-        self.teachers, pairs, layers = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
-        self.taps = Taps(student, list(layers), "the student") if layers else None
+        self.teachers, pairs, self.taps = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
         for teacher in self.teachers:
             teacher.to(self.device)
         self.losses = same_everywhere(losses_between(pairs, self.settings).to(self.device))
@@ -150,8 +149,10 @@ class DistillTrainer(SlimTrainer):
 
 def enrol(
     student: nn.Module, detectors: Sequence[nn.Module], settings: Mapping[str, Any], imgsz: int, *, square: bool
-) -> tuple[list[Teacher], list[Pair], Mapping[str, str] | None]:
-    """Make teachers of detectors, and find out what stands between each and the student; which layers are compared.
+) -> tuple[list[Teacher], list[Pair], Taps | None]:
+    """Make teachers of detectors, and find out what stands between each and the student.
+
+    What is returned last catches the student's maps; None: those that enter Detect are compared, which it tells itself.
 
     Args:
         student: left as it is.
@@ -168,16 +169,19 @@ def enrol(
     kin = zip(detectors, settings["kin"], strict=True)
     found = [same_channels(student, detector, imgsz) if cut_from_it else None for detector, cut_from_it in kin]
     layers = settings["layers"]
-    if not layers and settings["features"] and all_say("every_block", settings["features"]):
+    features, outputs = settings["features"], settings["outputs"]
+    of_maps = [*features, *(name for name in outputs if all_say("maps_alone", [name]))]
+    if not layers and of_maps and all_say("every_block", of_maps):
         layers = blocks_of(student, found)
+    # What several teachers predict is joined for the losses of outputs, whatever those look at.
+    predicts = not all_say("maps_alone", [*features, *outputs]) or (len(detectors) > 1 and bool(outputs))
     mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
     taps, teachers, pairs = Taps(student, mine, "the student"), [], []
     for detector, name, who in zip(detectors, settings["teachers"], found, strict=True):
         same = None if who is None else channels_at(theirs or entering(detector), who)
-        predicts = not all_say("maps_alone", [*settings["features"], *settings["outputs"]])
         teachers.append(Teacher(detector, name, student.stride.tolist(), theirs, predicts=predicts))
         pairs.append(pair(student, taps, teachers[-1], same))
-    return teachers, pairs, layers
+    return teachers, pairs, taps if layers else None
 
 
 def all_say(what: str, names: Iterable[str]) -> bool:

@@ -160,7 +160,7 @@ def _cheap(device: torch.device) -> AbstractContextManager:
     """Half precision where the device is made for it; what a teacher says needs no more."""
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
 
