@@ -26,7 +26,7 @@ from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select,
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
+from yolo_slim.stages.clock import Clock, narrowed, random_widths, slimmed, timed
 from yolo_slim.stages.turns import Timer
 
 RUNTIMES = get_args(Latency.model_fields["runtime"].annotation)
@@ -130,7 +130,9 @@ def main(words: list[str] | None = None) -> int:
         slims = [functools.partial(slimmed, detector, wiring, widths) for widths in cuts]
         chosen = [target.found.plan.kept for target in targets if not isinstance(target.found, SlimError)]
         slims += [functools.partial(cut, detector, wiring, kept) for kept in chosen]
-        turns = Timer(detector, clock.start, args.runs).many(slims, f"exported files, {runtime}")
+        turns = Timer(detector, narrowed(detector, wiring), clock.start, args.runs).many(
+            slims, f"exported files, {runtime}"
+        )
         shares = [turn.share for turn in turns]
         found = predicted_rows(Costs(wiring), table, cuts, shares[: len(cuts)])
         found += target_rows(targets, shares[len(cuts) :])

@@ -21,13 +21,15 @@ TABLES = {
     "peers-cards": "--data data/cards/cards.yaml --seeds 0 --bf16",
     "cut": "--table cut --seeds 0",
     "distill": "--cut l1 --epochs 5 --bf16",
+    "distill-again": "--cut l1 --epochs 5 --bf16 --recipes plain,default --seeds 6 7 8",
     "distill-longer": "--cut l1 --epochs 10 --bf16 --recipes plain,default,ultralytics",
     "distill-ours": "--cut ours --epochs 10 --bf16 --recipes plain,default",
+    "distill-landing": "--cut ours_landing --epochs 10 --bf16 --recipes plain,default",
     "distill-quarter": "--cut ours --flops 0.25 --epochs 10 --bf16 --recipes plain,default",
     "distill-cards": "--cut l1 --epochs 5 --bf16 --data data/cards/cards.yaml --seeds 0 "
     "--recipes plain,default,ultralytics",
-    "equal-openvino": "--runtime openvino --timed-threads 2 --bf16",
-    "equal-onnxruntime": "--runtime onnxruntime --timed-threads 2 --bf16",
+    "equal-openvino": "--runtime openvino --timed-threads 2 --bf16 --epochs 10",
+    "equal-onnxruntime": "--runtime onnxruntime --timed-threads 2 --bf16 --epochs 10",
 }
 """Name -> arguments of its script, besides the file of rows."""
 SCRIPTS = {"peers": bench_peers, "cut": bench_peers, "distill": bench_distill, "equal": bench_equal_latency}
@@ -36,6 +38,7 @@ ROWS = {
     "peers-quarter-long": "bench_peers_60_epochs_rows.json",
     "distill-longer": "bench_distill_10_epochs_rows.json",
     "distill-ours": "bench_distill_10_epochs_rows.json",
+    "distill-landing": "bench_distill_10_epochs_rows.json",
     "distill-quarter": "bench_distill_10_epochs_rows.json",
 }
 """Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""

@@ -60,7 +60,7 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
     class Steady(Timer):
         def one(self, slim: nn.Module) -> Turn:
-            return Turn(1.0, cost(slim, PX).macs / whole)
+            return Turn((1.0, 0.1), cost(slim, PX).macs / whole)
 
     monkeypatch.setattr(bench, "Timer", Steady)
     monkeypatch.setattr(bench, "STEPS", 4)

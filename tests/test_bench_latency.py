@@ -31,7 +31,8 @@ def test_what_is_beyond_its_bound_is_the_exit_code(
 ) -> None:
     whole = cost(bench.checkpoint.load(original), PX).macs
     monkeypatch.setattr(bench, "timed", as_flops)
-    monkeypatch.setattr(bench.Timer, "turn", lambda _, slim: Turn(1.0, slower * cost(slim, PX).macs / whole))
+    found = lambda slim: Turn((1.0, 0.1), slower * cost(slim, PX).macs / whole)  # noqa: E731
+    monkeypatch.setattr(bench.Timer, "turn", lambda timer, slim: timer.seen.append((1.0, 0.1)) or found(slim))
     words = ["--model", str(original), "--imgsz", str(PX), "--runtimes", "torch", "--threads", "1", "--cuts", "2"]
     assert bench.main([*words, "--latency", "0.7", "--flops", "0.7"]) == code
     shown = capsys.readouterr().out

@@ -19,7 +19,7 @@ from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.config import Latency, read_config
 from yolo_slim.stages.clock import Clock, clock, layer_table, random_widths, read, timed
 from yolo_slim.stages.common import unheard
-from yolo_slim.stages.turns import Turn
+from yolo_slim.stages.turns import Timer, Turn
 
 pytest_plugins = ["tiny"]
 
@@ -65,7 +65,7 @@ class Steady:
     def __init__(self, *_: object) -> None: ...
 
     def one(self, slim: nn.Module) -> Turn:
-        return Turn(10.0, 0.8)
+        return Turn((10.0, 1.0), 0.8)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -180,7 +180,9 @@ def test_what_other_programs_write_is_shown_only_where_they_fail(capfd: pytest.C
 def test_a_sample_of_a_slow_while_is_taken_again(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its layers as well, and none of them are those of another detector."""
     detector, slow = checkpoint.load(original), iter([60.0, 60.0, 90.0, 60.0, 60.0])  # three, one again, and the whole
-    monkeypatch.setattr("yolo_slim.stages.turns.compared", lambda whole, slim, runs: (next(slow), 0.5))
+    times = lambda ready, runs, **_: {"whole": [now := next(slow)], "narrow": [6.0], "slim": [now / 2]}  # noqa: E731
+    monkeypatch.setattr("yolo_slim.stages.turns.measure.in_turn", times)
+    monkeypatch.setattr(Timer, "wait", lambda timer, pauses: pauses)
     fitted = []
     monkeypatch.setattr("yolo_slim.stages.clock.fit_layers", lambda *of: fitted.append(of))
     _, baseline = timed(detector, trace(detector, PX), Clock("torch", 1, PX), Latency(samples=8))

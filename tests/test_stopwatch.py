@@ -103,13 +103,14 @@ def test_nothing_is_said_where_nothing_was_timed() -> None:
 def test_both_are_started_and_timed_in_pairs(loaded: nn.Module, slim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def compared(whole, other, runs: int) -> tuple[float, float]:
-        whole(), other()
-        ran.append(runs)
-        return 8.0, 0.75
+    def in_turn(ready, runs: int, **_) -> dict[str, list[float]]:
+        [run() for run in ready.values()]
+        ran.append((*ready, runs))
+        return {"whole": [8.0], "narrow": [1.0], "slim": [6.0]}
 
-    monkeypatch.setattr("yolo_slim.stages.turns.compared", compared)
+    monkeypatch.setattr("yolo_slim.stages.turns.measure.in_turn", in_turn)
     words = ["model=x.pt", f"imgsz={PX}", "latency.runtime=openvino", "latency.threads=1", "latency.runs=7"]
     assert stopwatch(read_config(None, [*words, "prune.target.flops=0.5"]), loaded) is None
     timed = stopwatch(read_config(None, [*words, "prune.target.latency_ms=3"]), loaded)
-    assert timed(checkpoint.load(slim)) == {"latency": 0.75, "latency_ms": 6.0} and set(ran) == {7}
+    assert timed(checkpoint.load(slim)) == {"latency": 0.75, "latency_ms": 6.0}
+    assert ran[-1] == ("whole", "narrow", "slim", 7)

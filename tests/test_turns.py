@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from yolo_slim.stages import turns
-from yolo_slim.stages.turns import Timer, Turn, compared
+from yolo_slim.stages.turns import Started, Timer, Turn, timed
 
 
-def by(turn: Callable[[Any], Turn]) -> Timer:
+def by(turn: Callable[[Any], Turn], pace: Callable[[], tuple[float, ...]] = lambda: (60.0, 6.0)) -> Timer:
     """A timer by which turns are made up."""
 
     class MadeUp(Timer):
         def turn(self, slim: Any) -> Turn:
             found = turn(slim)
-            self.seen.append(found.whole)
+            self.seen.append(found.paces)
             return found
 
-    return MadeUp(None, lambda detector, folder: (lambda: None, dict), 3)
+        def pace(self) -> tuple[float, ...]:
+            return pace()
+
+    return MadeUp(None, None, lambda detector, folder: (lambda: None, dict), 3)
 
 
-def test_a_share_is_one_of_quarters(monkeypatch: pytest.MonkeyPatch) -> None:
+def at(whole: float, share: float = 0.5, narrow: float = 6.0) -> Turn:
+    """In a while in which the original takes so long."""
+    return Turn((whole, narrow), share)
+
+
+def test_a_time_is_a_quarter_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a machine that goes at two speeds, the better one."""
     ms = {"whole": [40.0, 40.0, 90.0, 90.0, 90.0], "slim": [10.0, 10.0, 30.0, 30.0, 30.0]}
-    asked = []
+    monkeypatch.setattr(turns.measure, "in_turn", lambda ready, runs, **_: ms)
+    assert timed(dict.fromkeys(ms), 5) == (40.0, 10.0)
+
+
+def test_a_turn_times_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, asked = [], []
+
+    def start(detector: str, folder: Path) -> Started:
+        assert folder.is_dir() and not list(folder.iterdir())
+        (folder / "timed.pt").touch()
+        started.append(detector)
+        return lambda: None, lambda: {"conv": 2.0}
+
+    ms = {"whole": [40.0], "narrow": [4.0], "slim": [20.0]}
     monkeypatch.setattr(turns.measure, "in_turn", lambda ready, runs, **_: asked.append((list(ready), runs)) or ms)
-    assert compared(lambda: None, lambda: None, 5) == (40.0, 0.25)
-    assert asked == [(["whole", "slim"], 5)]
+    timer = Timer("original", "narrow", start, 7, layers=True)
+    assert timer.turn("slim") == Turn((40.0, 4.0), 0.5, {"conv": 2.0})
+    assert started == ["original", "narrow", "slim"] and timer.seen == [(40.0, 4.0)]
+    assert timer.pace() == (40.0, 4.0)
+    assert asked == [(["whole", "narrow", "slim"], 7), (["whole", "narrow"], 5)]
 
 
 @pytest.mark.parametrize(
@@ -46,20 +71,45 @@ def test_a_share_is_one_of_quarters(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_slow_while_does_not_count(whiles: list[list[float]], kept: list[float], why: str) -> None:
     left = [iter(each) for each in whiles]
-    timer = by(lambda i: Turn(next(left[i]), 0.5))
+    timer = by(lambda i: at(next(left[i])))
     assert [t.whole for t in timer.many([lambda i=i: i for i in range(len(whiles))], "")] == kept, why
 
 
-def test_one_is_timed_again_where_the_original_was_slower_than_before(capsys: pytest.CaptureFixture[str]) -> None:
-    left = iter([Turn(70.0, 0.9), Turn(66.0, 0.8), Turn(60.5, 0.7), Turn(60.0, 0.6)])
+def test_a_while_is_slow_where_the_narrow_one_says_so() -> None:
+    """The original hardly notices."""
+    left = [iter([at(60, 0.15)]), iter([at(61, 0.19, 7.5), at(61, 0.16)]), iter([at(60, 0.15)])]
+    found = by(lambda i: next(left[i])).many([lambda i=i: i for i in range(3)], "")
+    assert [t.share for t in found] == [0.15, 0.16, 0.15]
+
+
+def test_one_is_timed_again_where_the_machine_was_slower_than_before(capsys: pytest.CaptureFixture[str]) -> None:
+    left = iter([at(70.0, 0.9), at(66.0, 0.8), at(60.5, 0.7), at(60.0, 0.6), at(60.0, 0.5, 9.0), at(60.0, 0.4)])
     timer = by(lambda slim: next(left))
-    timer.seen = [60.0] * 9
+    timer.seen = [(60.0, 6.0)] * 9
     assert timer.one(None).share == 0.7
-    assert "the original takes 70 ms, 60 before" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the original takes 70 ms, 60 at best; a narrow cut 6 ms, 6 at best" in shown
     assert timer.one(None).share == 0.6, "a calm while is enough"
+    assert timer.one(None).share == 0.4
 
 
-def test_what_the_original_takes_is_known_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "compared", lambda whole, slim, runs: (60.0, 1.0))
-    left = iter([Turn(70.0, 0.9), Turn(60.0, 0.5)])
+def test_a_machine_that_is_slow_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(turns.time, "sleep", slept.append)
+    monkeypatch.setattr(turns, "PAUSE", 5)
+    paces: Iterator[tuple[float, ...]] = iter([(70.0, 6.0), (60.0, 9.0), (61.0, 6.1)])
+    left = iter([at(70.0, 0.9), at(60.0, 0.7)])
+    timer = by(lambda slim: next(left), lambda: next(paces))
+    timer.seen = [(60.0, 6.0)] * 9
+    assert timer.one(None).share == 0.7 and slept == [5, 5] and next(paces, None) is None
+
+    slept.clear()
+    timer = by(lambda slim: at(70.0), lambda: (70.0, 6.0))
+    timer.seen = [(60.0, 6.0)] * 99
+    timer.one(None)
+    assert slept == [5] * turns.PAUSES, "of both times that it is timed again"
+
+
+def test_the_pace_is_known_before_the_first() -> None:
+    left = iter([at(70.0, 0.9), at(60.0, 0.5)])
     assert by(lambda slim: next(left)).one(None).share == 0.5

@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 from torch import nn
 
-from yolo_slim.channels import Selection
+from yolo_slim.channels import Selection, trace
 from yolo_slim.channels.select import TIMED, amount
 from yolo_slim.config import Config, Target
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.clock import clock_of, timing
+from yolo_slim.stages.clock import clock_of, narrowed, timing
 from yolo_slim.stages.common import console
 from yolo_slim.stages.turns import Timer
 
@@ -32,7 +32,8 @@ def stopwatch(config: Config, whole: nn.Module) -> Stopwatch | None:
 
     @functools.cache
     def timer() -> Timer:
-        return Timer(whole, clock_of(config).start, config.latency.runs)
+        narrow = narrowed(whole, trace(whole, config.imgsz))
+        return Timer(whole, narrow, clock_of(config).start, config.latency.runs)
 
     def timed(slim: nn.Module) -> dict[str, float]:
         turn = timer().one(slim)
