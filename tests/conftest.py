@@ -1,5 +1,6 @@
 """One thread, no network: set before Ultralytics is imported. Long files first, so that no process ends alone."""
 
+import importlib
 import os
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -9,7 +10,8 @@ import torch
 from yolo_slim.stages import turns
 
 torch.set_num_threads(1)
-turns.PAUSE = 0  # beside other tests no while is calm
+# Beside other tests no while is calm.
+turns.PAUSE = importlib.import_module("yolo_slim.measure.latency").SETTLE = 0
 
 LONG = ("test_sweep", "test_kill", "test_rounds", "test_pipeline")
 

@@ -1,6 +1,7 @@
 """What a detector costs and is worth: thop's numbers, times that make sense, the split that was asked for."""
 
 import copy
+import importlib
 import math
 import shutil
 from functools import partial
@@ -21,6 +22,8 @@ from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy, by_layer, cost, detections, in_turn, latency
 
 pytest_plugins = ["tiny"]
+
+timing = importlib.import_module("yolo_slim.measure.latency")  # the room has a function of that name
 
 
 @pytest.mark.parametrize("hw", [(PX, PX), (PX, 2 * PX)], ids=["square", "wide"])
@@ -73,11 +76,26 @@ def test_latency_of_all_names_at_once(detector: nn.Module) -> None:
     assert next(names["half"].parameters()).dtype == torch.float16
 
 
-def test_runs_take_turns_and_the_first_of_each_does_not_count() -> None:
+def test_runs_take_turns_and_the_first_of_each_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SETTLE", 0)
     calls: list[str] = []
     times = in_turn({name: partial(calls.append, name) for name in "ab"}, runs=7, warmup=2, told=None)
     assert "".join(calls) == "aabb" + "aaaaaabbbbbb" + "aaabbb"
     assert {name: len(ms) for name, ms in times.items()} == {"a": 7, "b": 7}
+
+
+def test_nothing_counts_while_the_threads_of_the_one_before_wait_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+    monkeypatch.setattr(timing, "SETTLE", 0.1)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def run(name: str, seconds: float) -> None:
+        calls.append(name)
+        now[0] += seconds
+
+    times = in_turn({"a": partial(run, "a", 0.25), "b": partial(run, "b", 0.04)}, runs=5, warmup=0, told=None)
+    assert "".join(calls) == "a" + "aaaaa" + "bbb" + "bbbbb", "0.1 s: one run of a, three of b"
+    assert times == {"a": pytest.approx([250.0] * 5), "b": pytest.approx([40.0] * 5)}
 
 
 def test_layers_in_pytorch_add_up_to_the_whole(detector: nn.Module) -> None:

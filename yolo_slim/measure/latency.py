@@ -18,6 +18,9 @@ THREADS = torch.get_num_threads()
 
 IN_A_ROW = 5
 """Timed runs before it is the next one's turn: caches and threads are then its own, as where it is deployed."""
+SETTLE = 0.1
+"""Seconds at the start of each turn that are not counted: caches are those of the one before, and so are threads that
+spin on for work (in onnxruntime for some 50 ms, in which a narrow detector takes half as long again)."""
 
 
 def latency(
@@ -79,7 +82,7 @@ def synchronise(where: torch.device) -> None:
 def in_turn(
     ready: Mapping[str, Callable[[], object]], runs: int, warmup: int = 10, told: str | None = "latency"
 ) -> dict[str, list[float]]:
-    """Milliseconds of every run: A five times, B five times, A again. The first of each turn is not counted.
+    """Milliseconds of every run: A five times, B five times, A again. The first `SETTLE` of each turn is not counted.
 
     Args:
         ready: name -> what is timed.
@@ -94,7 +97,10 @@ def in_turn(
     turns = range(-(-runs // IN_A_ROW))
     for _ in track(turns, description=told, transient=True) if told else turns:
         for name, run in ready.items():
+            settled = time.perf_counter() + SETTLE
             run()
+            while time.perf_counter() < settled:
+                run()
             for _ in range(min(IN_A_ROW, runs - len(times[name]))):
                 start = time.perf_counter()
                 run()

@@ -22,7 +22,7 @@ from torch import nn
 from yolo_slim import measure
 from yolo_slim.stages.common import console
 
-CALM, RETAKES = 0.12, 2
+CALM, RETAKES = 0.08, 2
 """How far above their best the original and the narrow detector may be in a while that counts; how often others are
 tried again."""
 PAUSE, PAUSES = 5, 12
