@@ -75,6 +75,13 @@ def test_a_slow_while_does_not_count(whiles: list[list[float]], kept: list[float
     assert [t.whole for t in timer.many([lambda i=i: i for i in range(len(whiles))], "")] == kept, why
 
 
+def test_neighbours_do_not_share_a_while() -> None:
+    asked: list[int] = []
+    found = by(lambda i: asked.append(i) or at(60, i / 9)).many([lambda i=i: i for i in range(9)], "")
+    assert asked != sorted(asked) and sorted(asked) == list(range(9))
+    assert [t.share for t in found] == [i / 9 for i in range(9)]
+
+
 def test_a_while_is_slow_where_the_narrow_one_says_so() -> None:
     """The original hardly notices."""
     left = [iter([at(60, 0.15)]), iter([at(61, 0.19, 7.5), at(61, 0.16)]), iter([at(60, 0.15)])]

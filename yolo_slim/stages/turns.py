@@ -99,13 +99,17 @@ class Timer:
         return found
 
     def many(self, slims: Sequence[Callable[[], nn.Module]], told: str) -> list[Turn]:
-        """One after the other, those again in the end in whose while the machine was slower than it can be.
+        """One after the other in no order, those again in the end in whose while the machine was slower than it can be.
+
+        Neighbours in a list are often alike: one after the other, all narrow ones would share a while.
 
         Args:
             slims: give the detectors, which are not all kept.
             told: what progress is called.
         """
-        turns, pauses = [self.turn(slim()) for slim in track(slims, description=told)], PAUSES
+        order, pauses = np.random.default_rng(0).permutation(len(slims)), PAUSES
+        first = {i: self.turn(slims[i]()) for i in track(order.tolist(), description=told)}
+        turns = [first[i] for i in range(len(slims))]
         for _ in range(RETAKES):
             again = [i for i, each in enumerate(turns) if self.slow(each.paces)]
             for i in track(again, description=f"{told}, again", disable=not again, transient=True):
