@@ -32,7 +32,7 @@ from training_helpers import (
 from ultralytics import YOLO
 
 import yolo_slim
-from yolo_slim import SlimError, checkpoint
+from yolo_slim import SlimError, SlimTrainer, checkpoint
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
 from yolo_slim.training import images
@@ -662,6 +662,26 @@ def test_a_resumed_training_goes_on_with_its_adapters(tmp_path, data, student, t
     assert all(torch.equal(found[k], v) for k, v in stored.items())
     assert all(m.abs().sum() > 0 for m in found["momenta"])
     assert any(not torch.equal(v, stored[k]) for k, v in trainer.losses.state_dict().items()), "and trains them on"
+
+
+@pytest.mark.parametrize("trainer", [SlimTrainer, DistillTrainer])
+def test_training_that_rounds_to_int8(tmp_path, data, student, teacher, trainer):
+    """Ultralytics' quantize=8, killed and resumed: the same ranges after it, and a plain slim detector at the end."""
+    pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed: pip install yolo-slim[qat]")
+    at_kill, at_start = {}, {}
+    mortal = watched(killed_after(trainer, 1), lambda t: at_kill.update(live(t)), "on_train_epoch_end")
+    files = under(teacher, kin=[True], features={"channels": {"weight": WEIGHT}})
+    with pytest.raises(Killed):
+        fit(mortal, student, tmp_path, data, files=files, quantize=8)
+    resumed = watched(trainer, lambda t: at_start.update(live(t)), "on_train_start")
+    fit(resumed, student, tmp_path, data, resume=True)
+    assert any("quantizer" in name for name in at_kill)
+    assert at_start.keys() == at_kill.keys()
+    assert all(torch.equal(v, at_kill[k]) for k, v in at_start.items())
+    best = checkpoint.load(tmp_path / "weights" / "best.pt")
+    assert widths(best) == widths(checkpoint.load(student))
+    assert not any("quantizer" in name for name in best.state_dict())
+    assert "modelopt" not in checkpoint.read(checkpoint.save(best, tmp_path / "slim.pt"))
 
 
 def test_recovery_from_nan_works_under_a_teacher_too(tmp_path, data, student, teacher):
