@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 # Beside other tests no while is calm.
 turns.PAUSE = importlib.import_module("yolo_slim.measure.latency").SETTLE = 0
 
-LONG = ("test_sweep", "test_kill", "test_rounds", "test_pipeline")
+LONG = ("test_sweep", "test_kill", "test_readme", "test_rounds", "test_pipeline")
 
 
 def pytest_collection_modifyitems(items: list) -> None:
