@@ -30,7 +30,7 @@ from yolo_slim.config import Config, Prune, read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import cost
 from yolo_slim.stages.choose import Findings, judge
-from yolo_slim.stages.clock import Clock, layer_table, narrowed
+from yolo_slim.stages.clock import Clock, layer_table
 from yolo_slim.stages.common import console, measured
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import cut_to_plan
@@ -90,8 +90,7 @@ class Row:
 @functools.cache
 def _timer(model: str, runtime: str, threads: int, imgsz: int) -> Timer:
     detector = checkpoint.load(model)
-    narrow = narrowed(detector, trace(detector, imgsz))
-    return Timer(detector, narrow, Clock(runtime, threads, imgsz).start, 20)
+    return Clock(runtime, threads, imgsz).timer(detector, trace(detector, imgsz), runs=20)
 
 
 def timer(row: Row) -> Timer:

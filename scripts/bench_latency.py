@@ -26,7 +26,7 @@ from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select,
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import Clock, narrowed, random_widths, slimmed, timed
+from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
 from yolo_slim.stages.stopwatch import as_fast
 from yolo_slim.stages.turns import Timer
 
@@ -56,17 +56,17 @@ def cuts_aimed(
     """Cuts by L1 norms: to a share of the latency, and to one of the FLOPs, with the same roundings."""
     scores, targets = score(detector, wiring, "l1", normalize="mean"), []
 
-    def timed(found: Selection) -> dict[str, float]:
+    def at(round_to: int, target: Mapping[str, float]) -> Selection:
+        return select(wiring, scores, target=target, round_to=round_to, latency=table)
+
+    def measured(found: Selection) -> dict[str, float]:
         return {"latency": timer.one(cut(detector, wiring, found.plan.kept)).share}
 
     for name, share in (("latency", latency), ("flops", flops)):
         for round_to in (1, 8, 16):
-
-            def at(target: Mapping[str, float], round_to: int = round_to) -> Selection:
-                return select(wiring, scores, target=target, round_to=round_to, latency=table)
-
+            rounded, target = functools.partial(at, round_to), {name: share}
             try:
-                found = as_fast(at, {name: share}, timed) if name == "latency" else at({name: share})
+                found = as_fast(rounded, target, measured) if name == "latency" else rounded(target)
             except SlimError as e:
                 found = e
             targets.append(Asked(name, share, round_to, found))
@@ -137,7 +137,7 @@ def main(words: list[str] | None = None) -> int:
             f"original takes {baseline:.1f} ms."
         )
         cuts = random_widths(wiring, args.cuts + 1, seed=1)[1:]
-        timer = Timer(detector, narrowed(detector, wiring), clock.start, args.runs)
+        timer = clock.timer(detector, wiring, args.runs)
         targets = cuts_aimed(wiring, detector, table, args.latency, args.flops, timer)
         slims = [functools.partial(slimmed, detector, wiring, widths) for widths in cuts]
         chosen = [target.found.plan.kept for target in targets if not isinstance(target.found, SlimError)]

@@ -62,8 +62,6 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Steady:
     """By which every cut takes the same."""
 
-    def __init__(self, *_: object) -> None: ...
-
     def one(self, slim: nn.Module) -> Turn:
         return Turn((10.0, 1.0), 0.8)
 
@@ -76,7 +74,8 @@ def steady() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
-        patch.setattr("yolo_slim.stages.stopwatch.Timer", Steady)
+        real = Clock.timer
+        patch.setattr(Clock, "timer", lambda *args, layers=False: real(*args, layers=True) if layers else Steady())
         patch.setattr("yolo_slim.stages.stopwatch.CLOSE", 1e9)
         yield
 

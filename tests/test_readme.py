@@ -1,24 +1,22 @@
-"""Every code block of the README runs."""
+"""Every code block of the README runs, but for what needs a network, a cluster or hours."""
 
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from tiny import build, run
+import yaml
+from tiny import ROOT, build, run, script
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 import yolo_slim
-from yolo_slim import deploy
-from yolo_slim.cli import configured
+from yolo_slim import checkpoint, deploy
+from yolo_slim.cli import STAGES, configured
 
-ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [
@@ -32,27 +30,15 @@ SHELL = [
 def place(tmp_path_factory):
     """A folder with all that the README's Python names: best.pt, slim.pt, my.yaml, image.jpg, exported files."""
     folder = tmp_path_factory.mktemp("readme")
-    spec = spec_from_file_location("make_shapes", ROOT / "scripts" / "make_shapes.py")
-    shapes = module_from_spec(spec)
-    spec.loader.exec_module(shapes)
-    data = shapes.draw(folder / "shapes", train=8, val=4, test=4, imgsz=64, seed=0)
+    data = script("make_shapes").draw(folder / "shapes", train=8, val=4, test=4, imgsz=64, seed=0)
     (folder / "my.yaml").write_text(data.read_text().replace("train:", f"path: {data.parent}\ntrain:", 1))
-    names = read_names(data)
-    detector = yolo_slim.load("yolov5n.yaml")
-    detector = detector.__class__({**detector.yaml, "nc": len(names)}, verbose=False)
-    detector.args = dict(DEFAULT_CFG_DICT)
+    detector = checkpoint.build("yolov5n.yaml", classes=len(yaml.safe_load(data.read_text())["names"]))
     yolo_slim.save(detector, folder / "best.pt")
     yolo_slim.save(yolo_slim.prune(detector, imgsz=64, ratio=0.3, criterion="l1").model, folder / "slim.pt")
     for format in ("onnx", "openvino", "ncnn", "torchscript"):
         deploy.export_file(folder / "slim.pt", folder / f"slim{deploy.suffix(format)}", 320, format)
     cv2.imwrite(str(folder / "image.jpg"), np.full((64, 64, 3), 127, np.uint8))
     return folder
-
-
-def read_names(data):
-    import yaml
-
-    return yaml.safe_load(data.read_text())["names"]
 
 
 def test_the_readme_has_blocks():
@@ -82,8 +68,8 @@ HERE = {
 }
 """What another machine, or another detector, could do as it is typed."""
 
-BEFORE = dict.fromkeys(("finetune", "export"), "prune")
-"""Stage -> the one that must be done before a block that begins with it."""
+AFTER_PRUNE = ("finetune", "export")
+"""What a block may begin with only once there is a cut."""
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +99,12 @@ def made(target, *words):
 
 
 def carry_out(stage, words):
-    """Run a stage, small."""
-    words = [HERE.get(word, word) for word in words]
+    """Read a stage's settings as they are typed, and run it, small."""
+    assert stage in STAGES
+    configured(words)
     if "sweep.executor=ray" in words:  # there is no cluster
-        configured(words)
         return
+    words = [HERE.get(word, word) for word in words]
     answer = run(stage, *(w for w in words if "=" not in w), *SMALL, *(w for w in words if "=" in w))
     assert answer.code == 0, answer.err
 
@@ -147,6 +134,6 @@ def test_a_shell_block_runs_as_it_is_typed(block, shell, monkeypatch):
             check_named(words)
             continue
         _, stage, *words = words
-        if number == 0 and stage in BEFORE:
-            carry_out(BEFORE[stage], words)
+        if number == 0 and stage in AFTER_PRUNE:
+            carry_out("prune", words)
         carry_out(stage, words)

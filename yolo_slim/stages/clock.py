@@ -72,6 +72,10 @@ class Clock:
 
         return lambda: run(array), layers
 
+    def timer(self, detector: nn.Module, wiring: Trace, runs: int, *, layers: bool = False) -> Timer:
+        """Of detectors in turn with this one, `runs` images each; `layers`: each layer's milliseconds as well."""
+        return Timer(detector, narrowed(detector, wiring), self.start, runs, layers=layers)
+
     @property
     def version(self) -> str:
         """Of the runtime."""
@@ -152,7 +156,7 @@ def read(file: Path) -> LayerTable:
 def timed(detector: nn.Module, wiring: Trace, clock: Clock, chosen: Latency) -> tuple[LayerTable, float]:
     """Measure: the table in milliseconds, and what the detector as it is takes."""
     keeps = random_widths(wiring, chosen.samples)
-    timer = Timer(detector, narrowed(detector, wiring), clock.start, chosen.runs, layers=True)
+    timer = clock.timer(detector, wiring, chosen.runs, layers=True)
     slims = [functools.partial(slimmed, detector, wiring, widths) for widths in keeps[1:]]
     turns = timer.many([lambda: detector, *slims], f"latency of layers, {clock.runtime}")
     turns[0] = replace(turns[0], share=1.0)

@@ -13,7 +13,7 @@ from yolo_slim.channels import Selection, trace
 from yolo_slim.channels.select import TIMED, amount
 from yolo_slim.config import Config, Target
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.clock import clock_of, narrowed, timing
+from yolo_slim.stages.clock import clock_of, timing
 from yolo_slim.stages.common import console
 from yolo_slim.stages.turns import Timer
 
@@ -32,8 +32,7 @@ def stopwatch(config: Config, whole: nn.Module) -> Stopwatch | None:
 
     @functools.cache
     def timer() -> Timer:
-        narrow = narrowed(whole, trace(whole, config.imgsz))
-        return Timer(whole, narrow, clock_of(config).start, config.latency.runs)
+        return clock_of(config).timer(whole, trace(whole, config.imgsz), config.latency.runs)
 
     def timed(slim: nn.Module) -> dict[str, float]:
         turn = timer().one(slim)
