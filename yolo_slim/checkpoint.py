@@ -1,18 +1,18 @@
 """How detectors are stored: the only file that knows.
 
-Reading goes through Ultralytics' safe loader alone (`weights_only` with its allow-list). What is written loads with
-stock `ultralytics.YOLO(path)` on a machine without this package.
+What is read is checked first (`formats`), and nothing is asked of the network. What is written loads with stock
+`ultralytics.YOLO(path)` on a machine without this package.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,21 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics import __version__ as ultralytics_version
-from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
+from ultralytics.cfg import check_cfg
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.cards import card_of
+from yolo_slim.formats.door import check_detector, check_entries
+from yolo_slim.formats.layers import check_finite, check_layers
+from yolo_slim.formats.model_yaml import described, own_activation, rehearse
+from yolo_slim.formats.modules import check_modules
+from yolo_slim.formats.strangers import FUSED
+from yolo_slim.formats.unpickle import unpickled
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
@@ -43,8 +53,8 @@ def load(path: str | Path) -> nn.Module:
         path: an Ultralytics detection checkpoint `.pt`, or a model `.yaml` for an untrained detector.
 
     Raises:
-        SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is
-            fused or made for another task.
+        SlimError: the file is missing, damaged, does more than store a detector, or holds one that is not what it
+            seems, that is fused or made for another task.
     """
     if str(path).endswith((".yaml", ".yml")):
         return build(str(path))
@@ -54,107 +64,129 @@ def load(path: str | Path) -> nn.Module:
 
 
 def build(model_yaml: str, classes: int | None = None) -> nn.Module:
-    """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says."""
+    """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says.
+
+    Raises:
+        SlimError: there is none, or it describes no detector.
+    """
+    here(model_yaml)
     try:
-        detector = DetectionModel(model_yaml, nc=classes, verbose=False)
-    except FileNotFoundError as e:
-        raise SlimError(
-            f"expected a model YAML, found no file {model_yaml} (Ultralytics knows yolov5n.yaml etc.)"
-        ) from e
+        with own_activation():
+            description = described(model_yaml)
+            rehearse(description)
+            detector = DetectionModel(description, nc=classes, verbose=False)
+    except SlimError as e:
+        raise SlimError(f"cannot build a detector from {model_yaml}: it {e}") from e
     except Exception as e:
         raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
-    if (task := guess_model_task(detector.yaml)) != "detect":
-        raise SlimError(f"expected a detection model in {model_yaml}, got one to {task}: that is not supported")
     detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
     return detector.eval()
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The checkpoint's dict, read safely.
+def here(path: str | Path) -> None:
+    """Refuse what is no path of this machine: nothing is downloaded.
 
     Raises:
-        SlimError: missing, damaged, or naming code outside the allow-list.
+        SlimError: what to do instead.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
+        raise SlimError(f"{path} is an address, and nothing is downloaded here: download it, and give the file's path")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The checkpoint's dict. Nothing in it was run, and nothing was looked up on its word.
+
+    Raises:
+        SlimError: missing, damaged, or doing more than a detector's checkpoint does.
+    """
+    here(path)
     path = Path(path)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.pt"))[:5] if path.parent.is_dir() else []
-        hint = f"; in that folder: {', '.join(near)}" if near else ""
-        raise SlimError(f"no checkpoint at {path}{hint}")
+        raise SlimError(_not_there(path))
     if path.suffix != ".pt":
-        raise SlimError(f"expected an Ultralytics checkpoint ending in .pt or a model .yaml, got {path}")
-    with _plain_name(path) as file, _quiet_torch():
-        try:
-            ckpt, _ = torch_safe_load(file, safe_only=True)
-        except Exception as e:
-            raise SlimError(_why_unreadable(path, e)) from e
-    if not isinstance(ckpt, dict):
-        raise SlimError(f"expected an Ultralytics checkpoint at {path}, got a {type(ckpt).__name__}")
+        packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
+        raise SlimError(f"expected an Ultralytics checkpoint ending in .pt or a model .yaml, got {path}{packed}")
+    with _about(path):
+        ckpt = unpickled(path)
+        check_entries(ckpt)
     return ckpt
 
 
-@contextmanager
-def _plain_name(path: Path) -> Iterator[Path]:
-    """Ultralytics looks a file named like `yolov5n.pt` up as `yolov5nu.pt`, then online: give it another name."""
-    if check_yolov5u_filename(str(path), verbose=False) == str(path) == str(path).strip().replace("'", ""):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        alias = Path(folder) / "checkpoint.pt"
-        alias.symlink_to(path.resolve())
-        yield alias
+def _not_there(path: Path) -> str:
+    if path.exists():
+        return f"expected a checkpoint at {path}, found a {'folder' if path.is_dir() else 'file of another kind'}"
+    near = sorted(p.name for p in path.parent.glob("*.pt"))[:5] if path.parent.is_dir() else []
+    hint = f"; in that folder: {', '.join(near)}" if near else ""
+    if path.name in GITHUB_ASSETS_NAMES:
+        hint += f". Nothing is downloaded here: {path.name} is among https://github.com/ultralytics/assets/releases"
+    return f"no checkpoint at {path}{hint}"
 
 
 @contextmanager
-def _quiet_torch() -> Iterator[None]:
-    """Loading never goes online, whatever a file is called."""
-    before = os.environ.get("YOLO_OFFLINE")
-    os.environ["YOLO_OFFLINE"] = "true"
+def _about(path: str | Path) -> Iterator[None]:
+    """What is refused in a file begins with its name."""
     try:
         yield
-    finally:
-        os.environ.pop("YOLO_OFFLINE")
-        if before is not None:
-            os.environ["YOLO_OFFLINE"] = before
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    chain = " ".join(str(e) for e in (error, error.__cause__, error.__context__) if e is not None)
-    foreign = re.search(r"(?:GLOBAL|global) ([\w.]+(?:\.[\w]+)+)", chain)
-    if foreign:
-        named = foreign.group(1)
-        old = " (a checkpoint of the older ultralytics/yolov5 repository)" if named.startswith("models.") else ""
-        return (
-            f"{path} names {named}, which is not part of Ultralytics' checkpoint format{old}: refused, since loading "
-            "it would run that code. Train or convert it with the `ultralytics` package first"
-        )
-    if "TorchScript archive" in chain:
-        return f"{path} is a TorchScript export: give the checkpoint that it was exported from"
-    if isinstance(error, AttributeError):  # loaded, but no dict and no module
-        return f"expected an Ultralytics checkpoint at {path}, found something else: {error}"
-    return f"{path} is not a readable checkpoint: empty, truncated or damaged ({type(error).__name__}). Copy it again"
+    except SlimError as e:
+        raise SlimError(f"{path} {e}") from e
 
 
 def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
     """The detector in a checkpoint, in fp32; the average of the weights where there is one, as Ultralytics does.
 
     Raises:
-        SlimError: none in it, or one we cannot slim.
+        SlimError: none in it, one that is not what it seems, or one we cannot slim.
     """
-    detector = ckpt.get("ema") or ckpt.get("model")
+    average = ckpt.get("ema")
+    detector = ckpt.get("model") if average is None else average
     if not isinstance(detector, nn.Module):
         raise SlimError(f"{path} holds no detector under 'model' or 'ema', only {', '.join(map(str, list(ckpt)[:6]))}")
     if type(detector) is not DetectionModel:
         task = type(detector).__name__.removesuffix("Model")
         raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
-    if not any(isinstance(m, nn.BatchNorm2d) for m in detector.modules()):
-        raise SlimError(
-            f"{path} is fused: its batch norms are merged into the convolutions, so there is nothing to score or to "
-            "recalibrate. Use the checkpoint that training wrote (best.pt), not a fused or exported one"
-        )
-    detector.args = {**DEFAULT_CFG_DICT, **dict(ckpt.get("train_args") or {})}
+    with _about(path):
+        check_modules(detector)
+        if not any(isinstance(m, nn.BatchNorm2d) for m in detector.modules()):
+            check_layers(detector)
+            raise SlimError(FUSED)
+        check_detector(detector)
+        detector.args = _arguments(ckpt.get("train_args") or {})
     detector.task = "detect"
     detector.criterion = None
     return detector.float().eval().requires_grad_(True)
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Ultralytics' arguments as a training had them; today's default for a number that is out of today's bounds."""
+    found = dict(DEFAULT_CFG_DICT)
+    for key, value in given.items():
+        if key not in found:
+            continue
+        one = {key: value}
+        try:
+            check_cfg(one, hard=False)  # in place: "0.1" becomes a number
+        except (TypeError, ValueError) as e:
+            if value is not None and not isinstance(value, (bool, int, float)):
+                raise SlimError(f"has a train_args.{key} that is none: {' '.join(str(e).split())[:200]}") from e
+        else:
+            found |= one
+    return found
+
+
+def for_ultralytics(
+    weight: str | Path, device: object = None, inplace: bool = True, fuse: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Stands where Ultralytics reads a checkpoint by itself (`load_checkpoint`), with its arguments: read as all are.
+
+    Raises:
+        SlimError: as `read` and `detector_of`.
+    """
+    ckpt = read(weight)
+    detector = detector_of(ckpt, weight)
+    detector.pt_path = str(weight)
+    if ckpt.get("modelopt"):  # of a training for INT8: it goes on with the ranges that it has learned
+        restore_qat(detector, ckpt["modelopt"])
+    return detector.to(device) if device else detector, ckpt
 
 
 def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
@@ -176,9 +208,14 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
 
 
 def card(path: str | Path) -> dict[str, Any]:
-    """The model card in a checkpoint: where it comes from, and each step on the way; empty: it has none."""
+    """The model card in a checkpoint: where it comes from, and each step on the way; empty: it has none.
+
+    Raises:
+        SlimError: it has one that is none.
+    """
     found = read(path).get(CARD)
-    return found if isinstance(found, dict) else {}
+    with _about(path):
+        return card_of(found)
 
 
 def inscribe(path: Path, card: dict[str, Any]) -> None:
@@ -194,13 +231,12 @@ def file_bytes(detector: nn.Module) -> int:
 
 
 def _content(detector: nn.Module) -> dict[str, Any]:
-    stored = copy.deepcopy(detector).cpu().half().eval().requires_grad_(False)
+    stored = copy.deepcopy(detector).cpu()
+    _fit_fp16(stored)
+    stored = stored.half().eval().requires_grad_(False)
     stored.criterion = None
     args = stored.args if isinstance(stored.args, dict) else vars(stored.args)
     stored.args = {k: v for k, v in args.items() if k in DEFAULT_CFG_DICT}
-    for tensor in stored.state_dict().values():  # a running variance beyond fp16 becomes its largest number
-        if tensor.is_floating_point():
-            torch.nan_to_num_(tensor)
     return {
         "date": datetime.now(timezone.utc).isoformat(),
         "version": ultralytics_version,
@@ -215,22 +251,66 @@ def _content(detector: nn.Module) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def _fit_fp16(detector: nn.Module) -> None:
+    """A running variance beyond fp16 becomes its largest number, in place: it hardly changes what a norm divides by.
+
+    Raises:
+        SlimError: another tensor is beyond fp16, or is not finite.
+    """
+    most = torch.finfo(torch.float16).max
+    try:
+        check_finite(detector)
+    except SlimError as e:
+        raise SlimError(f"the detector {e}") from e
+    for name, tensor in detector.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.clamp_(max=most)
+        elif tensor.is_floating_point() and tensor.numel() and tensor.abs().max() > most:
+            raise SlimError(
+                f"the detector cannot be saved: {name} holds {tensor.abs().max():.3g}, and fp16, in which detectors are "
+                f"stored, ends at {most:.0f}. Train it with weight decay or a lower learning rate"
+            )
+
+
 def write_whole(ckpt: dict[str, Any], path: Path) -> None:
-    """Save to a temporary name and rename: the file is either the old one or all of the new one.
+    """Save to a temporary name and rename: the file is either the old one or all of the new one, power cuts included.
 
     Raises:
         SlimError: the disk is full or cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             torch.save(ckpt, file)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
+        _keep_name(path.parent)
     except (OSError, RuntimeError) as e:
-        raise SlimError(f"cannot write {path}: {e}. Nothing was changed; free some space and run it again") from e
+        raise SlimError(f"cannot write {path}: {_why_unwritten(e)}") from e
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _keep_name(folder: Path) -> None:
+    """Have the disk take a renaming in, where its system lets folders be opened."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _why_unwritten(error: OSError | RuntimeError) -> str:
+    number = next((e.errno for e in (error, error.__context__) if isinstance(e, OSError)), None)
+    why = os.strerror(number) if number else str(error).partition("\n")[0]
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{why}. Nothing was changed; free some space and run it again"
+    return f"{why}. Nothing was changed"
 
 
 def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:

@@ -1,0 +1,109 @@
+"""The door: a detector that was loaded is looked at once, from its smallest parts up to one run of the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from torch import nn
+
+from yolo_slim.errors import SlimError
+from yolo_slim.formats.head import check_head, check_run
+from yolo_slim.formats.layers import check_finite, check_layers
+from yolo_slim.formats.model_yaml import check_description
+from yolo_slim.formats.modules import check_modules
+from yolo_slim.formats.plain import are_whole, check_plain
+
+MODELS = ("model", "ema")
+WIDEST = 1 << 20
+
+
+def check_entries(ckpt: Any) -> None:
+    """Refuse a checkpoint that is no dict of plain values beside its models, or whose entries are of other types.
+
+    Raises:
+        SlimError: the entry, what was expected and what came.
+    """
+    if not isinstance(ckpt, dict):
+        raise SlimError(f"holds a {type(ckpt).__name__}: expected an Ultralytics checkpoint, a dict with a 'model'")
+    for key in MODELS:
+        if (value := ckpt.get(key)) is not None and not isinstance(value, nn.Module):
+            raise SlimError(f"holds a {type(value).__name__} under {key!r}, expected a detector")
+    check_plain({key: value for key, value in ckpt.items() if not isinstance(value, nn.Module)}, "the checkpoint")
+    for key, (kinds, expected) in ENTRIES.items():
+        value = ckpt.get(key)
+        if value is not None and not (isinstance(value, kinds) and type(value) is not bool):
+            raise SlimError(f"holds {value!r:.60} under {key!r}, expected {expected}")
+
+
+ENTRIES = {
+    "epoch": (int, "a number of epochs"),
+    "updates": (int, "a number of updates"),
+    "train_args": (dict, "the arguments of its training"),
+    "optimizer": (dict, "the state of an optimizer"),
+    "scaler": (dict, "the state of a scaler"),
+    "train_results": (dict, "what its training came to"),
+    "live": (dict, "the weights as they were"),
+    "date": (str, "a date"),
+    "version": (str, "a version"),
+}
+"""Of the entries that are read here or by Ultralytics' trainer, what they are where they are there."""
+
+
+def check_detector(detector: nn.Module) -> None:
+    """Refuse a detector that is not what it seems.
+
+    Raises:
+        SlimError: the place in it, what was expected and what came.
+    """
+    check_modules(detector)
+    check_yaml(getattr(detector, "yaml", None))
+    check_layers(detector)
+    check_head(detector)
+    check_finite(detector)
+    check_run(detector)
+
+
+def check_yaml(description: Any) -> None:
+    """Refuse a description that is none, and cuts that do not follow from one another.
+
+    Raises:
+        SlimError: the entry, what was expected and what came.
+    """
+    if description is None:
+        return
+    if not isinstance(description, dict):
+        raise SlimError(f"is no sound detector: `yaml` is a {type(description).__name__}, expected a dict")
+    for part in ("backbone", "head"):
+        if not isinstance(description.get(part), list):
+            raise SlimError(
+                f"is no sound detector: `yaml.{part}` is {description.get(part)!r:.40}, expected its layers"
+            )
+    if "slim" in description:
+        _check_slim(description, description["slim"])
+
+
+def _check_slim(description: dict[str, Any], slim: Any) -> None:
+    if not isinstance(slim, dict) or not isinstance(slim.get("full"), dict) or not isinstance(slim.get("cuts"), list):
+        raise SlimError("is no sound detector: `yaml.slim` is not what cutting writes there, its `full` and its `cuts`")
+    try:
+        check_description(whole(description))
+    except SlimError as e:
+        raise SlimError(f"is no sound detector: `yaml.slim.full` {e}") from e
+    widths: dict[str, int] = {}
+    for i, cut in enumerate(slim["cuts"]):
+        if not isinstance(cut, dict):
+            raise SlimError(f"is no sound detector: `yaml.slim.cuts[{i}]` is a {type(cut).__name__}, expected a dict")
+        for name, kept in cut.items():
+            most = widths.get(name, WIDEST) - 1
+            rising = are_whole(kept, 0, max(most, 0)) and all(a < b for a, b in zip(kept, kept[1:], strict=False))
+            if type(name) is not str or not rising or len(kept) > most + 1:
+                raise SlimError(
+                    f"is no sound detector: `yaml.slim.cuts[{i}]` keeps {kept!r:.60} of {name!r:.60}, expected rising numbers"
+                )
+            widths[name] = len(kept)
+
+
+def whole(description: dict[str, Any]) -> dict[str, Any]:
+    """The description that a slim detector had before it was cut."""
+    return {key: value for key, value in description.items() if key != "slim"} | description["slim"]["full"]

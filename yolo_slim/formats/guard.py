@@ -1,0 +1,59 @@
+"""Building and running a network on the meta device, where it costs no memory; within bounds, so that it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yolo_slim.errors import SlimError
+
+MOST_LAYERS = 20_000
+"""Modules and parameters; YOLO's largest have some 3,000."""
+MOST_OPERATIONS = 100_000
+"""Of one forward pass; YOLO's largest have some 3,000."""
+LARGEST_TENSOR = 1 << 31
+"""Numbers in one tensor."""
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.met += 1
+        if self.met > MOST_OPERATIONS:
+            raise SlimError(f"takes more than {MOST_OPERATIONS:,} operations for one image: no detector does")
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() > LARGEST_TENSOR:
+            raise SlimError(f"comes to a tensor of {out.numel():,} numbers: no detector does")
+        return out
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Inside, new modules are on the meta device; what is built or run without end raises a SlimError."""
+    made = 0
+
+    def count(module: nn.Module, name: str, value: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > MOST_LAYERS:
+            raise SlimError(f"has more than {MOST_LAYERS:,} layers: no detector does")
+
+    hooks = [register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)]
+    try:
+        with torch.device("meta"), _Counting():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,135 @@
+"""A detector's layers in their order, and the head that they lead to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import Detect, v10Detect
+
+from yolo_slim.errors import SlimError
+from yolo_slim.formats.guard import bounded
+from yolo_slim.formats.plain import are_whole, is_whole
+
+HEADS = (Detect, v10Detect)
+PX = 256
+"""Side of the image that a detector is tried with; Ultralytics finds strides with one of that size."""
+MOST_CLASSES = 100_000
+LONGEST_NAME = 1000
+
+
+def check_head(detector: nn.Module) -> None:
+    """Refuse layers out of order, a head of another kind, and classes, strides or names that are not the head's.
+
+    Raises:
+        SlimError: the layer or the entry, what was expected and what came.
+    """
+    layers = getattr(detector, "model", None)
+    if not isinstance(layers, nn.Sequential) or not len(layers):
+        raise SlimError("is no sound detector: it has no layers under `model`")
+    for i, layer in enumerate(layers):
+        _check_place(i, layer)
+    if not are_whole(saved := getattr(detector, "save", None), 0, len(layers) - 1):
+        raise SlimError(f"is no sound detector: `save` is {saved!r:.80}, expected numbers of its {len(layers)} layers")
+    head = layers[-1]
+    if type(head) not in HEADS:
+        raise SlimError(f"ends in a {type(head).__name__}: expected the head of a detector, Detect")
+    _check_classes(detector, head)
+    _check_levels(detector, head)
+
+
+def _check_place(i: int, layer: nn.Module) -> None:
+    """`i` and `f`: which layer it is, and from which ones it takes its input."""
+    number, sources = (getattr(layer, name, None) for name in ("i", "f"))
+    listed = sources if isinstance(sources, (list, tuple)) else [sources]
+    if number != i or not listed or not are_whole(listed, -max(i, 1), max(i - 1, -1)):
+        raise SlimError(f"is no sound detector: model.{i} says it is layer {number!r:.20}, from {sources!r:.40}")
+
+
+def _check_classes(detector: nn.Module, head: nn.Module) -> None:
+    nc, reg_max, outputs = (getattr(head, name, None) for name in ("nc", "reg_max", "no"))
+    if not is_whole(nc, 1, MOST_CLASSES) or not is_whole(reg_max, 1, 1024) or outputs != nc + 4 * reg_max:
+        raise SlimError(
+            f"is no sound detector: its head has nc {nc!r:.20}, reg_max {reg_max!r:.20}, no {outputs!r:.20}"
+        )
+    names = getattr(detector, "names", None)
+    if isinstance(names, (list, tuple)):
+        names = detector.names = dict(enumerate(names))
+    fits = type(names) is dict and names.keys() == set(range(nc))
+    if not fits or not all(type(name) is str and len(name) <= LONGEST_NAME for name in names.values()):
+        raise SlimError(f"is no sound detector: `names` is {names!r:.80}, expected one text for each of {nc} classes")
+
+
+def _check_levels(detector: nn.Module, head: nn.Module) -> None:
+    levels = getattr(head, "nl", None)
+    sources = head.f if isinstance(head.f, (list, tuple)) else [head.f]
+    parts = [getattr(head, name, None) for name in ("cv2", "cv3")]
+    sizes = [len(part) if isinstance(part, nn.ModuleList) else None for part in parts]
+    if not is_whole(levels, 1, 16) or {len(sources), *sizes} != {levels}:
+        raise SlimError(
+            f"is no sound detector: its head has nl {levels!r:.20}, {len(sources)} inputs and {sizes} branches"
+        )
+    for name, stride in (
+        ("the detector", getattr(detector, "stride", None)),
+        ("its head", getattr(head, "stride", None)),
+    ):
+        if not _are_strides(stride, levels):
+            raise SlimError(
+                f"is no sound detector: `stride` of {name} is {stride!r:.80}, expected {levels} sizes in pixels"
+            )
+
+
+def _are_strides(stride: Any, levels: int) -> bool:
+    if not isinstance(stride, torch.Tensor) or stride.is_complex() or stride.shape != (levels,):
+        return False
+    return bool(torch.isfinite(stride).all() and (stride >= 1).all() and (stride <= 1024).all())
+
+
+def check_run(detector: nn.Module) -> None:
+    """Run the detector once on the meta device: everything in it fits together, and its strides are as it says.
+
+    Raises:
+        SlimError: where it stops, or what comes out of it.
+    """
+    head, state = detector.model[-1], {}
+    for name, tensor in [
+        *detector.named_parameters(remove_duplicate=False),
+        *detector.named_buffers(remove_duplicate=False),
+    ]:
+        state[name] = torch.empty(
+            tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype, device="meta"
+        )
+    modes = {module: module.training for module in detector.modules()}
+    detector.eval()
+    head.training = True  # raw outputs: nothing is decoded
+    try:
+        with torch.no_grad(), bounded():
+            image = torch.empty(1, channels_of(detector), PX, PX)
+            out = torch.func.functional_call(detector, state, (image,))
+            found = [PX / level.shape[-2] for level in _levels(out)]
+    except SlimError:
+        raise
+    except Exception as e:
+        raise SlimError(f"does not run at {PX} px: {type(e).__name__}: {str(e).partition(chr(10))[0]:.200}") from e
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not torch.allclose(head.stride.float().cpu(), torch.tensor(found)) or not torch.equal(
+        head.stride, detector.stride
+    ):
+        raise SlimError(f"says its strides are {head.stride.tolist()}, and they are {found}")
+
+
+def channels_of(detector: nn.Module) -> int:
+    """Channels of the images that a detector takes."""
+    said = detector.yaml.get("channels") if isinstance(getattr(detector, "yaml", None), dict) else None
+    if is_whole(said, 1, 1024):
+        return said
+    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+    return first.in_channels // (4 if type(detector.model[0]).__name__ == "Focus" else 1)
+
+
+def _levels(out: Any) -> list[torch.Tensor]:
+    out = out.get("one2many", out) if isinstance(out, dict) else out
+    return out["feats"]

@@ -1,0 +1,104 @@
+"""What the pickle in a checkpoint may name, to the letter: all that detectors of Ultralytics 8 are stored with."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from torch import nn
+from ultralytics.nn import distill_model, modules, tasks
+from ultralytics.utils import IterableSimpleNamespace, loss, tal
+
+TORCH = (
+    *("activation", "batchnorm", "channelshuffle", "container", "conv", "dropout", "flatten", "fold", "instancenorm"),
+    *("linear", "normalization", "padding", "pixelshuffle", "pooling", "upsampling"),
+)
+"""Files of torch.nn.modules with what a detector may be built of."""
+
+ULTRALYTICS = ("activation", "block", "conv", "head", "transformer")
+"""The same of ultralytics.nn.modules."""
+
+LOSSES = ("v8DetectionLoss", "E2EDetectLoss", "E2ELoss", "BboxLoss", "DFLoss")
+"""What is left in a detector that was saved while it was trained."""
+
+NOT_LAYERS = frozenset({"TorchVision", "LazyLinear", "ParameterList", "ParameterDict"})
+"""Downloads a network, takes its shape from its first image, hold no layers."""
+
+STORAGES = {
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+}
+"""Bytes of a number in each kind of storage."""
+
+SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+PATHS = tuple(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows"))
+NAMESPACES = ("ultralytics.utils.IterableSimpleNamespace", "ultralytics.yolo.utils.IterableSimpleNamespace")
+
+
+@cache
+def layers() -> dict[str, type[nn.Module]]:
+    """Full name -> class, of every layer that a detector may be made of."""
+    found = {**dict(_classes("torch.nn.modules", TORCH)), **dict(_classes("ultralytics.nn.modules", ULTRALYTICS))}
+    flat = {f"ultralytics.nn.modules.{name}": getattr(modules, name) for name in modules.__all__}  # before 8.0.60
+    known = {*found.values()}
+    return {
+        **found,
+        **{name: kind for name, kind in flat.items() if kind in known},
+        "torch.nn.modules.loss.BCEWithLogitsLoss": nn.BCEWithLogitsLoss,
+        "ultralytics.nn.modules.block.Silence": nn.Identity,  # YOLOv9e
+    }
+
+
+def _classes(package: str, files: tuple[str, ...]) -> Iterator[tuple[str, type[nn.Module]]]:
+    for file in files:
+        module = import_module(f"{package}.{file}")
+        for name, kind in vars(module).items():
+            own = inspect.isclass(kind) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+            if own and name not in NOT_LAYERS and not name.startswith(("_", "Lazy")):
+                yield f"{module.__name__}.{name}", kind
+
+
+@cache
+def objects() -> dict[str, type]:
+    """Full name -> class, of all that a pickle may make an empty one of and then fill: nothing is run on the way."""
+    losses = {f"loss.{name}": getattr(loss, name) for name in LOSSES}
+    training = {**losses, "loss.v10DetectLoss": loss.E2EDetectLoss, "tal.TaskAlignedAssigner": tal.TaskAlignedAssigner}
+    return {
+        **layers(),
+        **{f"{home}.{name}": kind for home in HOMES for name, kind in training.items()},
+        "ultralytics.nn.tasks.DetectionModel": tasks.DetectionModel,
+        "ultralytics.nn.tasks.YOLOv10DetectionModel": tasks.DetectionModel,
+        # What `distill_model` trains, in the middle of it. To CALL it would load the file that it is given.
+        "ultralytics.nn.distill_model.DistillationModel": distill_model.DistillationModel,
+        "ultralytics.nn.distill_model.FeatureHook": distill_model.FeatureHook,
+    }
+
+
+HOMES = ("ultralytics.utils", "ultralytics.yolo.utils")
+"""Where Ultralytics keeps its losses, and where it kept them before 8.0.136."""
+
+
+@cache
+def helpers() -> dict[str, Any]:
+    """Full name -> what it stands for here, of what is neither torch's own nor an object to be filled."""
+    scalar = np.float64(0).__reduce__()[0]
+    path = type(pathlib.Path())
+    return {
+        **dict.fromkeys(NAMESPACES, IterableSimpleNamespace),
+        **dict.fromkeys(SCALARS, scalar),
+        **dict.fromkeys(PATHS, path),
+        "numpy.dtype": np.dtype,
+    }

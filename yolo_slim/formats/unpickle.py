@@ -1,0 +1,53 @@
+"""Unpickling, once a pickle has been walked: by torch's restricted unpickler, with the names that were found and no
+others, whatever the environment says and whoever else in this process has allowed more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+
+from yolo_slim.errors import SlimError
+from yolo_slim.formats.archive import DAMAGED, opened
+from yolo_slim.formats.names import helpers, objects
+from yolo_slim.formats.pickles import Found, walk
+
+_LOCK = threading.RLock()  # torch's list of what is allowed is the whole process's
+
+
+def unpickled(path: Path) -> Any:
+    """What a checkpoint holds.
+
+    Raises:
+        SlimError: it is damaged, or would do more than a detector's checkpoint does.
+    """
+    archive = opened(path)
+    found = walk(archive.pickle, {key: len(content) for key, content in archive.storages.items()})
+    file = archive.file()
+    del archive
+    with _allowed(found):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as e:  # what was walked can still be nonsense to those whom it fills
+            raise SlimError(DAMAGED.format(f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")) from e
+
+
+@contextmanager
+def _allowed(found: Found) -> Iterator[None]:
+    known = {**objects(), **helpers()}
+    numbers = {type(np.dtype(kind)) for kind in found.dtypes}  # as torch sees them
+    with _LOCK:
+        before = get_safe_globals()
+        clear_safe_globals()
+        add_safe_globals([*((known[name], name) for name in found.names if name in known), *numbers])
+        try:
+            yield
+        finally:
+            clear_safe_globals()
+            add_safe_globals(before)

@@ -1,0 +1,21 @@
+"""Text from a file, made fit to be shown: a terminal obeys control characters, a page its marks."""
+
+from __future__ import annotations
+
+import re
+
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # of ASCII and Latin-1, but tabs and line ends
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn the order of what follows
+    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # line ends of others, halves of letters, tags
+)
+
+
+def printable(text: object) -> str:
+    """Without control characters, on one line."""
+    return " ".join(lines(text).split("\n")).replace("\t", " ")
+
+
+def lines(text: object) -> str:
+    """Without control characters, but for the ends of lines, and tabs."""
+    return CONTROL.sub("", str(text))
