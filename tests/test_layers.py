@@ -20,7 +20,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "importance": {"channels", "errors"},
     "distill": {"errors"},
     "measure": {"errors"},
-    "deploy": {"errors", "formats"},
+    "deploy": {"checkpoint", "errors", "formats"},
     "report": {"errors", "record"},
     "training": {"channels", "distill", "checkpoint", "errors"},
 }

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -30,10 +31,8 @@ from ultralytics.utils.torch_utils import restore_qat
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.door import check_detector, check_entries
-from yolo_slim.formats.layers import check_finite, check_layers
-from yolo_slim.formats.model_yaml import described, own_activation, rehearse
-from yolo_slim.formats.modules import check_modules
-from yolo_slim.formats.strangers import FUSED
+from yolo_slim.formats.layers import check_finite
+from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
 from yolo_slim.formats.unpickle import unpickled
 
 CARD = "yolo_slim"
@@ -69,18 +68,34 @@ def build(model_yaml: str, classes: int | None = None) -> nn.Module:
     Raises:
         SlimError: there is none, or it describes no detector.
     """
-    here(model_yaml)
     try:
         with own_activation():
-            description = described(model_yaml)
-            rehearse(description)
-            detector = DetectionModel(description, nc=classes, verbose=False)
-    except SlimError as e:
-        raise SlimError(f"cannot build a detector from {model_yaml}: it {e}") from e
+            detector = DetectionModel(description(model_yaml), nc=classes, verbose=False)
+    except SlimError:
+        raise
     except Exception as e:
         raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
     detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
     return detector.eval()
+
+
+def description(model: str | dict[str, Any], channels: int = 3) -> dict[str, Any]:
+    """What a model YAML says, or one that was read before: nothing in it is evaluated, and it can be built and run.
+
+    Raises:
+        SlimError: there is none, or it describes no detector.
+    """
+    named = model if isinstance(model, str) else model.get("yaml_file", "a description")
+    try:
+        if isinstance(model, str):
+            here(model)
+            found = described(model)
+        else:
+            check_description(found := model)
+        rehearse(found, channels)
+    except SlimError as e:
+        raise SlimError(f"cannot build a detector from {named}: it {e}") from e
+    return found
 
 
 def here(path: str | Path) -> None:
@@ -145,10 +160,6 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
         task = type(detector).__name__.removesuffix("Model")
         raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
     with _about(path):
-        check_modules(detector)
-        if not any(isinstance(m, nn.BatchNorm2d) for m in detector.modules()):
-            check_layers(detector)
-            raise SlimError(FUSED)
         check_detector(detector)
         detector.args = _arguments(ckpt.get("train_args") or {})
     detector.task = "detect"
@@ -173,14 +184,22 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def for_ultralytics(
+@contextmanager
+def reading_for_ultralytics() -> Iterator[None]:
+    """Inside, Ultralytics' trainer and exporter read checkpoints as they are read here: checked, and from this disk."""
+    with (
+        patch("ultralytics.engine.model.load_checkpoint", _loaded),
+        patch("ultralytics.engine.trainer.load_checkpoint", _loaded),
+        patch("ultralytics.nn.distill_model.load_checkpoint", _loaded),
+        patch("ultralytics.utils.torch_utils.torch_load", lambda path, **_: read(path)),
+    ):
+        yield
+
+
+def _loaded(
     weight: str | Path, device: object = None, inplace: bool = True, fuse: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Stands where Ultralytics reads a checkpoint by itself (`load_checkpoint`), with its arguments: read as all are.
-
-    Raises:
-        SlimError: as `read` and `detector_of`.
-    """
+    """Ultralytics' `load_checkpoint`, but that nothing is fused."""
     ckpt = read(weight)
     detector = detector_of(ckpt, weight)
     detector.pt_path = str(weight)
@@ -268,8 +287,8 @@ def _fit_fp16(detector: nn.Module) -> None:
             tensor.clamp_(max=most)
         elif tensor.is_floating_point() and tensor.numel() and tensor.abs().max() > most:
             raise SlimError(
-                f"the detector cannot be saved: {name} holds {tensor.abs().max():.3g}, and fp16, in which detectors are "
-                f"stored, ends at {most:.0f}. Train it with weight decay or a lower learning rate"
+                f"the detector cannot be saved: {name} holds {tensor.abs().max():.3g}, and fp16, in which detectors "
+                f"are stored, ends at {most:.0f}. Train it with weight decay or a lower learning rate"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 
+from yolo_slim.checkpoint import reading_for_ultralytics
 from yolo_slim.deploy.card import carry
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
@@ -79,7 +81,7 @@ def export_file(
         copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"
         copied.symlink_to(weights.resolve())
         try:
-            with offline(), _hushed(), warnings.catch_warnings():
+            with offline(), reading_for_ultralytics(), _hushed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 model = YOLO(copied)
@@ -88,8 +90,11 @@ def export_file(
                 written = Path(model.export(format=format, imgsz=imgsz, **arguments))
         except (ImportError, ConnectionError) as e:
             raise SlimError(f"{format} export needs something that is not installed here: {e}") from e
+        except SlimError:
+            raise
         except OSError as e:
-            raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
+            space = ". Free some space and run it again" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+            raise SlimError(f"cannot write {target}: {e.strerror or e}{space}") from e
         except Exception as e:  # each format has errors of its own
             raise SlimError(f"Ultralytics' {format} export of {weights} failed: {type(e).__name__}: {e}") from e
         put(written, target)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
-
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from yolo_slim.formats.layers import check_finite, check_layers
 from yolo_slim.formats.model_yaml import check_description
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.plain import are_whole, check_plain
+from yolo_slim.formats.strangers import FUSED
 
 MODELS = ("model", "ema")
 WIDEST = 1 << 20
@@ -60,6 +61,8 @@ def check_detector(detector: nn.Module) -> None:
     check_yaml(getattr(detector, "yaml", None))
     check_layers(detector)
     check_head(detector)
+    if not any(isinstance(m, nn.BatchNorm2d) for m in detector.modules()):
+        raise SlimError(FUSED)
     check_finite(detector)
     check_run(detector)
 
@@ -95,11 +98,12 @@ def _check_slim(description: dict[str, Any], slim: Any) -> None:
         if not isinstance(cut, dict):
             raise SlimError(f"is no sound detector: `yaml.slim.cuts[{i}]` is a {type(cut).__name__}, expected a dict")
         for name, kept in cut.items():
-            most = widths.get(name, WIDEST) - 1
-            rising = are_whole(kept, 0, max(most, 0)) and all(a < b for a, b in zip(kept, kept[1:], strict=False))
-            if type(name) is not str or not rising or len(kept) > most + 1:
+            left = widths.get(name, WIDEST)
+            rising = are_whole(kept, 0, left - 1) and all(a < b for a, b in pairwise(kept))
+            if type(name) is not str or not rising:
                 raise SlimError(
-                    f"is no sound detector: `yaml.slim.cuts[{i}]` keeps {kept!r:.60} of {name!r:.60}, expected rising numbers"
+                    f"is no sound detector: `yaml.slim.cuts[{i}]` keeps {kept!r:.60} of {name!r:.60}, "
+                    f"expected rising numbers of those that were left"
                 )
             widths[name] = len(kept)
 

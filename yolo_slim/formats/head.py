@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import Detect, v10Detect
+from ultralytics.nn.modules import DFL, Detect, v10Detect
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.guard import bounded
@@ -37,6 +37,7 @@ def check_head(detector: nn.Module) -> None:
         raise SlimError(f"ends in a {type(head).__name__}: expected the head of a detector, Detect")
     _check_classes(detector, head)
     _check_levels(detector, head)
+    _check_boxes(head)
 
 
 def _check_place(i: int, layer: nn.Module) -> None:
@@ -50,9 +51,8 @@ def _check_place(i: int, layer: nn.Module) -> None:
 def _check_classes(detector: nn.Module, head: nn.Module) -> None:
     nc, reg_max, outputs = (getattr(head, name, None) for name in ("nc", "reg_max", "no"))
     if not is_whole(nc, 1, MOST_CLASSES) or not is_whole(reg_max, 1, 1024) or outputs != nc + 4 * reg_max:
-        raise SlimError(
-            f"is no sound detector: its head has nc {nc!r:.20}, reg_max {reg_max!r:.20}, no {outputs!r:.20}"
-        )
+        said = f"nc {nc!r:.20}, reg_max {reg_max!r:.20}, no {outputs!r:.20}"
+        raise SlimError(f"is no sound detector: its head has {said}")
     names = getattr(detector, "names", None)
     if isinstance(names, (list, tuple)):
         names = detector.names = dict(enumerate(names))
@@ -67,17 +67,29 @@ def _check_levels(detector: nn.Module, head: nn.Module) -> None:
     parts = [getattr(head, name, None) for name in ("cv2", "cv3")]
     sizes = [len(part) if isinstance(part, nn.ModuleList) else None for part in parts]
     if not is_whole(levels, 1, 16) or {len(sources), *sizes} != {levels}:
+        said = f"nl {levels!r:.20}, {len(sources)} inputs and {sizes} branches"
+        raise SlimError(f"is no sound detector: its head has {said}")
+    for name, module in (("the detector", detector), ("its head", head)):
+        if not _are_strides(stride := getattr(module, "stride", None), levels):
+            raise SlimError(f"is no sound detector: `stride` of {name} is {stride!r:.80}, expected {levels} of pixels")
+
+
+def _check_boxes(head: nn.Module) -> None:
+    """How boxes are read off, and how many: as the head was made, not as it was left in the middle of an export."""
+    dfl = getattr(head, "dfl", None)
+    sums = isinstance(dfl, DFL) and dfl.c1 == head.reg_max == getattr(getattr(dfl, "conv", None), "in_channels", None)
+    if not (sums or (head.reg_max == 1 and isinstance(dfl, nn.Identity))):
         raise SlimError(
-            f"is no sound detector: its head has nl {levels!r:.20}, {len(sources)} inputs and {sizes} branches"
+            f"is no sound detector: its head has reg_max {head.reg_max}, and a dfl that does not sum as many"
         )
-    for name, stride in (
-        ("the detector", getattr(detector, "stride", None)),
-        ("its head", getattr(head, "stride", None)),
-    ):
-        if not _are_strides(stride, levels):
+    if not is_whole(head.max_det, 1, 1_000_000):
+        raise SlimError(f"is no sound detector: its head has max_det {head.max_det!r:.40}")
+    for name in ("agnostic_nms", "legacy", "xyxy"):
+        if type(getattr(head, name)) is not bool:
             raise SlimError(
-                f"is no sound detector: `stride` of {name} is {stride!r:.80}, expected {levels} sizes in pixels"
+                f"is no sound detector: its head has {name} {getattr(head, name)!r:.40}, expected yes or no"
             )
+    head.export, head.dynamic, head.format, head.shape = False, False, None, None  # shape: anchors are made anew
 
 
 def _are_strides(stride: Any, levels: int) -> bool:
@@ -92,14 +104,9 @@ def check_run(detector: nn.Module) -> None:
     Raises:
         SlimError: where it stops, or what comes out of it.
     """
-    head, state = detector.model[-1], {}
-    for name, tensor in [
-        *detector.named_parameters(remove_duplicate=False),
-        *detector.named_buffers(remove_duplicate=False),
-    ]:
-        state[name] = torch.empty(
-            tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype, device="meta"
-        )
+    head = detector.model[-1]
+    named = (detector.named_parameters(remove_duplicate=False), detector.named_buffers(remove_duplicate=False))
+    state = {name: _ghost(tensor) for tensors in named for name, tensor in tensors}
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
     head.training = True  # raw outputs: nothing is decoded
@@ -115,10 +122,14 @@ def check_run(detector: nn.Module) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    if not torch.allclose(head.stride.float().cpu(), torch.tensor(found)) or not torch.equal(
-        head.stride, detector.stride
-    ):
-        raise SlimError(f"says its strides are {head.stride.tolist()}, and they are {found}")
+    for said in (head.stride, detector.stride):
+        if not torch.allclose(said.float(), torch.tensor(found)):
+            raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")
+
+
+def _ghost(tensor: torch.Tensor) -> torch.Tensor:
+    """The same shape on the meta device, in fp32."""
+    return torch.empty_like(tensor, dtype=torch.float32 if tensor.is_floating_point() else None, device="meta")
 
 
 def channels_of(detector: nn.Module) -> int:

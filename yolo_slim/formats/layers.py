@@ -43,10 +43,10 @@ def check_finite(detector: nn.Module) -> None:
     for name, tensor in detector.state_dict().items():
         if not tensor.is_floating_point():
             continue
-        if not torch.isfinite(tensor.sum(dtype=torch.float64)) and not torch.isfinite(tensor).all():
+        if bad := int((~torch.isfinite(tensor)).sum()):
             raise SlimError(
-                f"holds NaN or infinity in {name} ({int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} numbers): "
-                "it detects nothing that can be trusted. Use an earlier checkpoint of this training"
+                f"holds NaN or infinity in {name} ({bad} of {tensor.numel()} numbers): what it detects cannot be "
+                "trusted. Use an earlier checkpoint of this training"
             )
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise SlimError(f"holds a variance below zero in {name}: no batch norm has one")
@@ -74,7 +74,10 @@ def _conv(place: str, conv: nn.Module) -> None:
     into, out, groups = (_says(conv, name) for name in ("in_channels", "out_channels", "groups"))
     whole = all(is_whole(n, 1, WIDEST) for n in (into, out, groups))
     _wants(
-        whole and into % groups == out % groups == 0, place, conv, f"is from {into} to {out} channels, {groups} groups"
+        whole and into % groups == out % groups == 0,
+        place,
+        conv,
+        f"is from {into!r:.20} to {out!r:.20} channels in {groups!r:.20} groups",
     )
     kernel, stride, dilation = (_says(conv, name) for name in ("kernel_size", "stride", "dilation"))
     for name, value in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):

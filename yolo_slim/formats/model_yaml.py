@@ -44,7 +44,7 @@ def described(model_yaml: str) -> dict[str, Any]:
     plain = re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", str(path))  # yolov5n.yaml is yolov5.yaml at scale n
     found = check_yaml(str(path), hard=False) or check_yaml(plain, hard=False)
     if not found or isinstance(found, list) or not Path(found).is_file():
-        raise SlimError("is not there: expected a model YAML (Ultralytics knows yolov5n.yaml etc.)")
+        raise SlimError("is not there: expected a model YAML, found no file (Ultralytics knows yolov5n.yaml etc.)")
     if Path(found).stat().st_size > LONGEST:
         raise SlimError(f"has {Path(found).stat().st_size:,} bytes: a model YAML has a few thousand")
     try:
@@ -68,11 +68,13 @@ def check_description(description: Any) -> None:
         if not isinstance(description.get(part), list):
             raise SlimError(f"describes no model: it lacks its {part}, a list of layers")
     rows = [*description["backbone"], *description["head"]]
-    if not description["backbone"] or not description["head"] or len(rows) > MOST_LAYERS:
-        raise SlimError(f"describes no model: it has {len(rows)} layers in backbone and head")
+    if len(rows) > MOST_LAYERS:
+        raise SlimError(f"describes no model: it has {len(rows)} layers, expected at most {MOST_LAYERS}")
     _check_numbers(description)
     for i, row in enumerate(rows):
         _check_row(i, row)
+    if not description["backbone"] or not description["head"]:
+        raise SlimError("describes no model: its backbone or its head has no layers")
     if rows[-1][2] not in {head.__name__ for head in HEADS}:
         task = guess_model_task(description)
         other = f", so it is to {task}" if task not in (None, "detect") else ""
@@ -140,8 +142,8 @@ def _check_kind(i: int, kind: Any) -> None:
         raise SlimError(f"describes no model: layer {i} is {kind!r:.80}, expected the name of a layer")
     if kind.startswith("torchvision"):
         raise SlimError(
-            f"names {kind:.80} as layer {i}: only layers of Ultralytics and torch.nn are read from checkpoints here, so "
-            "a detector with this one could be trained, but never loaded again. Use another layer in its place"
+            f"names {kind:.80} as layer {i}: only layers of Ultralytics and torch.nn are read from checkpoints here, "
+            "so a detector with this one could be trained, but never loaded again. Use another layer in its place"
         )
     if kind not in known_layers():
         raise SlimError(f"names {kind!r:.80} as layer {i}, which is no layer of Ultralytics, and none of torch.nn")

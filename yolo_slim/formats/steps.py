@@ -180,7 +180,7 @@ def _stored(walk: Walk) -> Stored:
         raise SlimError(DAMAGED.format(f"storage {key} is missing"))
     if walk.sizes[key] != count * number or walk.kinds.setdefault(key, kind.name) != kind.name:
         raise SlimError(
-            f"says that storage {key} is {count:,} numbers of {kind.name}, and it has {walk.sizes[key]:,} bytes: refused"
+            f"says storage {key} is {count:,} numbers of {kind.name}, and it has {walk.sizes[key]:,} bytes: refused"
         )
     return Stored(key, kind.name, count)
 

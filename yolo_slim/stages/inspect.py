@@ -10,6 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from yolo_slim import checkpoint, deploy
@@ -17,7 +18,11 @@ from yolo_slim.channels import Trace, composed, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
+from yolo_slim.formats.door import whole
+from yolo_slim.formats.head import channels_of
+from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.stages.common import console
+from yolo_slim.text import printable
 
 COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")
 DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
@@ -39,17 +44,17 @@ def inspect(config: Config) -> None:
         card = deploy.card_in(Path(config.model))
         lines = [*history(card), *plan_of(card.get("plan") or [], {})]
         for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
-            console.print(line, markup=False)
+            console.print(printable(line), markup=False)
         return
     detector = checkpoint.load(config.model)
     wiring = trace(detector, config.imgsz)
     owner = {name: i for i, g in enumerate(wiring.groups) for name in g.producers}
-    table = Table(title=f"{config.model} at {config.imgsz} px", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(printable(f"{config.model} at {config.imgsz} px")), box=SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
         folds = column in FOLDING
         table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=not folds, overflow="fold")
     for conv in wiring.convs.values():
-        table.add_row(*_row(detector, wiring, conv, owner.get(conv.name)))
+        table.add_row(*(Text(printable(cell)) for cell in _row(detector, wiring, conv, owner.get(conv.name))))
     wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
     wide.print(table)
     free = wiring.free
@@ -58,12 +63,13 @@ def inspect(config: Config) -> None:
         f"{sum(g.size for g in free)} channels may be cut"
     )
     if wiring.blocks:
-        names = ", ".join(map(_short, wiring.blocks))
-        console.print(f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}")
+        names = printable(", ".join(map(_short, wiring.blocks)))
+        told = f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}"
+        console.print(told, markup=False)
     if config.model.endswith(".pt"):
         cuts = detector.yaml["slim"]["cuts"] if checkpoint.is_slim(detector) else []
         for line in (*history(checkpoint.card(config.model)), *plan_of(cuts, _before(detector) if cuts else {})):
-            console.print(line, markup=False)
+            console.print(printable(line), markup=False)
 
 
 def history(card: dict[str, Any]) -> list[str]:
@@ -74,14 +80,23 @@ def history(card: dict[str, Any]) -> list[str]:
     lines = [f"Exported from {weights['file']} (sha256 {weights['sha256']})"] if weights else []
     lines += [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
     for step in card.get("steps") or []:
-        worth = f"  mAP50-95 {step['map50_95']:.3f} ({step['split']})" if step.get("map50_95") is not None else ""
-        lines.append(
-            f"  {step['stage']:10}{step['params'] / 1e6:.3f} M parameters  {step['flops'] / 1e9:.3f} GFLOPs{worth}"
-        )
+        lines.append(f"  {step['stage']:10}{_numbers(step)}".rstrip())
         lines += [f"  {'':10}{told}" for told in [_settings(step)] if told]
     names = {"yolo-slim": "yolo-slim", "ultralytics": "Ultralytics", "torch": "torch"}
     by = ", ".join(f"{said} {made[name]}" for name, said in names.items() if made.get(name))
     return [*lines, *([f"By {by}"] if by else [])]
+
+
+def _numbers(step: dict[str, Any]) -> str:
+    """What a step came to, as far as it is told."""
+    told = []
+    if step.get("params") is not None:
+        told.append(f"{step['params'] / 1e6:.3f} M parameters")
+    if step.get("flops") is not None:
+        told.append(f"{step['flops'] / 1e9:.3f} GFLOPs")
+    if step.get("map50_95") is not None:
+        told.append(f"mAP50-95 {step['map50_95']:.3f} ({step.get('split')})")
+    return "  ".join(told)
 
 
 def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
@@ -101,16 +116,16 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
 
 def _before(detector: nn.Module) -> dict[str, int]:
     """The widths that a slim detector's YAML had when it was whole."""
-    full = {key: value for key, value in detector.yaml.items() if key != "slim"} | detector.yaml["slim"]["full"]
-    whole = type(detector)(full, verbose=False)
-    return {name: m.out_channels for name, m in whole.named_modules() if isinstance(m, nn.Conv2d)}
+    found = layers_of(whole(detector.yaml), channels_of(detector)).named_modules()
+    return {f"model.{name}": m.out_channels for name, m in found if isinstance(m, nn.Conv2d)}
 
 
 def _settings(step: dict[str, Any]) -> str:
     """Those that are not the default, as one types them."""
     known = DEFAULTS.get(step["stage"])
     usual = known.model_dump(mode="json") if known else {}
-    return ", ".join(words(_set({k: v for k, v in step["settings"].items() if k not in usual or v != usual[k]})))
+    settings = step.get("settings") or {}
+    return ", ".join(words(_set({k: v for k, v in settings.items() if k not in usual or v != usual[k]})))
 
 
 def _set(settings: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,16 @@ class SlimTrainer(DetectionTrainer):
         SlimError: the data set has another number of classes than the detector.
     """
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """As Ultralytics' trainer, but that what it reads is checked first."""
+        with checkpoint.reading_for_ultralytics():
+            super().__init__(*args, **named)
+
+    def train(self) -> None:
+        """As Ultralytics' trainer, but that what it reads is checked first."""
+        with checkpoint.reading_for_ultralytics():
+            super().train()
+
     def get_model(
         self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
     ) -> nn.Module:
@@ -40,7 +50,8 @@ class SlimTrainer(DetectionTrainer):
         if weights is None:
             if isinstance(cfg, dict) and "slim" in cfg:
                 raise SlimError("a slim detector cannot be rebuilt from its YAML: pretrained=False needs full width")
-            return super().get_model(cfg=cfg, weights=None, verbose=verbose)
+            checked = checkpoint.description(cfg, self.data["channels"])
+            return super().get_model(cfg=checked, weights=None, verbose=verbose)
         expected, got = weights.model[-1].nc, self.data["nc"]
         if expected != got:
             raise SlimError(
@@ -169,6 +180,8 @@ def train(
     try:
         trainer = trainer_class(overrides=overrides)
     except (RuntimeError, FileNotFoundError, SyntaxError, ValueError, TypeError) as e:
+        if isinstance(e.__cause__, SlimError):  # to Ultralytics, a checkpoint that is refused "was not found"
+            raise e.__cause__ from e
         raise SlimError(f"Ultralytics cannot start this training: {e}") from e
     try:
         trainer.train()
