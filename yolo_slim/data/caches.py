@@ -11,7 +11,7 @@ import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class _Unfilled:
 class _Reader(pickle._Unpickler):  # that in C takes 70 GB where a file of 10 bytes numbers a memo so
     """Reads numbers, text, containers and arrays of float32."""
 
-    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES}
+    dispatch: ClassVar = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES}
 
     def find_class(self, module: str, name: str) -> _Name:
         """The name alone."""
@@ -107,9 +107,9 @@ def read(path: str | Path) -> dict[str, Any]:
     file = io.BytesIO(path.read_bytes())
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("no NumPy file")
-    shape, _, dtype = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[
-        file.read(2)[0]
-    ](file)
+    shape, _, dtype = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[file.read(2)[0]](
+        file
+    )
     if shape != () or dtype != np.dtype(object):
         raise ValueError("no single object")
     try:

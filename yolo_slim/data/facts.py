@@ -41,12 +41,12 @@ def yaml_of(data: str | Path | None) -> Path | None:
         return None
 
 
-def dataset_info(data: str | Path, split: str = "val", *, single_cls: bool = False) -> dict[str, Any]:
+def dataset_info(data: str | Path, split: str = "", *, single_cls: bool = False) -> dict[str, Any]:
     """The data set as Ultralytics reads it: names, nc, channels, and a folder or list per split; never downloaded.
 
     Args:
         data: its YAML, or a folder that holds one.
-        split: whose images must be there.
+        split: whose images must be there; else those to validate on, where it has any.
         single_cls: take all classes for one, as Ultralytics does.
 
     Raises:
@@ -60,34 +60,35 @@ def dataset_info(data: str | Path, split: str = "val", *, single_cls: bool = Fal
             places = info[key] if isinstance(info[key], list) else [info[key]]
             placed = [_placed(root, place) for place in places]
             info[key] = placed if isinstance(info[key], list) else placed[0]
-    for place in _places(info.get(split)):
+    if split and not info.get(split):
+        raise SlimError(f"{data} has no '{split}' images")
+    for place in _places(info.get(split or "val")):
         if not os.path.exists(place):
             raise SlimError(
-                f"cannot use the data set {data}: its '{split}' images are not at {place}, and nothing is downloaded "
+                f"cannot use the data set {data}: its '{split or 'val'}' images are not at {place}, and nothing is downloaded "
                 "here: put them there, or correct `path` in the YAML"
             )
     one = {"names": dict(ONE), "nc": 1} if single_cls else {}
     return {**info, "path": root, **one}
 
 
-def dataset_for(detector: nn.Module, data: str | Path, whose: str = "the detector") -> dict[str, Any]:
-    """`dataset_info` as a detector takes it: with one class, if it was trained so.
+def dataset_for(
+    detector: nn.Module, data: str | Path, whose: str = "the detector", *, single_cls: bool = False
+) -> dict[str, Any]:
+    """`dataset_info` as a detector takes it: with one class, if it was trained so, or is to be.
 
     Raises:
         SlimError: as `dataset_info`; or the detector's classes have other names.
     """
-    single = one_class(detector)
+    single, head = single_cls or one_class(detector), detector.model[-1].nc
     info = dataset_info(data, single_cls=single)
-    if not single:
-        head = detector.model[-1].nc
+    if not single or head != 1:
         names = detector.names if len(detector.names) == head else {i: str(i) for i in range(head)}
         check_names(names, info["names"], whose, str(data))
     return info
 
 
-def images_of(
-    info: dict[str, Any], split: str, imgsz: int, batch: int = 16, *, single_cls: bool = False
-) -> Any:
+def images_of(info: dict[str, Any], split: str, imgsz: int, batch: int = 16, *, single_cls: bool = False) -> Any:
     """Ultralytics' data set of a split, not augmented.
 
     Raises:

@@ -102,7 +102,12 @@ def is_image(file: Path) -> bool:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError):
         return False
-    return isinstance(array, np.ndarray) and array.dtype in (np.uint8, np.uint16) and array.ndim in (2, 3) and array.size > 0
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype in (np.uint8, np.uint16)
+        and array.ndim in (2, 3)
+        and array.size > 0
+    )
 
 
 def load_cache(path: Path) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def local() -> Iterator[None]:
 def _checked(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str = "") -> dict[str, Any]:
         if LOCAL.get():
-            return dataset_info(dataset, split or "val")
+            return dataset_info(dataset, split)
         return stock(dataset, autodownload, split)
 
     return check_det_dataset
