@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-MAGIC = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY\x01\x00"
+HEADER = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
 LARGEST = 2 << 30
 """Bytes of a cache: twenty times COCO's."""
 
@@ -104,21 +105,17 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError("no regular file")
     if path.stat().st_size > LARGEST:
         raise ValueError(f"larger than {LARGEST >> 30} GB")
-    file = io.BytesIO(path.read_bytes())
-    if file.read(len(MAGIC)) != MAGIC:
-        raise ValueError("no NumPy file")
-    shape, _, dtype = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[file.read(2)[0]](
-        file
-    )
-    if shape != () or dtype != np.dtype(object):
-        raise ValueError("no single object")
+    content = path.read_bytes()
+    start = 10 + int.from_bytes(content[8:10], "little")
+    if content[:8] != MAGIC or content[10:start].split() != HEADER.split():
+        raise ValueError("no object in a NumPy file")
     try:
-        content = _Reader(file).load()
+        found = _Reader(io.BytesIO(content[start:])).load()
     except Exception as e:  # a damaged pickle stumbles over anything
         raise ValueError(f"{type(e).__name__}: {e}") from e
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds no dictionary but a {type(content).__name__}")
-    return content
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no dictionary but a {type(found).__name__}")
+    return found
 
 
 KEYS = {"im_file", "shape", "cls", "bboxes", "segments", "keypoints", "normalized", "bbox_format"}

@@ -65,8 +65,8 @@ def dataset_info(data: str | Path, split: str = "", *, single_cls: bool = False)
     for place in _places(info.get(split or "val")):
         if not os.path.exists(place):
             raise SlimError(
-                f"cannot use the data set {data}: its '{split or 'val'}' images are not at {place}, and nothing is downloaded "
-                "here: put them there, or correct `path` in the YAML"
+                f"cannot use the data set {data}: its '{split or 'val'}' images are not at {place}, and nothing is "
+                "downloaded here: put them there, or correct `path` in the YAML"
             )
     one = {"names": dict(ONE), "nc": 1} if single_cls else {}
     return {**info, "path": root, **one}

@@ -100,7 +100,7 @@ def is_image(file: Path) -> bool:
         if not file.is_file():
             return False
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError):
+    except Exception:  # a header is read as Python, and may be anything
         return False
     return (
         isinstance(array, np.ndarray)
@@ -125,6 +125,7 @@ def _say_scanned(path: Path, why: Exception) -> None:
 
 def save_cache(prefix: str, path: Path, x: dict, version: str) -> None:
     """In the place of Ultralytics' `save_dataset_cache_file`: never through a link, and not at all rather than fail."""
+    x["version"] = version
     try:
         if path.is_symlink():
             path.unlink()

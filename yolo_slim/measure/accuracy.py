@@ -49,7 +49,7 @@ def accuracy(
         validator = LocalValidator(save_dir=alias.parent, args=args)
         try:
             validator(model=module)
-        except (FileNotFoundError, SyntaxError, RuntimeError) as e:
+        except (OSError, SyntaxError, RuntimeError, SlimError) as e:
             if isinstance(e, RuntimeError) and not no_images(e):
                 raise
             raise SlimError(f"cannot validate on '{split}' of {data}: {remove_colorstr(str(e))}") from e

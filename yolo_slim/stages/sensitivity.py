@@ -67,10 +67,8 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     }
 
     def work(folder: Path) -> tuple:
-        data = yaml_of(config.data)
-        made_from = json.loads(
-            json.dumps({"settings": settings, "inputs": sums_of([*inputs, *([data] if data else [])])})
-        )
+        also = [data] if (data := yaml_of(config.data)) else []
+        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *also])}))
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
