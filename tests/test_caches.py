@@ -97,11 +97,10 @@ def test_an_honest_cache_is_read_as_ultralytics_reads_it(own, outlines):
 def test_caches_of_older_numpy_are_read(own, protocol):
     """It numbered its memo, and called its core by another name."""
     honest = stock(cache_of(own))
-    head = cache_of(own).read_bytes()[:128]
-    body = pickle.dumps(np.array(honest, dtype=object), protocol=protocol)
-    cache_of(own).write_bytes(
-        head + body.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") if protocol == 3 else head + body
-    )
+    head, body = cache_of(own).read_bytes()[:128], pickle.dumps(np.array(honest, dtype=object), protocol=protocol)
+    if protocol == 3:
+        body = body.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    cache_of(own).write_bytes(head + body)
     assert alike(read(cache_of(own)), honest)
 
 
@@ -158,10 +157,6 @@ def test_no_thread_falls_between(own, tmp_path):
         thread.join()
     assert not mark.exists() and len(seen) == 4
     assert all(alike(labels, honest["labels"]) for labels in seen)
-
-
-def lie(change: Callable[[dict], None]) -> Callable[[dict], None]:
-    return change
 
 
 def _label(cache: dict, **change: Any) -> None:
@@ -239,7 +234,7 @@ def test_a_broken_cache_is_scanned_anew(own, form):
     honest = stock(cache_of(own))
     head = b"" if form in list(BROKEN)[:6] else cache_of(own).read_bytes()[:128]
     cache_of(own).write_bytes(head + BROKEN[form])
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         read(cache_of(own))
     assert alike(dataset(own, "train").labels, honest["labels"])
 
@@ -298,9 +293,15 @@ def test_a_cache_behind_a_link_is_read(own, tmp_path, caplog):
     assert (tmp_path / "kept").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to(p), lambda p: p.symlink_to("/dev/zero")]
-)
+NO_FILES = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
 def test_a_cache_that_is_no_file(own, make):
     honest = stock(cache_of(own))
     cache_of(own).unlink()
