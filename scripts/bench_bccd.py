@@ -94,7 +94,7 @@ def partly(config: Config, keep: object) -> None:
     folder = config.folder / "partly"
     folder.mkdir(parents=True, exist_ok=True)
     detector = checkpoint.load(config.folder / "sparse" / "sparse.pt")
-    evidence = evidence_from(config)
+    evidence = evidence_from(config, detector)
     for key, absorb in (("cut", "none"), ("absorbed", "measured")):
         chosen = config.prune.model_copy(update={"absorb": absorb, "recalibrate": 0})
         weights = checkpoint.save(cut_to_plan(detector, chosen, config.imgsz, evidence).model, folder / f"{key}.pt")

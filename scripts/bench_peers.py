@@ -26,6 +26,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, read_config
+from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import accuracy, cost
@@ -34,7 +35,7 @@ from yolo_slim.stages.common import console, measured, split_of, train_arguments
 from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training import trainer
-from yolo_slim.training.calibrate import dataset_info, first, recalibrate
+from yolo_slim.training.calibrate import first, recalibrate
 from yolo_slim.training.distill import SETTINGS
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -249,7 +250,8 @@ STARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
 
 @functools.cache
 def _evidence(data: str, imgsz: int, model: str) -> Evidence:
-    return evidence_from(read_config(None, [f"model={model}", f"data={data}", f"imgsz={imgsz}"]))
+    config = read_config(None, [f"model={model}", f"data={data}", f"imgsz={imgsz}"])
+    return evidence_from(config, checkpoint.load(model))
 
 
 def evidence(args: argparse.Namespace) -> Evidence:

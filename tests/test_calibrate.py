@@ -14,8 +14,8 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import v8DetectionLoss
 
 from yolo_slim import SlimError
-from yolo_slim.training import calibrate
-from yolo_slim.training.calibrate import Batches, Shown, dataset_info, detection_loss, first, recalibrate
+from yolo_slim.data import dataset_info, facts
+from yolo_slim.training.calibrate import Batches, Shown, detection_loss, first, recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +184,8 @@ def test_labelled_or_not_the_images_are_the_same(data):
 
 def test_images_are_read_once_when_first_asked_for_and_held_as_bytes(data, monkeypatch):
     reads = []
-    build = calibrate.build_yolo_dataset
-    monkeypatch.setattr(calibrate, "build_yolo_dataset", lambda *a, **k: reads.append(1) or build(*a, **k))
+    build = facts.build_yolo_dataset
+    monkeypatch.setattr(facts, "build_yolo_dataset", lambda *a, **k: reads.append(1) or build(*a, **k))
     batches = Batches(data, PX, 4)
     assert not reads
     for image in batches:

@@ -322,7 +322,7 @@ def test_real_images_and_labels_are_looked_at(criterion, original: Path, data: P
     net = checkpoint.load(original)
     before = copy.deepcopy(net.state_dict())
     words = [f"model={original}", f"data={data}", "imgsz=64", "prune.calib_images=8"]
-    scores = score(net, found := trace(net, 64), criterion, evidence=evidence_from(read_config(None, words)))
+    scores = score(net, found := trace(net, 64), criterion, evidence=evidence_from(read_config(None, words), net))
     assert all(np.isfinite(scores[g.name]).all() and scores[g.name].max() > 0 for g in found.free)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 

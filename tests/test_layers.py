@@ -19,10 +19,11 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},
-    "measure": {"errors"},
-    "deploy": {"checkpoint", "errors", "formats"},
+    "data": {"errors"},
+    "measure": {"data", "errors"},
+    "deploy": {"checkpoint", "data", "errors", "formats"},
     "report": {"errors", "record"},
-    "training": {"channels", "distill", "checkpoint", "errors"},
+    "training": {"channels", "data", "distill", "checkpoint", "errors"},
 }
 MAY_IMPORT["stages"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "__version__"}

@@ -76,7 +76,7 @@ def soft(tmp_path_factory):
 
 def test_it_lands_what_the_prune_section_would_remove_from_the_original(targeted):
     config, original = read_config(None, targeted.words), targeted.detector("original")
-    found = choose(original, trace(original, PX), config.prune, evidence_from(config))
+    found = choose(original, trace(original, PX), config.prune, evidence_from(config, original))
     assert targeted.json("sparse", "plan") == found.plan.outputs(trace(original, PX)) != {}
     assert targeted.record("pruned").details["achieved"]["flops"] == pytest.approx(found.achieved["flops"])
     assert targeted.record("pruned").details["asked"] == {"flops": 0.6}
@@ -107,7 +107,7 @@ def test_what_stays_lands_on_the_way_to_where_recovery_would_put_it(tmp_path):
     still = "{batch: 4, nbs: 4, optimizer: SGD, warmup_epochs: 0, workers: 0, lr0: 0, weight_decay: 0, momentum: 0}"
     landed = Sparse(tmp_path, "targeted", f"sparse_train.train={still}", "prune.reconstruct=lstsq")
     config, original = read_config(None, landed.words), landed.detector("original")
-    evidence, bare = evidence_from(config), {"reconstruct": "none", "absorb": "none"}
+    evidence, bare = evidence_from(config, original), {"reconstruct": "none", "absorb": "none"}
     sections = config.prune.model_copy(update=bare), config.prune
     cuts = [dict(cut_to_plan(original, s, PX, evidence).model.named_parameters()) for s in sections]
     moved = 0

@@ -8,11 +8,14 @@ from unittest.mock import patch
 
 from ultralytics.utils import checks, downloads
 
+from yolo_slim.data.guarded import local
+
 
 @contextmanager
 def offline() -> Iterator[None]:
     """Inside, what is missing raises an ImportError or a ConnectionError."""
     with (
+        local(),
         patch.object(checks, "AUTOINSTALL", False),
         patch.object(downloads, "safe_download", _refused),
         patch.object(downloads, "get_github_assets", _refused),

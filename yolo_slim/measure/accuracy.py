@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import remove_colorstr
 from ultralytics.utils.metrics import DetMetrics
 
+from yolo_slim.data import LocalValidator
 from yolo_slim.errors import SlimError, no_images
 
 
@@ -46,10 +46,10 @@ def accuracy(
             "plots": False,
             "verbose": False,
         }
-        validator = DetectionValidator(save_dir=alias.parent, args=args)
+        validator = LocalValidator(save_dir=alias.parent, args=args)
         try:
             validator(model=module)
-        except (FileNotFoundError, SyntaxError, RuntimeError) as e:
+        except (OSError, SyntaxError, RuntimeError, SlimError) as e:
             if isinstance(e, RuntimeError) and not no_images(e):
                 raise
             raise SlimError(f"cannot validate on '{split}' of {data}: {remove_colorstr(str(e))}") from e

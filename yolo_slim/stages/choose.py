@@ -28,6 +28,8 @@ from yolo_slim.channels import (
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.channels.select import counted
 from yolo_slim.config import Config, Prune
+from yolo_slim.data import one_class
+from yolo_slim.data.facts import dataset_for
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
@@ -61,14 +63,20 @@ LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
 
 
-def evidence_from(config: Config) -> Evidence:
-    """The images and labelled batches that criteria and recovery look at: from the training split, read when needed."""
+def evidence_from(config: Config, detector: nn.Module) -> Evidence:
+    """The images and labelled batches that criteria and recovery look at: from the training split, read when needed.
+
+    Raises:
+        SlimError: the data set cannot be used, or calls the detector's classes by other names.
+    """
     if not config.data:
         return Evidence()
-    seed, n = config.prune.seed, config.prune.calib_images
+    dataset_for(detector, config.data)
+    seed, n, single = config.prune.seed, config.prune.calib_images, one_class(detector)
+    labelled = Batches(config.data, config.imgsz, n, seed=seed, labelled=True, single_cls=single)
     return Evidence(
         images=Batches(config.data, config.imgsz, n, seed=seed),
-        batches=Shown(Batches(config.data, config.imgsz, n, seed=seed, labelled=True), config.prune.criterion or "obs"),
+        batches=Shown(labelled, config.prune.criterion or "obs"),
         loss=detection_loss,
     )
 

@@ -21,10 +21,10 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
+from yolo_slim.data import dataset_info, yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
-from yolo_slim.training.calibrate import dataset_info
 from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
@@ -41,8 +41,8 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     check_device(config.device)
     folder = config.folder / stage
     settings = json.loads(json.dumps(settings))  # as it will be read back
-    if config.data and Path(config.data).is_file():
-        inputs = [*inputs, Path(config.data)]
+    if data := yaml_of(config.data):
+        inputs = [*inputs, data]
     sums = sums_of(inputs)
     if done := record.unchanged(folder, stage, settings, sums):
         console.print(f"[bold]{stage}[/]: done before, nothing has changed ({folder / record.FILE})")
@@ -157,7 +157,7 @@ def train_in(
     run, mark = folder / "train", folder / "started.json"
     last = run / "weights" / "last.pt"
     decisive = {k: v for k, v in arguments.items() if k != "device"}
-    data = [Path(arguments["data"])] if Path(arguments["data"]).is_file() else []
+    data = [file] if (file := yaml_of(arguments["data"])) else []
     asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *data]), "arguments": decisive}))
     try:
         same = json.loads(mark.read_text(encoding="utf-8")) == asked

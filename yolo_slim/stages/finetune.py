@@ -16,11 +16,12 @@ from ultralytics.data.utils import IMG_FORMATS
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, Distill
+from yolo_slim.data import dataset_info
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import finished, measured, run_stage, say, train_arguments, train_in
-from yolo_slim.training.calibrate import Batches, dataset_info
+from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
 from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import Selection, cut, widened
@@ -53,7 +54,7 @@ class Choosing(ForcedTrainer):
     @cached_property
     def evidence(self) -> Evidence:
         """Read once, however often channels are chosen."""
-        return evidence_from(self.config)
+        return evidence_from(self.config, unwrap_model(self.model))
 
     @cached_property
     def curves(self) -> Curves | None:

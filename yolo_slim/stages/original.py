@@ -6,10 +6,9 @@ from pathlib import Path
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Config
-from yolo_slim.errors import SlimError
+from yolo_slim.data.facts import dataset_for
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
-from yolo_slim.training.calibrate import dataset_info
 from yolo_slim.training.trainer import SlimTrainer
 
 
@@ -21,7 +20,8 @@ def original(config: Config) -> Record:
         settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
     else:
         detector = checkpoint.load(config.model)
-        _check_classes(config, detector.model[-1].nc)
+        if config.data:
+            dataset_for(detector, config.data, config.model)
 
     def work(folder: Path) -> tuple:
         final = detector if not untrained else _train(config, folder, settings)
@@ -38,11 +38,3 @@ def _train(config: Config, folder: Path, settings: dict) -> object:
     arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=True)
     weights = train_in(folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments)
     return checkpoint.load(weights / "best.pt")
-
-
-def _check_classes(config: Config, classes: int) -> None:
-    if config.data and (named := dataset_info(config.data)["nc"]) != classes:
-        raise SlimError(
-            f"{config.model} detects {classes} classes, but {config.data} names {named}: "
-            "give the data set that the detector was trained on"
-        )

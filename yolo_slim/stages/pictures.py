@@ -8,15 +8,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ultralytics.cfg import get_cfg
-from ultralytics.data import build_yolo_dataset
 from ultralytics.utils.patches import imread
 
 from yolo_slim import report
 from yolo_slim.config import Config
+from yolo_slim.data import dataset_info
+from yolo_slim.data.facts import images_of
 from yolo_slim.measure import detections
 from yolo_slim.stages.common import console, split_of
-from yolo_slim.training.calibrate import dataset_info
 
 LOOKED_AT, SHOWN, SIDE = 100, 12, 480
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
@@ -45,9 +44,7 @@ def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] 
 def _files(config: Config) -> tuple[list[str], dict[str, Any]]:
     """The readable images of the split, and the data set's own words."""
     info, split = dataset_info(config.data), split_of(config)
-    args = get_cfg(overrides={"imgsz": config.imgsz, "task": "detect", "mode": "val", "data": config.data})
-    dataset = build_yolo_dataset(args, info[split], 1, info, mode="val", rect=False)
-    return sorted(dataset.im_files), info
+    return sorted(images_of(info, split, config.imgsz).im_files), info
 
 
 def _read(file: str) -> np.ndarray:

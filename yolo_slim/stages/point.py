@@ -20,6 +20,7 @@ from ultralytics.utils import torch_utils
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
 from yolo_slim.config import RECOVERIES, Config
+from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.record import Record
@@ -52,8 +53,8 @@ class Point:
     @property
     def inputs(self) -> dict[str, str]:
         """What went in, with its sha256."""
-        data, own = Path(self.config.data or ""), sources(self.cell.get("criterion"))
-        return sums_of([self.weights, *([data] if data.is_file() else []), *own])
+        data, own = yaml_of(self.config.data), sources(self.cell.get("criterion"))
+        return sums_of([self.weights, *([data] if data else []), *own])
 
     def finished(self) -> Record | None:
         """Its record, if it was made before with the same settings, inputs and code."""
@@ -95,7 +96,8 @@ def make(point: Point) -> tuple[str, str | None]:
 
 def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     config = point.config
-    detector, evidence = checkpoint.load(point.weights), evidence_from(config)
+    detector = checkpoint.load(point.weights)
+    evidence = evidence_from(config, detector)
     scores = partial(_scores, point, detector, evidence)
     found = Findings(curves_in(point.scan) if point.scan else None, layer_table(config, detector), scores)
     result = cut_to_plan(detector, config.prune, config.imgsz, evidence, found=found)

@@ -79,7 +79,7 @@ def prune(
             f"yolo_slim.prune() cuts once and trains nothing, but iterations.rounds is {rounds}, with fine-tuning in "
             "between: leave it at 1, or run `yolo-slim prune` with a data set"
         )
-    evidence = evidence_from(config)
+    evidence = evidence_from(config, detector)
     if calibration is not None:
         evidence = replace(evidence, images=list(calibration))
     return cut_to_plan(detector, chosen, imgsz, evidence, found=Findings(tables=tables or {}, budgets=budgets))
@@ -202,7 +202,7 @@ def cut_stage(
         whole = checkpoint.load(origin) if origin else detector
         curves, layers = curves_in(scan) if scan else None, layer_table(config, whole)
         found = Findings(curves, layers, timed=stopwatch(config, whole))
-        evidence = evidence_from(config)
+        evidence = evidence_from(config, detector)
         result = cut_to_plan(detector, chosen, config.imgsz, evidence, start=start, follow=follow, found=found)
         _tell(result, config)
         pruned = checkpoint.save(result.model, folder / "pruned.pt")

@@ -21,6 +21,7 @@ from ultralytics.utils.torch_utils import select_device
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import Group, Trace, masked, trace
 from yolo_slim.config import Config
+from yolo_slim.data import one_class, yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
@@ -66,7 +67,8 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     }
 
     def work(folder: Path) -> tuple:
-        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *_file(config.data)])}))
+        also = [data] if (data := yaml_of(config.data)) else []
+        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *also])}))
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
@@ -85,8 +87,8 @@ def scanned(config: Config) -> Path:
 def measure(config: Config, detector: nn.Module, scan: dict[str, Any], file: Path) -> None:
     """Evaluate what is still missing in the scan, which grows on disk group by group; the detector is left alone."""
     wiring = trace(detector, config.imgsz)
-    scores = judge(detector, wiring, config.prune, evidence_from(config))
-    worth, ratios = _worth(config), config.prune.sensitivity.ratios
+    scores = judge(detector, wiring, config.prune, evidence_from(config, detector))
+    worth, ratios = _worth(config, one_class(detector)), config.prune.sensitivity.ratios
     if scan["base"] is None:
         scan["base"] = worth(detector)
     done = {group["group"] for group in scan["groups"]}
@@ -114,14 +116,17 @@ def lowest_gone(wiring: Trace, group: Group, scores: np.ndarray, ratio: float) -
     return kept
 
 
-def _worth(config: Config) -> Worth:
+def _worth(config: Config, single_cls: bool) -> Worth:
     wanted = config.prune.sensitivity
     where = select_device(config.device, verbose=False)
     if wanted.metric == "map50_95":
         console.print("mAP50-95 is measured on the whole val split, however many `images` are asked for")
         return lambda detector: _map(detector, config)
     # Not the training images: there the detector is better than it is, and scores may have been made on them.
-    batches = Batches(config.data, config.imgsz, wanted.images, split="val", seed=config.prune.seed, labelled=True)
+    seed = config.prune.seed
+    batches = Batches(
+        config.data, config.imgsz, wanted.images, split="val", seed=seed, labelled=True, single_cls=single_cls
+    )
 
     @torch.no_grad()
     def loss(detector: nn.Module) -> float:
@@ -140,10 +145,6 @@ def _map(detector: nn.Module, config: Config) -> float:
     with tempfile.TemporaryDirectory() as folder, quietly():
         weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
         return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
-
-
-def _file(data: str | None) -> list[Path]:
-    return [Path(data)] if data and Path(data).is_file() else []
 
 
 def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ whole or not at all.
 from __future__ import annotations
 
 import os
+from copy import copy
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,9 @@ from ultralytics.utils import LOGGER, RANK, remove_colorstr
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from yolo_slim import checkpoint
+from yolo_slim.data import LocalValidator, dataset_info, one_class
+from yolo_slim.data.facts import dataset_for
+from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images
 
 THREADS = torch.get_num_threads()
@@ -30,7 +34,7 @@ class SlimTrainer(DetectionTrainer):
     """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
 
     Raises:
-        SlimError: the data set has another number of classes than the detector.
+        SlimError: the data set is not here, or names classes otherwise than the detector.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -52,14 +56,22 @@ class SlimTrainer(DetectionTrainer):
                 raise SlimError("a slim detector cannot be rebuilt from its YAML: pretrained=False needs full width")
             checked = checkpoint.description(cfg, self.data["channels"])
             return super().get_model(cfg=checked, weights=None, verbose=verbose)
-        expected, got = weights.model[-1].nc, self.data["nc"]
-        if expected != got:
-            raise SlimError(
-                f"the detector was trained for {expected} classes, but {self.args.data} names {got}. "
-                "Use the data set it was trained on, or train a detector for this one first"
-            )
+        self.args.single_cls = self.args.single_cls or one_class(weights)
+        self.data = dataset_for(weights, self.args.data, single_cls=self.args.single_cls)
+        if not is_nameless(numbered(weights.names)):
+            self.data["names"] = numbered(weights.names)
         weights.criterion = None
         return weights.float().requires_grad_(True)
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The data set as Ultralytics reads it; nothing is downloaded or run for it."""
+        data = dataset_info(self.args.data, self.args.split, single_cls=self.args.single_cls)
+        self.args.data = data["yaml_file"]
+        return data
+
+    def get_validator(self) -> LocalValidator:
+        """Ultralytics', for a data set of this machine."""
+        return LocalValidator(self.test_loader, self.save_dir, copy(self.args), self.callbacks)
 
     def setup_model(self) -> dict[str, Any] | None:
         """Load the detector through the safe loader."""
