@@ -60,7 +60,7 @@ REASONS = {
     errno.EFBIG: "larger than files may be here; raise the limit (`ulimit -f`) or free some space, and run it again",
     errno.EEXIST: "{file} is a file where a folder is wanted; move it away, or choose another place",
     errno.ENOTDIR: "{file} is a file where a folder is wanted; move it away, or choose another place",
-    errno.EISDIR: "it is a folder where a file is wanted; move it away, or choose another place",
+    errno.EISDIR: "it is a folder where a file is wanted; name a file",
     errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
     errno.EIO: "the disk reports an error; look after it before anything is written there",
     errno.EMFILE: "too many files are open; raise the limit (`ulimit -n`) and run it again",

@@ -56,7 +56,7 @@ def inside(annotation: Any, name: str) -> Any:
 
 
 def names_single_values(annotation: Any) -> bool:
-    """Whether names, which may hold dots, have one value each here: `prune.layers.model.2.*` is one name below layers."""
+    """Whether names have one value each, and may hold dots: `prune.layers.model.2.*` is one name below layers."""
     values = [get_args(each)[1] for each in members(annotation) if get_origin(each) is dict]
     return bool(values) and not takes_several(values[0])
 

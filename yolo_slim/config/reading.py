@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from yolo_slim.config.hints import UNKNOWN, inside, model_in, names_single_values, takes_text
+from yolo_slim.config.hints import inside, names_single_values
 from yolo_slim.config.sections import Config, section
 from yolo_slim.config.yaml_text import Unreadable, parse, parse_word
 from yolo_slim.errors import SlimError, check_file, plain, shown, why
 
-LARGEST_FILE = 1_000_000
+LARGEST_FILE = 250_000
 """Bytes of a configuration: the template, with all there is to say, has 15,000."""
 
 TOLD = 30

@@ -107,6 +107,8 @@ class SparseTrain(TrainSection):
     def _fits_the_mode(self) -> SparseTrain:
         if self.mode != "uniform" and self.update == "subgradient":
             raise ValueError(f"update=subgradient is a form of mode=uniform: mode={self.mode} has none")
+        if self.train.get("time"):
+            raise ValueError("train.time ends a training by the clock, but what goes when is set by its epochs")
         if self.mode == "soft" and self.weights == "average":
             raise ValueError("mode=soft zeroes filters of the live weights: weights=average would not see it")
         return self
@@ -380,6 +382,10 @@ class Finetune(TrainSection):
                     "name it as finetune.distill.teacher instead"
                 )
             check_lesson(self.distill, self.epochs, f"finetune.epochs={self.epochs}")
+            if self.train.get("time") and (self.distill.ramp_epochs or self.distill.stop_before):
+                raise ValueError(
+                    "train.time ends a training by the clock: distill.ramp_epochs and stop_before need its epochs"
+                )
             if self.distill.extra_images and self.train.get("rect"):
                 raise ValueError("distill.extra_images needs images of one shape: leave out train.rect")
         return self
@@ -535,6 +541,17 @@ class Config(Section):
         tuned = self.prune.iterations
         if tuned.rounds > 1 and self.finetune.distill:
             check_lesson(self.finetune.distill, tuned.epochs, f"prune.iterations.epochs={tuned.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_batch_for_every_gpu(self) -> Config:
+        gpus = len(self.device.split(","))
+        for stage in ("original", "sparse_train", "finetune") if gpus > 1 else ():
+            batch = getattr(self, stage).train.get("batch", 16)
+            if batch < gpus or batch % gpus:
+                raise ValueError(
+                    f"{stage}.train.batch={batch}: expected a multiple of the {gpus} GPUs of device={self.device}"
+                )
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What any value must be, whatever setting it is for: a number that is one, a text that can be printed and looked for."""
+"""What any value must be, whatever setting it is for: a number that is one, a text that can be printed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from yolo_slim.config.hints import inside, item, takes_number
-from yolo_slim.errors import shown
+from yolo_slim.errors import plain, shown
 
 LARGEST = 2**31 - 1
 """No number of a setting is above: it must fit what torch, NumPy and file formats take."""
@@ -46,7 +46,10 @@ def check_value(value: Any, annotation: Any, depth: int = 0) -> None:
     elif isinstance(value, dict):
         for name, each in value.items():
             check_text(name)
-            check_value(each, inside(annotation, name), depth + 1)
+            try:
+                check_value(each, inside(annotation, name), depth + 1)
+            except ValueError as e:
+                raise ValueError(f"{plain(name)}: {e}") from e
 
 
 def check_number(number: int | float) -> None:
@@ -72,4 +75,7 @@ def check_text(text: Any) -> None:
     if found := UNPRINTABLE.search(text):
         raise ValueError(f"expected a text without control characters, got {found[0]!r} in {shown(text)}")
     if len(text.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in text.split("/")):
-        raise ValueError(f"expected a text of {LONGEST_NAME} bytes at most, got {len(text.encode())}: {shown(text)}")
+        raise ValueError(
+            f"expected a text that may be a path, {LONGEST_NAME} bytes a name and {LONGEST_PATH:,} in all, got "
+            f"{len(text.encode()):,}: {shown(text)}"
+        )

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from yolo_slim.config.hints import UNKNOWN, inside, item, takes_several, takes_text
+from yolo_slim.config.hints import inside, item, takes_several, takes_text
 from yolo_slim.config.values import DEEPEST
 from yolo_slim.errors import plain
 
-MOST = 20_000
+MOST = 10_000
 """Values that are read, those that aliases repeat included."""
 
 DIGITS = 40
@@ -84,11 +84,13 @@ def parse_word(text: str, annotation: Any) -> Any:
     if takes_text(annotation) and not (takes_several(annotation) and text.lstrip()[0] in "[{"):
         return _typed(text)
     node = _composed(text)
-    if node is None or text[node.end_mark.index :].strip():  # what YAML takes for a comment
-        if node is None or (node.style is None and node.tag == f"{CORE}str"):
-            return text
-        raise Unreadable(f"nothing may follow the value, got {plain(text[node.end_mark.index :].strip())}")
-    return _Reader().value(node, annotation)
+    rest = text[node.end_mark.index :].strip() if node else text
+    if not rest:
+        return _Reader().value(node, annotation)
+    # YAML takes it for a comment, which nobody types here.
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == f"{CORE}str"):
+        return text
+    raise Unreadable(f"nothing may follow the value, got {plain(rest)}")
 
 
 def _typed(text: str) -> str | None:

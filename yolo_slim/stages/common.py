@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import yaml
 from rich.console import Console
+from torch import nn
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
@@ -24,7 +25,8 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
-from yolo_slim.training.calibrate import dataset_info
+from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
+from yolo_slim.training.calibrate import Batches, dataset_info
 from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
@@ -170,6 +172,8 @@ def train_in(
     if resume:
         console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {arguments['epochs']}")
     else:
+        if str(model).endswith(".pt"):
+            _fits(checkpoint.load(model), arguments, "train")
         shutil.rmtree(run, ignore_errors=True)
         try:
             run.mkdir(parents=True)
@@ -199,6 +203,32 @@ def train_arguments(config: Config, epochs: int, train: dict[str, Any], *, untra
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+def rehearse_training(config: Config, detector: nn.Module) -> None:
+    """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
+
+    Raises:
+        SlimError: with the section and the argument.
+    """
+    untrained = config.model.endswith((".yaml", ".yml"))
+    classes = dataset_info(config.data)["nc"] if untrained and config.data else None
+    if config.original.train.get("single_cls"):
+        classes = 1
+    for name in (*(["original"] if untrained else []), "sparse_train", "finetune"):
+        chosen, where = getattr(config, name), f"{name}.train"
+        if not chosen.epochs:
+            continue
+        _fits(detector, {**chosen.train, "data": config.data, "imgsz": config.imgsz}, where, classes)
+
+
+def _fits(detector: nn.Module, arguments: dict[str, Any], where: str, classes: int | None = None) -> None:
+    check_against(detector, arguments, where, classes)
+    if teacher := arguments.get("distill_model"):
+        checkpoint.load(teacher)
+    data, imgsz = arguments["data"], arguments["imgsz"]
+    if data and smallest(imgsz, arguments) < 2 * STRIDE:
+        check_last_batch(len(Batches(data, imgsz, 0).dataset), imgsz, arguments, where)
 
 
 def split_of(config: Config) -> str:
