@@ -11,14 +11,16 @@ PACKAGE = Path(__file__).parents[1] / "yolo_slim"
 
 MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of the package
     "errors": set(),
+    "terminal": set(),
+    "scratch": {"errors"},
     "config": {"errors"},
     "record": {"errors"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "scratch"},
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},
-    "measure": {"errors"},
-    "deploy": {"errors"},
+    "measure": {"errors", "scratch"},
+    "deploy": {"errors", "scratch"},
     "report": {"errors", "record"},
     "training": {"channels", "distill", "checkpoint", "errors"},
 }

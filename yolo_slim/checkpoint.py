@@ -10,7 +10,6 @@ import copy
 import io
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -25,6 +24,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
 
 from yolo_slim.errors import SlimError
+from yolo_slim.scratch import Scratch
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
@@ -98,7 +98,7 @@ def _plain_name(path: Path) -> Iterator[Path]:
     if check_yolov5u_filename(str(path), verbose=False) == str(path) == str(path).strip().replace("'", ""):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         alias = Path(folder) / "checkpoint.pt"
         alias.symlink_to(path.resolve())
         yield alias

@@ -93,6 +93,21 @@ def _blocking(path: Path) -> Path:
         return path
 
 
+NO_MEMORY = (
+    "no memory is left; ask for less at a time (a smaller batch or imgsz, fewer workers or calib_images), or end other "
+    "programs"
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch on a CPU or a GPU has none left; PyTorch's errors are known by name and by word."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def check_file(path: str | Path, what: str) -> None:
     """Nothing, where there is no such thing or it can be read to its end; a pipe would be waited for, maybe forever.
 

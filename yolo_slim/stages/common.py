@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
 from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
@@ -53,12 +53,14 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise SlimError(f"cannot write to {folder}: {e.strerror or e}") from e
+        raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
     start, before = time.time(), record.named(folder)
     try:
         outputs, metrics, details = work(folder)
+    except BrokenPipeError:
+        raise
     except OSError as e:
-        raise SlimError(f"{stage}: cannot write {e.filename or folder}: {e.strerror or e}. Free some space") from e
+        raise SlimError(f"{stage}: cannot use {e.filename or folder}: {why(e, e.filename or folder)}") from e
     if stage in WEIGHTS:
         sign(outputs["weights"], inputs, {"stage": stage, "settings": settings, **metrics})
         metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
@@ -180,7 +182,7 @@ def train_in(
             for name, content in extra.items():
                 (run / name).write_text(yaml.safe_dump(content), encoding="utf-8")
         except OSError as e:
-            raise SlimError(f"cannot write to {run}: {e.strerror or e}") from e
+            raise SlimError(f"cannot write to {run}: {why(e, run)}") from e
         record.write_json(mark, asked)
     train(trainer, model, run, resume, **{"plots": False, **arguments})
     return last.parent
