@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -89,7 +90,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as e:
         raise SlimError(f"cannot write {path}: {why(e, path)}") from e
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing can be removed
+            part.unlink()
 
 
 def write(folder: Path, record: Record, file: str = FILE) -> None:

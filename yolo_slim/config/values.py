@@ -39,7 +39,8 @@ def check_value(value: Any, annotation: Any, depth: int = 0) -> None:
     elif isinstance(value, (int, float)):
         check_number(value)
     elif isinstance(value, str):
-        check_text(value)
+        if not takes_number(annotation):
+            check_text(value)
     elif isinstance(value, (list, tuple)):
         for each in value:
             check_value(each, item(annotation), depth + 1)
