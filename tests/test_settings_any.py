@@ -84,7 +84,9 @@ TYPED = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(values=TYPED)
+@example(values={"model": "a\u200b\U0001f680.pt", "prune": {"exclude": ["a\u202eb"]}})
 def test_words_read_as_what_they_were_made_from_through_a_shell_too(values: dict[str, Any]) -> None:
     config = check(values)
     typed = words(config.model_dump(exclude_defaults=True))
+    assert "".join(typed).isprintable()
     assert read_config(None, shlex.split(shlex.join(typed))) == config

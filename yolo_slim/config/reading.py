@@ -159,11 +159,12 @@ def words(settings: dict[str, Any], path: tuple[str, ...] = ()) -> list[str]:
 def _typed(value: Any, annotation: Any) -> str:
     """A value as a word that reads as that value: a text without quotes where it can be."""
     try:
-        if isinstance(value, str) and parse_word(value, annotation) == value:
+        if isinstance(value, str) and value.isprintable() and parse_word(value, annotation) == value:
             return value
     except Unreadable:
         pass
-    return json.dumps(value, ensure_ascii=False)
+    # As YAML escapes characters; JSON knows halves of some alone.
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in json.dumps(value, ensure_ascii=False))
 
 
 def _annotation(path: tuple[str, ...]) -> Any:
