@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "yolo_slim"
 
 MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of the package
     "text": set(),
+    "terminal": set(),
     "errors": {"text"},
+    "scratch": {"errors"},
     "config": {"errors"},
     "record": {"errors"},
     "formats": {"errors", "text"},
@@ -20,8 +22,8 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "importance": {"channels", "errors"},
     "distill": {"errors"},
     "data": {"errors"},
-    "measure": {"data", "errors"},
-    "deploy": {"checkpoint", "data", "errors", "formats"},
+    "measure": {"data", "errors", "scratch"},
+    "deploy": {"checkpoint", "data", "errors", "formats", "scratch"},
     "report": {"errors", "record"},
     "training": {"channels", "data", "distill", "checkpoint", "errors"},
 }

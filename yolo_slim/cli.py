@@ -8,7 +8,8 @@ import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from yolo_slim.errors import SlimError
+from yolo_slim import terminal
+from yolo_slim.errors import NO_MEMORY, REASONS, SlimError, check_file, out_of_memory, plain, why
 
 if TYPE_CHECKING:
     from yolo_slim.config import Config
@@ -55,19 +56,41 @@ MODELS = (".pt", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns its exit code: 0 done, 2 the input is wrong, 130 interrupted."""
+    """The command line; returns its exit code: 0 done, 2 wrong input, 130 Ctrl-C, 143 ended, 141 nobody reads on."""
     words = list(sys.argv[1:] if argv is None else argv)
+    terminal.prepare()
     # No analytics, no integrations, no look-ups: nothing here goes online, and checkpoints load restricted.
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
     try:
-        return _main(words)
+        with terminal.ending():
+            code = _main(words)
+        sys.stdout.flush()
+        return code
     except SlimError as e:
-        print(f"yolo-slim: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nyolo-slim: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _told(str(e), 2)
+    except KeyboardInterrupt as e:
+        how, code = ("ended", e.code) if isinstance(e, terminal.Ended) else ("interrupted", 130)
+        return _told(f"{how}; the same command goes on from here", code, before="\n")
+    except BrokenPipeError:  # `| head` has seen enough
+        terminal.leave()
+        return 141
+    except OSError as e:
+        if e.errno not in REASONS:
+            raise
+        return _told(f"{plain(e.filename or 'a file')}: {why(e)}", 2)
+    except (MemoryError, RuntimeError) as e:
+        if not out_of_memory(e):
+            raise
+        return _told(NO_MEMORY, 2)
+
+
+def _told(message: str, code: int, before: str = "") -> int:
+    try:
+        print(f"{before}yolo-slim: {message}", file=sys.stderr)
+    except BrokenPipeError:
+        terminal.leave()
+    return code
 
 
 def _main(words: list[str]) -> int:
@@ -112,7 +135,11 @@ def configured(rest: list[str]) -> Config:
         files, settings = [], [f"model={files[0]}", *settings]
     from yolo_slim.config import read_config
 
-    return read_config(files[0] if files else None, settings)
+    config = read_config(files[0] if files else None, settings)
+    for key in ("model", "data"):
+        if path := getattr(config, key):
+            check_file(path, f"what {key} names")
+    return config
 
 
 def _stage(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
 
 FILE = "stage.json"
 
@@ -77,7 +78,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """To a temporary name, then renamed.
 
     Raises:
-        SlimError: the disk is full or cannot be written.
+        SlimError: the disk is full or cannot be written, and what to do.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -87,9 +88,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as e:
-        raise SlimError(f"cannot write {path}: {e.strerror or e}. Free some space and run it again") from e
+        raise SlimError(f"cannot write {path}: {why(e, path)}") from e
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing can be removed
+            part.unlink()
 
 
 def write(folder: Path, record: Record, file: str = FILE) -> None:

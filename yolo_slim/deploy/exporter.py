@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from yolo_slim.checkpoint import reading_for_ultralytics
 from yolo_slim.deploy.card import carry
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
+from yolo_slim.scratch import Scratch
 
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "onnxslim"),
@@ -77,7 +77,7 @@ def export_file(
     """
     if lacking := missing([format]):
         raise SlimError(f"{format} export needs {', '.join(lacking)}: pip install yolo-slim[export]")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with Scratch(target.parent) as folder:
         copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"
         copied.symlink_to(weights.resolve())
         try:

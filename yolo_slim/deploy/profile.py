@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo_slim.deploy.runtimes import openvino_model
+from yolo_slim.scratch import Scratch
 
 Nodes = dict[str, float]
 """Name of an operator, as the exporter wrote it -> milliseconds."""
@@ -24,7 +24,7 @@ def in_onnxruntime(file: Path, threads: int, images: np.ndarray, runs: int) -> N
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level, options.enable_profiling = 3, True
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         for _ in range(runs + 1):

@@ -6,7 +6,6 @@ One scale over boxes (hundreds of pixels) and scores (at most 1) would round eve
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from torch import nn
 
 from yolo_slim.deploy.exporter import missing, put
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
+from yolo_slim.scratch import Scratch
 
 HEAD = "head"
 
@@ -64,14 +64,14 @@ def quantize(format: str, source: Path, target: Path, images: Sequence[np.ndarra
     """
     if lacking := missing([f"int8 {format}"]):
         raise SlimError(f"{format} in INT8 needs {', '.join(lacking)}: pip install yolo-slim[export]")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with Scratch(target.parent) as folder:
         written = Path(folder) / target.name
         try:
             QUANTIZERS[format](source, written, images, floats)
         except SlimError:
             raise
         except OSError as e:
-            raise SlimError(f"cannot write {target}: {e.strerror or e}. Free some space and run it again") from e
+            raise SlimError(f"cannot write {target}: {why(e, target)}") from e
         except Exception as e:  # each has errors of its own
             raise SlimError(f"{format} in INT8: {type(e).__name__}: {e}") from e
         put(written, target)

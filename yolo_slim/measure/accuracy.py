@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ultralytics.utils.metrics import DetMetrics
 
 from yolo_slim.data import LocalValidator
 from yolo_slim.errors import SlimError, no_images
+from yolo_slim.scratch import Scratch
 
 
 def accuracy(
@@ -71,7 +71,7 @@ def aliased(weights: str | Path | None) -> Iterator[Path]:
 
     Ultralytics drops apostrophes from names of weights, and looks some names up elsewhere.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         alias = Path(folder) / "weights.pt"
         if weights:
             alias.symlink_to(Path(weights).resolve())

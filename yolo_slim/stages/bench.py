@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from yolo_slim.channels import Costs, trace
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.scratch import Scratch
 from yolo_slim.stages.clock import Clock, Started, clock
 from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
 
@@ -52,7 +52,7 @@ def measured_in(config: Config, clocks: list[Clock], detectors: dict[str, nn.Mod
     """The content of bench.json."""
     chosen, rows, layers = config.bench, [], {}
     for timer in track(clocks, description="bench"):
-        with tempfile.TemporaryDirectory() as folder:
+        with Scratch() as folder:
             try:
                 ready = _ready(detectors, timer, Path(folder))
             except Exception as e:  # each runtime has errors of its own

@@ -33,6 +33,7 @@ from yolo_slim.data.facts import dataset_for
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
+from yolo_slim.stages.common import rehearse_training
 from yolo_slim.stages.landed import compatible, landing_mode
 from yolo_slim.stages.recover import absorption
 from yolo_slim.stages.stopwatch import Stopwatch, as_fast
@@ -244,14 +245,15 @@ def rehearse(config: Config) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
 
     Raises:
-        SlimError: settings that do not go together, an unknown criterion, a pattern that matches nothing, a target
-            that cannot be met.
+        SlimError: train arguments that do not fit the detector, settings that do not go together, an unknown
+            criterion, a pattern that matches nothing, a target that cannot be met.
     """
     chosen = config.prune
     compatible(chosen, landing_mode(config))
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model)
+    rehearse_training(config, detector)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())

@@ -21,7 +21,7 @@ from torch import nn
 from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
 from yolo_slim.config import Config, Latency
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
 from yolo_slim.stages.common import console, quietly, unheard
 from yolo_slim.stages.turns import Started, Timer
 
@@ -129,7 +129,7 @@ def layer_table(config: Config, detector: nn.Module) -> LayerTable | None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise SlimError(f"cannot write to {file.parent}: {e.strerror or e}") from e
+        raise SlimError(f"cannot write to {file.parent}: {why(e, file.parent)}") from e
     table, baseline = timed(detector, wiring, clock, config.latency)
     record.write_json(file, {**made_of, "baseline_ms": baseline, **asdict(table)})
     console.print(

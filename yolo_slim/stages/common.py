@@ -16,15 +16,18 @@ from typing import Any, TextIO
 
 import yaml
 from rich.console import Console
+from torch import nn
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config
 from yolo_slim.data import dataset_info, yaml_of
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
+from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
+from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
@@ -51,12 +54,14 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise SlimError(f"cannot write to {folder}: {e.strerror or e}") from e
+        raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
     start, before = time.time(), record.named(folder)
     try:
         outputs, metrics, details = work(folder)
+    except BrokenPipeError:
+        raise
     except OSError as e:
-        raise SlimError(f"{stage}: cannot write {e.filename or folder}: {e.strerror or e}. Free some space") from e
+        raise SlimError(f"{stage}: cannot use {e.filename or folder}: {why(e, e.filename or folder)}") from e
     if stage in WEIGHTS:
         sign(outputs["weights"], inputs, {"stage": stage, "settings": settings, **metrics})
         metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
@@ -170,13 +175,15 @@ def train_in(
     if resume:
         console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {arguments['epochs']}")
     else:
+        if str(model).endswith(".pt"):
+            _fits(checkpoint.load(model), arguments, "train")
         shutil.rmtree(run, ignore_errors=True)
         try:
             run.mkdir(parents=True)
             for name, content in extra.items():
                 (run / name).write_text(yaml.safe_dump(content), encoding="utf-8")
         except OSError as e:
-            raise SlimError(f"cannot write to {run}: {e.strerror or e}") from e
+            raise SlimError(f"cannot write to {run}: {why(e, run)}") from e
         record.write_json(mark, asked)
     train(trainer, model, run, resume, **{"plots": False, **arguments})
     return last.parent
@@ -199,6 +206,32 @@ def train_arguments(config: Config, epochs: int, train: dict[str, Any], *, untra
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+def rehearse_training(config: Config, detector: nn.Module) -> None:
+    """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
+
+    Raises:
+        SlimError: with the section and the argument.
+    """
+    untrained = config.model.endswith((".yaml", ".yml"))
+    classes = dataset_info(config.data)["nc"] if untrained and config.data else None
+    if config.original.train.get("single_cls"):
+        classes = 1
+    for name in (*(["original"] if untrained else []), "sparse_train", "finetune"):
+        chosen, where = getattr(config, name), f"{name}.train"
+        if not chosen.epochs:
+            continue
+        _fits(detector, {**chosen.train, "data": config.data, "imgsz": config.imgsz}, where, classes)
+
+
+def _fits(detector: nn.Module, arguments: dict[str, Any], where: str, classes: int | None = None) -> None:
+    check_against(detector, arguments, where, classes)
+    if teacher := arguments.get("distill_model"):
+        checkpoint.load(teacher)
+    data, imgsz = arguments["data"], arguments["imgsz"]
+    if data and smallest(imgsz, arguments) < 2 * STRIDE:
+        check_last_batch(len(Batches(data, imgsz, 0).dataset), imgsz, arguments, where)
 
 
 def split_of(config: Config) -> str:

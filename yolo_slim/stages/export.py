@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
+from yolo_slim.scratch import Scratch
 from yolo_slim.stages.common import console, lineage, quietly, run_stage, slim_weights, split_of
 from yolo_slim.training.calibrate import Batches
 
@@ -147,7 +147,7 @@ def _quantised(
     images = [batch.numpy() for batch in batches]
     for format in chosen.int8:
         target = folder / f"slim_int8{deploy.suffix(format)}"
-        with tempfile.TemporaryDirectory(dir=folder) as place:
+        with Scratch(folder) as place:
             source = _written(config, weights, card, Path(place), format)
             yield File(format, "int8", deploy.quantize(format, source, target, images, floats), chosen.nms)
 

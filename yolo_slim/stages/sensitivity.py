@@ -7,7 +7,6 @@ For every group and ratio the channels with the lowest scores are silenced in a 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from yolo_slim.data import one_class, yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
+from yolo_slim.scratch import Scratch
 from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
 from yolo_slim.stages.landed import landing_mode
@@ -142,7 +142,7 @@ def _worth(config: Config, single_cls: bool) -> Worth:
 
 
 def _map(detector: nn.Module, config: Config) -> float:
-    with tempfile.TemporaryDirectory() as folder, quietly():
+    with Scratch() as folder, quietly():
         weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
         return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
 

@@ -8,7 +8,6 @@ and tells whether the machine is at its best.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from yolo_slim import measure
+from yolo_slim.scratch import Scratch
 from yolo_slim.stages.common import console
 
 CALM, RETAKES = 0.08, 2
@@ -67,7 +67,7 @@ class Timer:
         layers: bool = False,
     ) -> None:
         self.start, self.runs, self.layers = start, runs, layers
-        self.folder, self.probes = tempfile.TemporaryDirectory(), {}
+        self.folder, self.probes = Scratch(), {}
         for name, detector in (("whole", original), ("narrow", narrow)):
             (place := Path(self.folder.name, name)).mkdir()
             self.probes[name], _ = start(detector, place)
@@ -75,7 +75,7 @@ class Timer:
 
     def turn(self, slim: nn.Module) -> Turn:
         """One, in whatever while."""
-        with tempfile.TemporaryDirectory() as folder:
+        with Scratch() as folder:
             run, inside = self.start(slim, Path(folder))
             whole, narrow, other = timed({**self.probes, "slim": run}, self.runs)
             self.seen.append((whole, narrow))

@@ -1,44 +1,27 @@
-"""Everything a user may set, checked at the door: a YAML, `key=value` on top of it, all errors at once."""
+"""What may be set: a section a stage, each setting with its default, its bounds and its meaning."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from yolo_slim.errors import SlimError
+from yolo_slim.config.arguments import check_formats, check_train_arguments
+from yolo_slim.config.hints import model_in
+from yolo_slim.config.values import LARGEST, check_value
+from yolo_slim.errors import shown
 
-OURS = {
-    "model",
-    "data",
-    "imgsz",
-    "device",
-    "epochs",
-    "seed",
-    "project",
-    "name",
-    "save_dir",
-    "resume",
-    "task",
-    "mode",
-    "exist_ok",
-}
-"""Ultralytics arguments that have a setting of their own here."""
+MOST_EPOCHS, MOST_IMAGES, MOST_RUNS, MOST_THREADS, WIDEST = 100_000, 10_000_000, 100_000, 1_024, 16_384
+"""Bounds of what can be meant: of epochs, images, timed runs, threads or processes, and of a side in pixels."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -54,13 +37,14 @@ RECOVERIES: dict[str, dict[str, Any]] = {
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError(f"expected a number, got {value}")
+    def _sound(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name].annotation
+        if model_in(annotation) is None:  # a section looks at its own
+            check_value(value, annotation)
         return value
 
 
@@ -80,13 +64,15 @@ class TrainSection(Section):
 class Original(TrainSection):
     """Used when `model` is a YAML: the untrained detector is trained first, by plain Ultralytics."""
 
-    epochs: int = Field(100, ge=1, description="epochs to train an untrained model for")
+    epochs: int = Field(100, ge=1, le=MOST_EPOCHS, description="epochs to train an untrained model for")
 
 
 class SparseTrain(TrainSection):
     """Training that makes channels go, or show that they may."""
 
-    epochs: int = Field(30, ge=0, description="epochs of it; 0: no sparse training, `run` goes on to prune")
+    epochs: int = Field(
+        30, ge=0, le=MOST_EPOCHS, description="epochs of it; 0: no sparse training, `run` goes on to prune"
+    )
     mode: Literal["targeted", "uniform", "soft", "polarization"] = Field(
         "targeted",
         description="targeted: fade the channels that the prune: section removes to zero; uniform: pull on all scales; "
@@ -96,6 +82,7 @@ class SparseTrain(TrainSection):
     strength: float = Field(
         0.3,
         ge=0,
+        le=1_000,
         description="uniform, polarization: travel, how far a scale moves towards zero in all if nothing holds it "
         "(1.0: from 1 to 0)",
     )
@@ -107,8 +94,10 @@ class SparseTrain(TrainSection):
         description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only",
     )
     landing: float = Field(0.5, gt=0, le=1, description="targeted: share of the training after which they are zero")
-    rechoose: int = Field(0, ge=0, description="targeted: epochs between choosing anew who goes next; 0: never")
-    every: int = Field(1, ge=1, description="soft: epochs between two zeroings")
+    rechoose: int = Field(
+        0, ge=0, le=MOST_EPOCHS, description="targeted: epochs between choosing anew who goes next; 0: never"
+    )
+    every: int = Field(1, ge=1, le=MOST_EPOCHS, description="soft: epochs between two zeroings")
     polarization_t: float = Field(1.2, ge=0, le=2, description="polarization: t; a share of 1/2 - t/4 is let stay")
     weights: Literal["live", "average"] = Field(
         "live", description="what goes to the pruner: the weights themselves or the moving average of them"
@@ -118,6 +107,8 @@ class SparseTrain(TrainSection):
     def _fits_the_mode(self) -> SparseTrain:
         if self.mode != "uniform" and self.update == "subgradient":
             raise ValueError(f"update=subgradient is a form of mode=uniform: mode={self.mode} has none")
+        if self.train.get("time"):
+            raise ValueError("train.time ends a training by the clock, but what goes when is set by its epochs")
         if self.mode == "soft" and self.weights == "average":
             raise ValueError("mode=soft zeroes filters of the live weights: weights=average would not see it")
         return self
@@ -128,9 +119,11 @@ class Target(Section):
 
     flops: Share | None = Field(None, description="share of the FLOPs to keep")
     params: Share | None = Field(None, description="share of the parameters to keep")
-    size_mb: float | None = Field(None, gt=0, description="megabytes (1e6 bytes) that the checkpoint may have")
+    size_mb: float | None = Field(None, gt=0, le=1e6, description="megabytes (1e6 bytes) that the checkpoint may have")
     latency: Share | None = Field(None, description="share of the measured time of an image to keep (see `latency:`)")
-    latency_ms: float | None = Field(None, gt=0, description="milliseconds an image may take, nothing else running")
+    latency_ms: float | None = Field(
+        None, gt=0, le=1e6, description="milliseconds an image may take, nothing else running"
+    )
 
     @property
     def timed(self) -> bool:
@@ -149,10 +142,13 @@ class Sensitivity(Section):
     metric: Literal["loss", "map50_95"] = Field(
         "loss", description="loss: on some images of the val split; map50_95: on all of it, slower"
     )
-    images: int = Field(256, ge=1, description="val images that the loss is measured on (map50_95: on all there are)")
+    images: int = Field(
+        256, ge=1, le=MOST_IMAGES, description="val images that the loss is measured on (map50_95: on all there are)"
+    )
     tolerance: float | None = Field(
         None,
         ge=0,
+        le=1e6,
         description="instead of a ratio or a target: every group loses what makes the detector no worse than this",
     )
 
@@ -167,12 +163,14 @@ class Sensitivity(Section):
 class Iterations(Section):
     """Cutting in rounds, each but the last fine-tuned before the next; every share refers to the uncut detector."""
 
-    rounds: int = Field(1, ge=1, description="cuts; between them the detector is fine-tuned as under `finetune:`")
+    rounds: int = Field(
+        1, ge=1, le=100, description="cuts; between them the detector is fine-tuned as under `finetune:`"
+    )
     schedule: Literal["exponential", "linear", "cubic"] = Field(
         "exponential",
         description="exponential: the same share of what is left each round; linear: as much; cubic: most of it early",
     )
-    epochs: int = Field(5, ge=1, description="epochs of fine-tuning after each round but the last")
+    epochs: int = Field(5, ge=1, le=MOST_EPOCHS, description="epochs of fine-tuning after each round but the last")
     stop_if_map_drop: float | None = Field(
         None,
         ge=0,
@@ -184,7 +182,7 @@ class Iterations(Section):
 class Depth(Section):
     """Residual branches that go whole."""
 
-    blocks: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = Field(
+    blocks: Annotated[int, Field(ge=0, le=1_000, strict=True)] | Literal["auto"] = Field(
         0, description="how many go, before channels do; auto: those that cost less loss than channels in their place"
     )
     score: Literal["delta_loss", "gamma_mean", "taylor"] = Field(
@@ -224,9 +222,12 @@ class Prune(Section):
     min_channels: int = Field(
         8,
         ge=0,
+        le=65_536,
         description="channels of every group that stay at least; with min_keep 0, branches may empty",
     )
-    round_to: int = Field(8, ge=1, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16")
+    round_to: int = Field(
+        8, ge=1, le=1_024, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16"
+    )
     exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")
     normalize: Literal["auto", "none", "mean", "l2", "lamp"] = Field(
         "auto",
@@ -250,7 +251,7 @@ class Prune(Section):
     mix_norm: float = Field(
         0.0, ge=0, le=1, description="fpgm: share of the channels to go that go by l2 norm instead (paper's mix: 0.25)"
     )
-    points_per_image: int = Field(10, ge=1, description="lasso: random positions looked at in each image")
+    points_per_image: int = Field(10, ge=1, le=100_000, description="lasso: random positions looked at in each image")
     absorb: Literal["measured", "beta", "none"] | None = Field(
         None,
         description="what removed channels carried goes into their readers: measured on images, or act(beta) "
@@ -264,11 +265,14 @@ class Prune(Section):
     recalibrate: int | None = Field(
         None,
         ge=0,
+        le=MOST_IMAGES,
         description="training images to measure batch-norm statistics on anew; 0: off (default: off after "
         "reconstruction, else calib_images)",
     )
-    calib_images: int = Field(256, ge=1, description="training images that criteria and recovery look at")
-    seed: int = Field(0, ge=0, description="of criterion random and of the calibration images")
+    calib_images: int = Field(
+        256, ge=1, le=MOST_IMAGES, description="training images that criteria and recovery look at"
+    )
+    seed: int = Field(0, ge=0, le=LARGEST, description="of criterion random and of the calibration images")
     iterations: Iterations = Iterations()
 
     @model_validator(mode="after")
@@ -288,9 +292,11 @@ def _by_name(value: Any) -> Any:
     if isinstance(value, str):
         return {value: {}}
     if isinstance(value, list):
+        if wrong := [name for name in value if not isinstance(name, str)]:
+            raise ValueError(f"expected names of losses, got {shown(wrong[0])}")
         return {name: {} for name in value}
     if isinstance(value, dict):
-        return {k: {"weight": v} if isinstance(v, (int, float)) and not isinstance(v, bool) else v or {}
+        return {k: {"weight": v} if isinstance(v, (int, float)) and not isinstance(v, bool) else {} if v is None else v
                 for k, v in value.items()}  # fmt: skip
     return value
 
@@ -313,8 +319,8 @@ class Distill(Section):
         description="modules whose maps are compared, or {the student's: the teacher's}; null: Detect's inputs, for "
         "channels alone every block as well",
     )
-    ramp_epochs: float = Field(0.0, ge=0, description="epochs over which all weights rise from 0")
-    stop_before: int = Field(0, ge=0, description="last epochs without a teacher")
+    ramp_epochs: float = Field(0.0, ge=0, le=MOST_EPOCHS, description="epochs over which all weights rise from 0")
+    stop_before: int = Field(0, ge=0, le=MOST_EPOCHS, description="last epochs without a teacher")
     teacher_images: str | None = Field(
         None, description="folder with other pictures of the training images, under the same names, for the teacher"
     )
@@ -355,7 +361,7 @@ def check_lesson(chosen: Distill, epochs: int, named: str) -> None:
 class Finetune(TrainSection):
     """Training the slim detector, which stays slim."""
 
-    epochs: int = Field(30, ge=1, description="epochs of fine-tuning")
+    epochs: int = Field(30, ge=1, le=MOST_EPOCHS, description="epochs of fine-tuning")
     distill: Distill | None = Field(
         default_factory=Distill, description="what to learn from a teacher; null: from labels alone"
     )
@@ -376,6 +382,10 @@ class Finetune(TrainSection):
                     "name it as finetune.distill.teacher instead"
                 )
             check_lesson(self.distill, self.epochs, f"finetune.epochs={self.epochs}")
+            if self.train.get("time") and (self.distill.ramp_epochs or self.distill.stop_before):
+                raise ValueError(
+                    "train.time ends a training by the clock: distill.ramp_epochs and stop_before need its epochs"
+                )
             if self.distill.extra_images and self.train.get("rect"):
                 raise ValueError("distill.extra_images needs images of one shape: leave out train.rect")
         return self
@@ -387,9 +397,11 @@ class Latency(Section):
     runtime: Literal["openvino", "onnxruntime", "torch"] = Field(
         "onnxruntime", description="what the slim detector will run in, on the CPU; torch: on `device`"
     )
-    threads: int | None = Field(None, ge=1, description="of the runtime; null: as many as the machine has cores")
-    samples: int = Field(16, ge=8, description="detectors of random widths that layers are measured in")
-    runs: int = Field(20, ge=3, description="timed images in each, those of the original in between")
+    threads: int | None = Field(
+        None, ge=1, le=MOST_THREADS, description="of the runtime; null: as many as the machine has cores"
+    )
+    samples: int = Field(16, ge=8, le=1_000, description="detectors of random widths that layers are measured in")
+    runs: int = Field(20, ge=3, le=MOST_RUNS, description="timed images in each, those of the original in between")
 
 
 class Bench(Section):
@@ -398,16 +410,18 @@ class Bench(Section):
     runtimes: list[Literal["torch", "onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]] | None = Field(
         None, description="null: all that are installed"
     )
-    threads: int | None = Field(None, ge=1, description="of each runtime; null: as many as the machine has cores")
-    batches: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description="images at a time")
-    runs: int = Field(50, ge=3, description="timed runs of each, in turn")
+    threads: int | None = Field(
+        None, ge=1, le=MOST_THREADS, description="of each runtime; null: as many as the machine has cores"
+    )
+    batches: list[Annotated[int, Field(ge=1, le=4_096)]] = Field([1], min_length=1, description="images at a time")
+    runs: int = Field(50, ge=3, le=MOST_RUNS, description="timed runs of each, in turn")
 
 
 class Report(Section):
     """How every row is measured: one evaluator, one setting."""
 
     split: Literal["auto", "val", "test"] = Field("auto", description="auto: test where the data set has one, else val")
-    latency_runs: int = Field(50, ge=1, description="timed images per detector, all detectors in turn")
+    latency_runs: int = Field(50, ge=1, le=MOST_RUNS, description="timed images per detector, all detectors in turn")
 
 
 class Sweep(Section):
@@ -425,7 +439,7 @@ class Sweep(Section):
         ["reconstruct"], min_length=1, description=f"what is done after each cut: {', '.join(RECOVERIES)}"
     )
     drop: float = Field(0.02, ge=0, lt=1, description="mAP50-95 that may be lost, for the recommended target")
-    workers: int = Field(2, ge=1, description="points made at a time, sharing the cores")
+    workers: int = Field(2, ge=1, le=MOST_THREADS, description="points made at a time, sharing the cores")
     executor: Literal["processes", "ray"] = Field(
         "processes", description="processes of this machine, or tasks on Ray (pip install yolo-slim[ray])"
     )
@@ -448,16 +462,22 @@ class Export(Section):
         ["head"],
         description="what INT8 files keep in float: head (its last convolutions, the decode), module-name patterns",
     )
-    calib_images: int = Field(256, ge=1, description="training images that INT8 scales are measured on")
-    imgsz: int | None = Field(None, ge=32, multiple_of=32, description="image side in pixels (default: imgsz)")
+    calib_images: int = Field(256, ge=1, le=MOST_IMAGES, description="training images that INT8 scales are measured on")
+    imgsz: int | None = Field(
+        None, ge=32, le=WIDEST, multiple_of=32, description="image side in pixels (default: imgsz)"
+    )
     dynamic: bool = Field(False, description="any batch and image size, where the format can")
-    opset: int | None = Field(None, ge=7, description="of ONNX (default: the newest that Ultralytics trusts)")
+    opset: int | None = Field(None, ge=7, le=99, description="of ONNX (default: the newest that Ultralytics trusts)")
     simplify: bool = Field(True, description="simplify ONNX graphs")
     nms: bool = Field(False, description="build non-maximum suppression in, where the format can")
-    images: int = Field(8, ge=1, description="real images to compare raw outputs on")
-    tolerance: float = Field(1e-3, gt=0, description="largest difference to PyTorch, relative, before the stage fails")
-    map_tolerance: float = Field(0.001, ge=0, description="likewise for mAP50-95; 0.001: 0.1 points")
-    int8_tolerance: float = Field(0.015, ge=0, description="mAP50-95 that an INT8 file may lose; 0.015: 1.5 points")
+    images: int = Field(8, ge=1, le=MOST_IMAGES, description="real images to compare raw outputs on")
+    tolerance: float = Field(
+        1e-3, gt=0, le=1e6, description="largest difference to PyTorch, relative, before the stage fails"
+    )
+    map_tolerance: float = Field(0.001, ge=0, le=1, description="likewise for mAP50-95; 0.001: 0.1 points")
+    int8_tolerance: float = Field(
+        0.015, ge=0, le=1, description="mAP50-95 that an INT8 file may lose; 0.015: 1.5 points"
+    )
 
     @field_validator("formats")
     @classmethod
@@ -472,6 +492,13 @@ class Export(Section):
         return list(dict.fromkeys(formats))
 
 
+LONGEST_RUN = 128
+"""Bytes of a run's name: longer ones leave no room for what is made of them."""
+
+RESERVED = {"latency", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+"""Names that are no run's: <runs>/latency keeps what layers take, the others are devices of Windows."""
+
+
 class Config(Section):
     """One experiment: runs/<name>/..."""
 
@@ -479,13 +506,17 @@ class Config(Section):
     model: str = Field(..., description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one")
     data: str | None = Field(None, description="an Ultralytics data-set YAML (prune alone works without)")
     imgsz: int = Field(
-        640, ge=32, multiple_of=32, description="image side in pixels, for training and for every measurement"
+        640,
+        ge=32,
+        le=WIDEST,
+        multiple_of=32,
+        description="image side in pixels, for training and for every measurement",
     )
     device: Annotated[str, BeforeValidator(str)] = Field(
         "cpu", pattern=r"^(cpu|mps|(cuda:)?\d+(,\d+)*)$", description="cpu, 0, 0,1, mps"
     )
     runs: str = Field("runs", description="folder for results")
-    seed: int = Field(0, ge=0, description="of every training")
+    seed: int = Field(0, ge=0, le=LARGEST, description="of every training")
     original: Original = Original()
     sparse_train: SparseTrain = SparseTrain()
     prune: Prune = Prune()
@@ -496,6 +527,15 @@ class Config(Section):
     sweep: Sweep = Sweep()
     export: Export = Export()
 
+    @field_validator("name")
+    @classmethod
+    def _can_be_a_folder(cls, name: str) -> str:
+        if len(name.encode()) > LONGEST_RUN:
+            raise ValueError(f"expected {LONGEST_RUN} bytes at most, got {len(name.encode())}")
+        if name.endswith(".") or name.partition(".")[0].lower() in RESERVED:
+            raise ValueError(f"{name} cannot be a folder of results: it means something else")
+        return name
+
     @model_validator(mode="after")
     def _rounds_are_taught_too(self) -> Config:
         tuned = self.prune.iterations
@@ -503,101 +543,21 @@ class Config(Section):
             check_lesson(self.finetune.distill, tuned.epochs, f"prune.iterations.epochs={tuned.epochs}")
         return self
 
+    @model_validator(mode="after")
+    def _a_batch_for_every_gpu(self) -> Config:
+        gpus = len(self.device.split(","))
+        for stage in ("original", "sparse_train", "finetune") if gpus > 1 else ():
+            batch = getattr(self, stage).train.get("batch", 16)
+            if batch < gpus or batch % gpus:
+                raise ValueError(
+                    f"{stage}.train.batch={batch}: expected a multiple of the {gpus} GPUs of device={self.device}"
+                )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where this experiment's results are."""
         return Path(self.runs) / self.name
-
-
-def read_config(path: str | Path | None, settings: list[str]) -> Config:
-    """Settings from a YAML and from `dotted.key=value` words, of which the words win.
-
-    Raises:
-        SlimError: every error at once, each with its key and, for an unknown one, the nearest known.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = _parse(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as e:
-            raise SlimError(f"cannot read the configuration {path}: {e.strerror or e}") from e
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise SlimError(f"{path} is not YAML: {e}") from e
-        if not isinstance(values, dict):
-            raise SlimError(f"expected settings (key: value) in {path}, got a {type(values).__name__}")
-    for word in settings:
-        _set(values, word)
-    return check(values, str(path or "command line"))
-
-
-def check(values: dict[str, Any], source: str = "settings") -> Config:
-    """Settings as a nested dict, checked.
-
-    Raises:
-        SlimError: all that is wrong with them.
-    """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as e:
-        raise SlimError(f"{source}:\n" + "\n".join(f"  {line}" for line in map(_explain, e.errors()))) from e
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text; here it is a number, as in YAML 1.2 and Python."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Yaml)
-
-
-def _set(values: dict[str, Any], word: str) -> None:
-    key, equals, text = word.partition("=")
-    if not equals or not key:
-        raise SlimError(f"expected key=value, e.g. prune.ratio=0.5, got {word!r}")
-    *path, last = key.split(".")
-    # A pattern of module names holds dots itself: everything behind prune.layers is one key.
-    if path[:2] == ["prune", "layers"]:
-        path, last = path[:2], ".".join([*path[2:], last])
-    for step in path:
-        inner = values.get(step)
-        values[step] = dict(inner) if isinstance(inner, dict) else {}
-        values = values[step]
-    try:
-        values[last] = _parse(text)
-    except yaml.YAMLError as e:
-        raise SlimError(f"cannot read the value of {key}: {text!r}") from e
-
-
-def _explain(error: Any) -> str:
-    """One pydantic error as a line for the person who must fix it."""
-    where = [str(part) for part in error["loc"]]
-    key = ".".join(where)
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(where[-1], _fields(where[:-1]), n=1, cutoff=0.5)
-        return f"{key}: unknown setting" + (f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
-    if error["type"] == "missing":
-        return f"{key}: needed, e.g. {key}=best.pt"
-    message = error["msg"].removeprefix("Value error, ")
-    got = "" if error["type"] == "value_error" else f", got {error['input']!r}"
-    return f"{key}: {message}{got}" if key else message
-
-
-def words(settings: dict[str, Any], path: tuple[str, ...] = ()) -> list[str]:
-    """Nested settings as one types them: `read_config` gives the same settings for these words."""
-    found = []
-    for key, value in settings.items():
-        here = (*path, key)
-        if isinstance(value, dict) and value and section(list(here)) is not None:
-            found += words(value, here)
-        else:
-            plain = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and _parse(value) == value
-            found.append(f"{'.'.join(here)}={value if plain else json.dumps(value)}")
-    return found
 
 
 def section(path: list[str]) -> type[BaseModel] | None:
@@ -611,51 +571,3 @@ def section(path: list[str]) -> type[BaseModel] | None:
             return None
         model = inner
     return model
-
-
-def _fields(path: list[str]) -> list[str]:
-    found = section(path)
-    return list(found.model_fields) if found else []
-
-
-def check_train_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse what Ultralytics would not take, before anything runs.
-
-    Raises:
-        ValueError: with every unknown, mistyped or doubly set argument.
-    """
-    from ultralytics.cfg import check_cfg  # imported late: it takes seconds, and --help does not need it
-    from ultralytics.utils import DEFAULT_CFG_DICT
-
-    wrong = []
-    for key, value in arguments.items():
-        if key in OURS:
-            wrong.append(f"{key} is set by yolo-slim: use its own setting")
-        elif key not in DEFAULT_CFG_DICT:
-            near = get_close_matches(key, sorted(DEFAULT_CFG_DICT.keys() - OURS), n=1, cutoff=0.5)
-            wrong.append(f"{key}: Ultralytics has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
-        else:
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as e:
-                wrong.append(f"{key}: {e}")
-    # Ultralytics would install it by itself.
-    if str(arguments.get("quantize")) in ("8", "int8", "w8a8") and importlib.util.find_spec("modelopt") is None:
-        wrong.append("quantize=8, training for INT8, needs nvidia-modelopt: pip install yolo-slim[qat]")
-    if wrong:
-        raise ValueError("; ".join(wrong))
-
-
-def check_formats(formats: list[str]) -> None:
-    """Refuse what Ultralytics cannot export to, and what cannot be had without installing on the way.
-
-    Raises:
-        ValueError: with every unknown format, and those there are.
-    """
-    if "mnn" in formats:  # MNN/tools/utils/log.py: os.system("pip install ...")
-        raise ValueError("mnn: its package runs pip when it is imported, which may break others: `yolo export` has it")
-    from ultralytics.engine.exporter import export_formats  # imported late, as above
-
-    known = export_formats()["Argument"][1:]  # the first is PyTorch
-    if unknown := [name for name in formats if name not in known]:
-        raise ValueError(f"Ultralytics has no format {', '.join(unknown)}; expected some of {', '.join(known)}")

@@ -1,0 +1,31 @@
+"""Everything a user may set, checked at the door: a YAML, `key=value` on top of it, all errors at once."""
+
+from yolo_slim.config.reading import check, read_config, words
+from yolo_slim.config.sections import (
+    RECOVERIES,
+    Config,
+    Distill,
+    Finetune,
+    Latency,
+    Prune,
+    SparseTrain,
+    Sweep,
+    Target,
+    section,
+)
+
+__all__ = [
+    "RECOVERIES",
+    "Config",
+    "Distill",
+    "Finetune",
+    "Latency",
+    "Prune",
+    "SparseTrain",
+    "Sweep",
+    "Target",
+    "check",
+    "read_config",
+    "section",
+    "words",
+]

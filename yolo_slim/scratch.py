@@ -1,0 +1,89 @@
+"""Folders for a while, which no kill leaves behind for good: those that nobody holds any more go with the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+from yolo_slim.errors import SlimError, plain, why
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: what a kill leaves there stays
+    fcntl = None  # type: ignore[assignment]
+
+NEW, HELD = "new-yolo-slim-", "tmp-yolo-slim-"
+"""How the names of such folders begin: before they are held, and from then on."""
+
+
+A_MINUTE = 60
+"""Seconds, ages longer than it takes to hold a new folder."""
+
+
+class Scratch:
+    """A temporary folder, removed when its context or this process ends; first removes those of dead processes there.
+
+    Args:
+        place: where; default: the system's place for temporary files.
+
+    Raises:
+        SlimError: nothing can be written there.
+    """
+
+    def __init__(self, place: str | Path | None = None) -> None:
+        try:
+            place = Path(place or tempfile.gettempdir())
+            sweep(place)
+            new = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
+            held = _hold(new)
+            folder = new.rename(place / new.name.replace(NEW, HELD))
+        except OSError as e:
+            raise SlimError(f"cannot make a temporary folder in {plain(place or 'any place')}: {why(e, place)}") from e
+        self.name = str(folder)
+        self.cleanup = weakref.finalize(self, _remove, folder, held)
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *error: object) -> None:
+        self.cleanup()
+
+
+def sweep(place: Path) -> None:
+    """Remove the temporary folders there whose processes are gone."""
+    for folder in place.glob(f"{HELD}*"):
+        held = _hold(folder)
+        if held is not None:
+            _remove(folder, held)
+    for folder in place.glob(f"{NEW}*"):  # of a process that was killed before it held it
+        with contextlib.suppress(OSError):
+            if time.time() - folder.lstat().st_mtime > A_MINUTE:
+                folder.rmdir()
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until the descriptor is closed or this process ends; None: it is held, or cannot be."""
+    if fcntl is None:
+        return None
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
+
+
+def _remove(folder: Path, held: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if held is not None:
+        with contextlib.suppress(OSError):
+            os.close(held)

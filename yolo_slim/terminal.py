@@ -1,0 +1,87 @@
+"""The console as it is: closed, a pipe that somebody left, one that cannot write all characters; and being ended."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PLAIN = {"→": "->", "←": "<-", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "µ": "u"}
+"""What stands for characters that a console does not have; `?` for the others."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that ends programs: all is put away as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+def prepare() -> None:
+    """Let no output fail: what is closed takes everything, what cannot write a character writes another."""
+    codecs.register_error("yolo-slim", _in_plain)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: the next file that is opened would take its number, and all that is printed
+            _fill(number)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure") and not _writes_all(stream.encoding):
+            stream.reconfigure(errors="yolo-slim")
+            # Processes that this one starts have no such handler.
+            os.environ["PYTHONIOENCODING"] = f"{stream.encoding}:replace"
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """What would end this process at once raises `Ended` meanwhile, where nobody else has asked for the signal."""
+    mine, before = os.getpid(), {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one is not waited for
+        if os.getpid() != mine:  # a child, which has nothing to put away
+            os.kill(os.getpid(), number)
+        raise Ended(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave() -> None:
+    """Of a pipe that nobody reads: nothing more is written, and nobody is told when the streams are closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def _fill(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if nowhere != number:
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+
+
+def _writes_all(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith("utf")
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
