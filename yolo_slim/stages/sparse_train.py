@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, lan
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
+from yolo_slim.training.forced import write_log
 from yolo_slim.training.polarization import first_local_min
 
 
@@ -65,8 +65,8 @@ def sparse_train(config: Config) -> Record:
         row = measured(config, outputs["weights"])
         say("sparse", row, outputs["weights"])
         parted = _parted(detector, config) if chosen.mode == "polarization" else {}
-        with (folder / "train" / "sparsity.csv").open(newline="") as file:
-            log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+        write_log(folder / "train", ckpt["log"])  # a kill may have left it half-written
+        log = [{k: float(v) for k, v in line.items()} for line in ckpt["log"]]
         return outputs, row, {"sparsity": log, **parted}
 
     return run_stage(config, "sparse", settings, inputs, work)
