@@ -107,6 +107,12 @@ class SparseTrain(TrainSection):
         description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only",
     )
     landing: float = Field(0.5, gt=0, le=1, description="targeted: share of the training after which they are zero")
+    min_steps: int = Field(
+        120,
+        ge=0,
+        description="targeted: optimizer steps that a landing must have, before training begins; a short one keeps mAP "
+        "and takes the confidence; 0: any number will do",
+    )
     rechoose: int = Field(0, ge=0, description="targeted: epochs between choosing anew who goes next; 0: never")
     every: int = Field(1, ge=1, description="soft: epochs between two zeroings")
     polarization_t: float = Field(1.2, ge=0, le=2, description="polarization: t; a share of 1/2 - t/4 is let stay")

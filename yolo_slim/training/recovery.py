@@ -107,7 +107,7 @@ class RecoveringTrainer(DetectionTrainer):
         return True
 
     def _remember(self) -> None:
-        """What `_load_checkpoint_state` takes to go back to this moment; early stopping is not told of broken epochs."""
+        """What `_load_checkpoint_state` goes back to this moment with; early stopping never hears of broken epochs."""
         self.whole = {
             "ema": copy.deepcopy(self.ema.ema).cpu(),
             "updates": self.ema.updates,
