@@ -12,6 +12,7 @@ from yolo_slim.text import lines
 LONGEST, LONGEST_NAME = 80, 300
 """Characters of what somebody gave that a message shows, and of a name or a path in it."""
 
+
 class SlimError(Exception):
     """What was expected, what came, where, and what to do. The command line prints it and exits with 2."""
 

@@ -20,7 +20,8 @@ from yolo_slim.config.hints import model_in
 from yolo_slim.config.values import LARGEST, check_value
 from yolo_slim.errors import shown
 
-MOST_EPOCHS, MOST_IMAGES, MOST_RUNS, MOST_THREADS, WIDEST = 100_000, 10_000_000, 100_000, 1_024, 16_384
+MOST_EPOCHS, MOST_STEPS, MOST_IMAGES, MOST_RUNS, MOST_THREADS = 100_000, 10_000_000, 10_000_000, 100_000, 1_024
+WIDEST = 16_384
 """Bounds of what can be meant: of epochs, images, timed runs, threads or processes, and of a side in pixels."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -94,6 +95,13 @@ class SparseTrain(TrainSection):
         description="proximal: shrink after each step, any optimizer; subgradient: the paper's form, SGD only",
     )
     landing: float = Field(0.5, gt=0, le=1, description="targeted: share of the training after which they are zero")
+    min_steps: int = Field(
+        120,
+        ge=0,
+        le=MOST_STEPS,
+        description="targeted: optimizer steps that a landing must have, before training begins; a short one keeps mAP "
+        "and takes the confidence; 0: any number will do",
+    )
     rechoose: int = Field(
         0, ge=0, le=MOST_EPOCHS, description="targeted: epochs between choosing anew who goes next; 0: never"
     )

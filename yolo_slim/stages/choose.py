@@ -35,6 +35,7 @@ from yolo_slim.stages import depth
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import rehearse_training
 from yolo_slim.stages.landed import compatible, landing_mode
+from yolo_slim.stages.landing_time import enough_steps
 from yolo_slim.stages.recover import absorption
 from yolo_slim.stages.stopwatch import Stopwatch, as_fast
 from yolo_slim.training.calibrate import Batches, Shown, detection_loss
@@ -246,10 +247,11 @@ def rehearse(config: Config) -> None:
 
     Raises:
         SlimError: train arguments that do not fit the detector, settings that do not go together, an unknown
-            criterion, a pattern that matches nothing, a target that cannot be met.
+        criterion, a pattern that matches nothing, a target that cannot be met, a landing in too few steps.
     """
     chosen = config.prune
     compatible(chosen, landing_mode(config))
+    enough_steps(config)
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model)

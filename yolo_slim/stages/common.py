@@ -28,6 +28,8 @@ from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
 from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
 from yolo_slim.training.calibrate import Batches
+from yolo_slim.training.finite import unsound
+from yolo_slim.training.resuming import STARTED, StartAfresh, epochs_done
 from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
@@ -159,34 +161,49 @@ def train_in(
         extra: files for the run folder, which the trainer reads: name -> content.
         arguments: for Ultralytics.
     """
-    run, mark = folder / "train", folder / "started.json"
-    last = run / "weights" / "last.pt"
+    run = folder / "train"
     decisive = {k: v for k, v in arguments.items() if k != "device"}
     data = [file] if (file := yaml_of(arguments["data"])) else []
     asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *data]), "arguments": decisive}))
+    common = {"plots": False, **arguments}
     try:
-        same = json.loads(mark.read_text(encoding="utf-8")) == asked
-    except (OSError, ValueError):
-        same = False
-    resume = same and last.is_file()
-    if resume and checkpoint.read(last)["epoch"] + 1 >= arguments["epochs"]:
-        console.print("training was complete")
-        return last.parent
-    if resume:
-        console.print(f"going on after epoch {checkpoint.read(last)['epoch'] + 1} of {arguments['epochs']}")
-    else:
-        if str(model).endswith(".pt"):
-            _fits(checkpoint.load(model), arguments, "train")
-        shutil.rmtree(run, ignore_errors=True)
-        try:
-            run.mkdir(parents=True)
-            for name, content in extra.items():
-                (run / name).write_text(yaml.safe_dump(content), encoding="utf-8")
-        except OSError as e:
-            raise SlimError(f"cannot write to {run}: {why(e, run)}") from e
-        record.write_json(mark, asked)
-    train(trainer, model, run, resume, **{"plots": False, **arguments})
-    return last.parent
+        done = epochs_done(run, asked)
+        if done >= arguments["epochs"]:
+            console.print("training was complete")
+            return run / "weights"
+        console.print(f"going on after epoch {done} of {arguments['epochs']}")
+        _prepare(run, extra)
+        train(trainer, model, run, True, **common)
+        return _sound(run / "weights")
+    except StartAfresh as e:
+        reason = str(e)
+    if reason:
+        console.print(f"starting afresh: {reason}", markup=False)
+    if str(model).endswith(".pt"):
+        _fits(checkpoint.load(model), arguments, "train")
+    shutil.rmtree(run, ignore_errors=True)
+    _prepare(run, extra)
+    record.write_json(run / STARTED, asked)
+    train(trainer, model, run, False, **common)
+    return _sound(run / "weights")
+
+
+def _sound(weights: Path) -> Path:
+    """The folder, where all that it holds are numbers."""
+    for file in weights.glob("[!.]*.pt"):
+        if where := unsound(checkpoint.read(file)):
+            raise SlimError(f"{file} holds values that are no numbers ({where}): nothing is made of it")
+    return weights
+
+
+def _prepare(run: Path, extra: dict[str, dict]) -> None:
+    """The run folder with the files that the trainer reads, as they are to be, whatever a kill has left of them."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise SlimError(f"cannot write to {run}: {why(e, run)}") from e
+    for name, content in extra.items():
+        record.write_text(run / name, yaml.safe_dump(content))
 
 
 def train_arguments(config: Config, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from yolo_slim.record import Record
 from yolo_slim.stages.choose import sources
 from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
 from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
+from yolo_slim.stages.landing_time import enough_steps
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
+from yolo_slim.training.forced import write_log
 from yolo_slim.training.polarization import first_local_min
 
 
@@ -30,8 +31,9 @@ def sparse_train(config: Config) -> Record:
     if not chosen.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
     compatible(config.prune, landing_mode(config))
+    enough_steps(config)
     start = original(config).output(config.folder / "original")
-    settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed}
+    settings = {**chosen.model_dump(exclude={"min_steps"}), "imgsz": config.imgsz, "seed": config.seed}
     if chosen.mode in PLANNED:
         settings["prune"] = decisive(config)
     if chosen.mode == "targeted":
@@ -65,8 +67,8 @@ def sparse_train(config: Config) -> Record:
         row = measured(config, outputs["weights"])
         say("sparse", row, outputs["weights"])
         parted = _parted(detector, config) if chosen.mode == "polarization" else {}
-        with (folder / "train" / "sparsity.csv").open(newline="") as file:
-            log = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+        write_log(folder / "train", ckpt["log"])  # a kill may have left it half-written
+        log = [{k: float(v) for k, v in line.items()} for line in ckpt["log"]]
         return outputs, row, {"sparsity": log, **parted}
 
     return run_stage(config, "sparse", settings, inputs, work)

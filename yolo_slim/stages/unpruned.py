@@ -9,6 +9,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.common import console, finished
 from yolo_slim.stages.original import original
+from yolo_slim.training.resuming import STARTED
 
 
 def unpruned(config: Config) -> Path:
@@ -18,7 +19,7 @@ def unpruned(config: Config) -> Path:
         SlimError: sparse training was begun and not finished, or began with another detector.
     """
     start = finished(config, "sparse") if config.sparse_train.epochs else None
-    if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "started.json").exists():
+    if start is None and config.sparse_train.epochs and (config.folder / "sparse" / "train" / STARTED).exists():
         raise SlimError(
             f"sparse training was begun in {config.folder / 'sparse'} and is not finished: run `yolo-slim "
             "sparse-train` again, it goes on; or prune without it: sparse_train.epochs=0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Selection, trace
 from yolo_slim.training.penalty import Penalty
+from yolo_slim.training.recovery import agreed
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "sparsity.yaml"
@@ -33,6 +33,7 @@ class ForcedTrainer(SlimTrainer):
 
     def _setup_train(self) -> None:
         self.progress, self.travelled, self.steps, self.first = 0.0, 0.0, 0, None  # a resumed one finds its own
+        self.log: list[dict[str, str]] = []
         super()._setup_train()
         self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
         self.warmup = min(self.args.warmup_epochs, max(self.epochs - 1, 0))
@@ -80,11 +81,12 @@ class ForcedTrainer(SlimTrainer):
 
     def extra_state(self) -> dict[str, Any]:
         """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""
-        return {"travelled": self.travelled, "steps": self.steps, "first": self.first}
+        return {"travelled": self.travelled, "steps": self.steps, "first": self.first, "log": self.log}
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
         self.travelled, self.steps, self.first = ckpt["travelled"], ckpt["steps"], ckpt["first"]
+        self.log = list(ckpt["log"])
 
     def _epoch_starts(self) -> None:
         self.batches = 0
@@ -108,7 +110,8 @@ class ForcedTrainer(SlimTrainer):
             return
         now, own = self.penalty.summary(), self.logged()
         row = {"epoch": self.epoch + 1, **own, "steps": self.steps, **now}
-        self._write_row({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()})
+        self.log.append({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()})
+        write_log(Path(self.save_dir), self.log)
         LOGGER.info(
             "sparsity: "
             + "".join(f"{name} {value:.2f}  " for name, value in own.items())
@@ -119,23 +122,13 @@ class ForcedTrainer(SlimTrainer):
         )
         self.judge(now)
 
-    def _write_row(self, row: dict[str, str]) -> None:
-        """Append to sparsity.csv; a resumed run replaces the epoch that was cut short."""
-        file = Path(self.save_dir) / "sparsity.csv"
-        rows = list(csv.DictReader(file.open(newline=""))) if file.exists() else []
-        rows = [r for r in rows if int(r["epoch"]) < int(row["epoch"])] + [row]
-        part = file.with_name(f".{file.name}.part")
-        with part.open("w", newline="") as f:
-            writer = csv.DictWriter(f, row)
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(file)
 
-
-def agreed(decide: Callable[[], Any]) -> Any:
-    """What the first worker decides, on all of them: two GPUs may round a score differently."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return decide()
-    answer = [decide() if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(answer, 0)
-    return answer[0]
+def write_log(run: Path, log: list[dict[str, str]]) -> None:
+    """sparsity.csv: the scales at the end of each epoch, as `last.pt` remembers them."""
+    file = run / "sparsity.csv"
+    part = file.with_name(f".{file.name}.part")
+    with part.open("w", newline="") as f:
+        writer = csv.DictWriter(f, log[0])
+        writer.writeheader()
+        writer.writerows(log)
+    part.replace(file)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolo_slim.channels import Selection
+from yolo_slim.channels import Plan, Selection
 from yolo_slim.channels.select import amount
 from yolo_slim.errors import SlimError
-from yolo_slim.training.forced import ForcedTrainer, agreed
+from yolo_slim.training.forced import ForcedTrainer
 from yolo_slim.training.landing import Drift, Fader, Landing
+from yolo_slim.training.recovery import agreed
 
 PLAN = "plan.json"
 """In the run folder: the channels that stay, as `kept.json` lists them; written when they are chosen."""
@@ -40,6 +41,7 @@ class TargetedTrainer(ForcedTrainer):
         self.landing = Landing(begin if begin < end else 0.0, end, self.wiring.n_channels)
         if self.landed:
             self._restore(self.landed)
+            self._write_plan()
         else:
             self._decide(self.chosen_now())
         self.fader = Fader(self.wiring, unwrap_model(self.model))
@@ -57,15 +59,20 @@ class TargetedTrainer(ForcedTrainer):
         stay = self.landing.begun & kept
         self.landing.choose(self.wiring, kept, selection.scores)
         self.drift = Drift(agreed(lambda: self.made_up(self.copied(), kept)), self.landing.faded)
+        self._write_plan()
         if RANK not in {-1, 0}:
             return
-        (Path(self.save_dir) / PLAN).write_text(json.dumps(selection.plan.outputs(self.wiring), indent=1))
         shares = ", ".join(f"{k} {amount(k, v)}" for k, v in selection.achieved.items())
         LOGGER.info(
             f"landing: {int((~kept).sum())} of {len(kept)} channels fade to zero between epochs "
             f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first; {shares}"
             + (f"; {int(stay.sum())} that had begun to stay after all" if stay.any() else "")
         )
+
+    def _write_plan(self) -> None:
+        if RANK in {-1, 0}:
+            outputs = Plan(self.landing.kept).outputs(self.wiring)
+            (Path(self.save_dir) / PLAN).write_text(json.dumps(outputs, indent=1))
 
     def made_up(self, detector: nn.Module, kept: np.ndarray) -> dict[str, Tensor]:
         """What the weights that stay would gain if all others went at once: parameter -> difference, full width.

@@ -2,13 +2,14 @@
 
 The stock trainer rebuilds the network from its YAML, at full width, and copies what fits. This one keeps the module.
 It also keeps the live weights beside their average in `last.pt`, so that a resumed run goes on from where it was (the
-stock one goes on from the fp16 average), averages over a fair part of a short training as well, and writes checkpoints
-whole or not at all.
+stock one goes on from the fp16 average), averages over a fair part of a short training as well, reads checkpoints
+restricted, and writes them whole or not at all.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK, remove_colorstr
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
@@ -25,16 +25,18 @@ from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images
+from yolo_slim.training.recovery import RecoveringTrainer
+from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
 
 THREADS = torch.get_num_threads()
 """torch's own choice. Ultralytics lowers it by one to leave a core to data loaders, which on a CPU it does not use."""
 
 
-class SlimTrainer(DetectionTrainer):
+class SlimTrainer(RecoveringTrainer):
     """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
 
     Raises:
-        SlimError: the data set is not here, or names classes otherwise than the detector.
+        SlimError: the data set is not here, or names classes otherwise than the detector; or see `RecoveringTrainer`.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -79,14 +81,30 @@ class SlimTrainer(DetectionTrainer):
             return None
         if not str(self.model).endswith(".pt"):
             return super().setup_model()
+        if isinstance(self.args.pretrained, (str, Path)) and not self.resume:
+            raise SlimError(
+                f"pretrained={self.args.pretrained} names other weights than model={self.model}, which is what is "
+                "trained: leave one of them out"
+            )
         ckpt = checkpoint.read(self.model)
         detector = checkpoint.detector_of(ckpt, self.model)
         untrained = self.args.pretrained is False and not self.resume
         self.model = self.get_model(cfg=detector.yaml, weights=None if untrained else detector)
         return ckpt
 
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """As Ultralytics'.
+
+        Raises:
+            StartAfresh: the checkpoint is not of this training.
+        """
+        try:
+            super().resume_training(ckpt)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            raise StartAfresh(f"{self.last} does not fit this training ({type(e).__name__}: {e})") from e
+
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
-        """On a resume, and when Ultralytics goes back to last.pt after a NaN: the live weights go back too."""
+        """On a resume, and when an epoch is done again: the live weights go back too."""
         super()._load_checkpoint_state(ckpt)
         if ckpt.get("live"):
             unwrap_model(self.model).load_state_dict(ckpt["live"])
@@ -100,8 +118,10 @@ class SlimTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         if self.device.type == "cpu":
             torch.set_num_threads(THREADS)
+        self.mark = mark_of(Path(self.save_dir))
         # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
-        with patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda):
+        no_check = patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda)
+        with no_check:
             super()._setup_train()
         if self.device.type == "cpu":
             # As Ultralytics does on CUDA: a step takes a fifth less time, with amp=bf16 four tenths.
@@ -122,16 +142,6 @@ class SlimTrainer(DetectionTrainer):
         """
         return min(1 - 4 / (updates + 3), 0.9999)
 
-    def extra_state(self) -> dict[str, Any]:
-        """What a subclass must find again when training resumes; plain values and tensors."""
-        return {}
-
-    def live_state(self) -> dict[str, torch.Tensor]:
-        """The live weights as they are now, on the CPU, under the names the saved detector has."""
-        names = self.ema.ema.state_dict().keys()
-        state = unwrap_model(self.model).state_dict()
-        return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in names}
-
     def save_model(self) -> bool:
         """Write last.pt (and best.pt), with the live weights and whatever a subclass adds; whole or not at all."""
         last, best = self.last, self.best
@@ -140,12 +150,14 @@ class SlimTrainer(DetectionTrainer):
             part.unlink(missing_ok=True)  # left behind by a kill
         try:
             super().save_model()
-            ckpt = checkpoint.read(self.last)
+            ckpt = {**checkpoint.read(self.last), MARK: self.mark}
+            if self.best.exists():
+                checkpoint.write_whole(ckpt, self.best)
             checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
             # Renamed only when all is on the disk, and last.pt last: it says how far the training is.
             for part, final in ((self.best, best), (self.last, last)):
                 if part.exists():
-                    os.replace(part, final)
+                    _settle(part, final)
         except OSError as e:
             raise SlimError(
                 f"cannot write {last}: {e.strerror or e}. The last whole epoch is kept; free some space"
@@ -162,7 +174,7 @@ class SlimTrainer(DetectionTrainer):
             return
         part = self.best.with_name(f".{self.best.stem}.part.pt")
         strip_optimizer(self.best, s=str(part))
-        os.replace(part, self.best)
+        _settle(part, self.best)
         LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
         self.metrics = self.validator(model=checkpoint.load(self.best))
@@ -177,13 +189,21 @@ def _autocast(enabled: bool | torch.dtype, device: str = "cuda") -> torch.autoca
     return torch.autocast(device, dtype=dtype, enabled=bool(enabled))
 
 
+def _settle(part: Path, final: Path) -> None:
+    """Give a file its name, once all of it is on the disk: a power cut leaves the old one or the new one."""
+    with part.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(part, final)
+
+
 def train(
     trainer_class: type[SlimTrainer], model: Path | str, save_dir: Path, resume: bool, **args: Any
 ) -> SlimTrainer:
     """Run a trainer into `save_dir`, or go on with it from its last epoch.
 
     Raises:
-        SlimError: Ultralytics refuses the settings or the data set.
+        StartAfresh: what is there is not of this training.
+        SlimError: Ultralytics refuses the settings or the data set, or the training broke down.
     """
     last = save_dir / "weights" / "last.pt"
     overrides = {"task": "detect", "mode": "train", "model": str(model), "save_dir": str(save_dir), **args}
@@ -200,6 +220,8 @@ def train(
     except OSError as e:
         why = e.strerror or remove_colorstr(str(e))
         raise SlimError(f"training stopped at {e.filename or save_dir}: {why}") from e
+    except subprocess.CalledProcessError as e:
+        raise SlimError(f"training stopped at {save_dir}: a worker ended with {e.returncode}; it says why above") from e
     except RuntimeError as e:
         if not no_images(e):
             raise
