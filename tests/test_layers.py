@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "yolo_slim"
 MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of the package
     "errors": set(),
     "config": {"errors"},
-    "record": {"errors"},
+    "record": {"errors", "__version__"},
     "checkpoint": {"errors"},
+    "runs": {"checkpoint", "config", "errors", "record"},
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},

@@ -66,6 +66,7 @@ def test_the_record_comes_by_renaming_or_not_at_all(
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(SlimError, match="No space left on device"):
         write(tmp_path, replace(done, seconds=9.0))
+    assert len(whole[FILE].pop(record.SUM)) == 64
     assert whole == {FILE: asdict(replace(done, seconds=9.0))}  # all of it was there before it got its name
     assert (tmp_path / FILE).read_bytes() == before
     assert list(tmp_path.glob(".*")) == []

@@ -16,8 +16,10 @@ from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.clock import Clock, Started, clock
 from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
+from yolo_slim.stages.entry import continues
 
 
+@continues
 def bench(config: Config) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
     done = lineage(config)

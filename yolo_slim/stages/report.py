@@ -17,6 +17,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
+from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.pictures import pictures
 
@@ -24,6 +25,7 @@ CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses."""
 
 
+@continues
 def report_stage(config: Config) -> Record:
     """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
     done = lineage(config)

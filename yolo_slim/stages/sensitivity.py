@@ -26,6 +26,7 @@ from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
@@ -43,6 +44,7 @@ Worth = Callable[[nn.Module], float]
 """What a detector is worth: its loss or its mAP."""
 
 
+@begins
 def sensitivity(config: Config) -> Record:
     """runs/<name>/sensitivity/sensitivity.json and sensitivity.png, of the detector that channels are chosen in.
 

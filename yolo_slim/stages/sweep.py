@@ -24,6 +24,7 @@ from yolo_slim.record import Record
 from yolo_slim.stages.choose import sources
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
 from yolo_slim.stages.point import Point, file_name, make
@@ -36,6 +37,7 @@ SCANS = "sweep/scans"
 PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
 
 
+@begins
 def sweep(config: Config) -> Record:
     """runs/<name>/sweep/: sweep.json, sweep.md, sweep.png, and a file for each point that is kept over a kill."""
     _check(config)
