@@ -278,9 +278,22 @@ def test_the_command_it_prints_gives_the_point_again(settings: dict[str, Any], t
             again = read_config(None, typed)
             assert (program, named, again.prune) == ("yolo-slim", stage, point.config.prune)
             assert again.sparse_train.epochs == 0, "the sweep was made on the original"
-            general = ("model", "data", "imgsz", "device", "name", "seed", "original")
+            general = ("model", "data", "imgsz", "device", "seed", "original")
             assert [getattr(again, key) for key in general] == [getattr(config, key) for key in general]
+            assert again.name == f"{config.name}-x{point.cell['flops_asked']:g}", "this run is left as it is"
         assert again.finetune == config.finetune
+
+
+def test_the_command_it_prints_replaces_no_run(tmp_path: Path) -> None:
+    config = config_of({"name": "mine", "runs": str(tmp_path), "overwrite": True, "prune": {"target": {"flops": 0.5}}})
+    names = []
+    for _ in range(3):
+        _, _, *typed = shlex.split(command(config, "run"))
+        again = read_config(None, typed)
+        assert not again.overwrite
+        names.append(again.name)
+        again.folder.mkdir()
+    assert names == ["mine-x0.5", "mine-x0.5-2", "mine-x0.5-3"]
 
 
 @pytest.mark.parametrize("settings", USERS)

@@ -130,6 +130,19 @@ def _by(folder: Path) -> str:
     return " by process {pid} on {host} since {since}: {command}".format(**said)
 
 
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Write into a folder that several runs share: one at a time, and without what a killed one has left there."""
+    with held(folder, wait=True):
+        _unlink_parts(folder)
+        yield
+
+
+def _unlink_parts(folder: Path) -> None:
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def tidy(folder: Path) -> None:
     """Delete what commands that were killed have left in a run that is held: temporary files, half a replacement."""
     identity.put_back(folder)
@@ -138,8 +151,7 @@ def tidy(folder: Path) -> None:
             path.unlink(missing_ok=True)
         elif re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) and path.is_dir():  # by the module of that name
             shutil.rmtree(path, ignore_errors=True)
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    _unlink_parts(folder)
 
 
 def clear(folder: Path) -> None:

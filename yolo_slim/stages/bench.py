@@ -24,7 +24,7 @@ def bench(config: Config) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
     done = lineage(config)
     slim = slim_weights(config, done)
-    if slim is None:
+    if slim is None or "original" not in done:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
     weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
     chosen = config.bench

@@ -71,17 +71,16 @@ def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | Non
     """A stage that is no row: its record, unless it was made from weights that are no longer there."""
     found = record.read(config.folder / stage)
     source = "original" if stage == "sweep" else list(done)[-1]
-    return found if found and set(found.inputs.values()) & set(done[source].sums.values()) else None
+    return found if found and done[source].sums["weights"] in found.inputs.values() else None
 
 
 def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | None:
     """What an export of the last weights has found, and what was wrong with it: it has no record of its own."""
-    try:
-        found = json.loads((config.folder / "export" / FOUND).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found = record.read_json(config.folder / "export" / FOUND)
+    if not isinstance(found, dict) or not found.keys() >= {"weights", "files", "wrong"} or not found["wrong"]:
         return None
-    of_these = found["weights"] in done[list(done)[-1]].sums.values()
-    return {"files": found["files"], "wrong": found["wrong"]} if found["wrong"] and of_these else None
+    of_these = found["weights"] == done[list(done)[-1]].sums["weights"]
+    return {"files": found["files"], "wrong": found["wrong"]} if of_these else None
 
 
 def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:

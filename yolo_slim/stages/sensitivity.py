@@ -68,7 +68,8 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     }
 
     def work(folder: Path) -> tuple:
-        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *_file(config.data)])}))
+        made_from = {"settings": settings, "inputs": sums_of([*inputs, *_file(config.data)]), "code": record.code()}
+        made_from = json.loads(json.dumps(made_from))
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
@@ -150,8 +151,5 @@ def _file(data: str | None) -> list[Path]:
 
 def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     """A scan that was killed, if it was of the same detector with the same settings."""
-    try:
-        scan = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return scan if scan.get("made_from") == made_from else None
+    scan = record.read_json(file)
+    return scan if isinstance(scan, dict) and scan.get("made_from") == made_from else None
