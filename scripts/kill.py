@@ -14,41 +14,23 @@ temporary file, no lock, no process. Trials are kept in --out; with the same --o
 from __future__ import annotations
 
 import argparse
-import csv
-import functools
 import json
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
-import traceback
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["YOLO_OFFLINE"] = "true"  # before Ultralytics is imported: it looks for a connection then
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # we fork
 
-PX, PATIENCE = 64, 240.0
-TINY = """\
-nc: 4
-backbone:
-  - [-1, 1, Conv, [16, 6, 2, 2]]
-  - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, C3, [32]]
-  - [-1, 1, Conv, [48, 3, 2]]
-  - [-1, 1, SPPF, [48, 5]]
-head:
-  - [-1, 1, nn.Upsample, [None, 2, nearest]]
-  - [[-1, 2], 1, Concat, [1]]
-  - [-1, 1, C3, [32, False]]
-  - [[7, 4], 1, Detect, [nc]]
-"""
+from killing import PATIENCE, PX, Place, ended, experiment, fork, halves, left, preload, results, session
 
 COMMON = [
     *("data=shapes/data.yaml", f"imgsz={PX}", "prune.ratio=0.3", "prune.round_to=4", "prune.min_channels=4"),
@@ -101,198 +83,181 @@ HOW = {"alone": 3, "group": 2, "worker": 2}
 """What is killed, and how often."""
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Processes: forked off this one, in which all is imported and nothing has run
+# One trial after the other
 
 
-def preload() -> None:
-    """Import what commands need: seconds of each."""
-    import matplotlib.pyplot
-    import onnx
-    import onnxruntime
-    import torch
-    import torch._dynamo
-    import torchvision
-    import ultralytics.engine.exporter
+class Trials:
+    """Places as they are before and after each command, made when they are first asked for; and what kills came to."""
 
-    from yolo_slim.stages import inspect, run, sensitivity, sweep
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed = folder, seed
 
-    assert all((matplotlib, onnx, onnxruntime, torchvision, ultralytics, inspect, run, sensitivity, sweep))
-    torch.set_num_threads(1)
+    def made(self, name: str, *, otherwise: bool = False, done: bool = False) -> tuple[Place, float]:
+        """The place before a case's command, or after it (`done`); and the seconds that the command took.
+
+        With `otherwise` the command had been done with other settings before.
+        """
+        case = CASES[name]
+        place = Place(self.folder / f"{name}{'-otherwise' * otherwise}{'-done' * done}")
+        told = place.folder / "seconds"
+        if not told.exists():
+            shutil.rmtree(place.folder, ignore_errors=True)
+            start = self.made(name, otherwise=otherwise)[0] if done else self._blank()
+            start.copy(place.folder)
+            steps = [typed(case)] if done else [typed(case, step) for step in case.before]
+            steps += [typed(case, None, *case.otherwise)] if otherwise and not done else []
+            began = time.monotonic()
+            for words in steps:
+                if place.through(words) != 0:
+                    raise SystemExit(f"{' '.join(words)} failed without a kill: {place.said}")
+            told.write_text(str(time.monotonic() - began))
+        return place, float(told.read_text())
+
+    def _blank(self) -> Place:
+        if not (self.folder / "blank" / "log.txt").exists():
+            experiment(self.folder / "blank")
+        return Place(self.folder / "blank")
+
+    def trial(self, number: int, chosen: list[str]) -> list[dict[str, Any]]:
+        """Up to three kills of one command, and the command to its end: a row each."""
+        rng = random.Random(f"{self.seed}-{number}")
+        name = chosen[number % len(chosen)]
+        case, otherwise = CASES[name], rng.random() < 0.4
+        start, _ = self.made(name, otherwise=otherwise)
+        whole, seconds = self.made(name, otherwise=otherwise, done=True)
+        place, rows = Place(self.folder / f"trial-{number}"), []
+        shutil.rmtree(place.folder, ignore_errors=True)
+        start.copy(place.folder)
+        for _ in range(rng.randint(1, 3)):
+            how = rng.choices(list(HOW), list(HOW.values()))[0]
+            wait, reads = seconds * rng.random() ** 1.2 * 1.05, rng.random() < 0.2
+            row = {"trial": number, "case": name, "how": how, "otherwise": otherwise, "after_s": round(wait, 3)}
+            if not (killed := self._kill(place, case, how, wait)):
+                break
+            row["written"] = _record(place, case) not in (None, _record(start, case))
+            rows.append({**row, **killed, "wrong": [*killed["wrong"], *self._wrong(place, case, reads=reads)]})
+        if rows:
+            rows[-1]["wrong"] += self._unlike(place, whole, case)
+            if not rows[-1]["wrong"]:
+                shutil.rmtree(place.folder)
+        return rows
+
+    def _kill(self, place: Place, case: Case, how: str, wait: float) -> dict[str, Any] | None:
+        """Start the command and kill it; None: it was faster."""
+        pid = place.start(typed(case))
+        if (code := ended(pid, wait)) is not None:
+            return None if code == 0 else {"wrong": [f"ended with {code}: {place.said}"]}
+        others, wrong = session(pid), []
+        if how == "worker" and others:
+            os.kill(random.Random(wait).choice(others), signal.SIGKILL)
+            if (code := ended(pid, PATIENCE)) not in (0, 2):
+                wrong.append(f"ended with {code} when a process of its was killed: {place.said}")
+        if how == "worker" and others and code is not None:
+            return {"wrong": wrong}
+        (os.killpg if how == "group" else os.kill)(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        until = time.monotonic() + 20
+        while (orphans := session(pid)) and time.monotonic() < until:
+            time.sleep(0.05)
+        for orphan in orphans:
+            os.kill(orphan, signal.SIGKILL)
+        wrong += [f"{len(orphans)} processes outlived the one that was killed"] if orphans else []
+        return {"wrong": wrong}
+
+    def _wrong(self, place: Place, case: Case, *, reads: bool) -> list[str]:
+        """What is wrong after a kill."""
+        found = asked(lambda: list(halves(place.runs)), place)
+        if reads and not found:
+            copy = place.copy(place.folder.with_name(f"{place.folder.name}-read"))
+            code = copy.through(typed(case, case.reader))
+            if code not in (0, 2) or "Traceback" in copy.said:
+                found.append(f"{case.reader} ended with {code}: {copy.said}")
+            found += asked(lambda: list(halves(copy.runs)), copy) + left(copy)
+            shutil.rmtree(copy.folder)
+        return found
+
+    def _unlike(self, place: Place, whole: Place, case: Case) -> list[str]:
+        """What is other than without kills, once the same command is through."""
+        if (code := place.through(typed(case))) != 0:
+            return [f"the same command again ended with {code}: {place.said}"]
+        here, there = (asked(partial(results, each, trains=case.trains), each) for each in (place, whole))
+        unlike = [f"{k}: {here.get(k)}, not {there.get(k)}" for k in here | there if here.get(k) != there.get(k)]
+        return [*unlike, *asked(lambda: list(halves(place.runs)), place), *left(place)]
 
 
-def fork(work: Callable[[], int | None], log: Path) -> int:
-    """Do something in a process and a session of its own; its pid."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(out, stream)
-        code = work() or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+FOLDERS = {"sparse-train": "sparse", "prune": "pruned", "finetune": "finetuned", "run": "report"}
+FOLDERS |= {name: name for name in ("sensitivity", "export", "bench", "report", "sweep")}
+"""Command -> the folder of its last stage."""
 
 
-def ended(pid: int, patience: float) -> int | None:
-    """The exit code of a process, as shells tell it; None: it goes on."""
-    until = time.monotonic() + patience
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            return None
-        time.sleep(0.002)
+def _record(place: Place, case: Case) -> bytes | None:
+    file = place.runs / "slim" / FOLDERS[case.command] / "stage.json"
+    return file.read_bytes() if file.exists() else None
 
 
-def session(pid: int) -> list[int]:
-    """Living processes that this one has started, directly or not."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(of) == pid and state != "Z" and int(stat.parent.name) != pid:
-            found.append(int(stat.parent.name))
+def typed(case: Case, command: str | None = None, *more: str) -> list[str]:
+    """A command with a case's settings."""
+    model = [] if any(word.startswith("model=") for word in case.words) else ["model=tiny.pt"]
+    return [command or case.command, *model, *COMMON, *case.words, *more]
+
+
+def asked(question: Callable[[], Any], place: Place) -> Any:
+    """An answer from a process of its own: this one must not run torch, as it forks."""
+    answer = place.folder / "answer.json"
+    if ended(fork(lambda: answer.write_text(json.dumps(question())) and 0, place.log), PATIENCE) != 0:
+        raise SystemExit(place.said)
+    found = json.loads(answer.read_text())
+    answer.unlink()
     return found
-
-
-class Place:
-    """A working directory with a tiny detector, a data set, and a run in runs/slim."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.runs, self.temp, self.log = (folder, folder / "runs", folder / "tmp", folder / "log.txt")
-
-    def start(self, case: Case, command: str | None = None, *more: str) -> int:
-        """A command, as typed in there."""
-        model = [] if any(word.startswith("model=") for word in case.words) else ["model=tiny.pt"]
-        words = [command or case.command, *model, *COMMON, *case.words, *more]
-
-        def work() -> int:
-            os.chdir(self.folder)
-            self.temp.mkdir(exist_ok=True)
-            os.environ["TMPDIR"], tempfile.tempdir = str(self.temp), None
-            from yolo_slim.cli import main
-
-            print(f"\n$ yolo-slim {' '.join(words)}", flush=True)
-            return main(words)
-
-        return fork(work, self.log)
-
-    def through(self, case: Case, command: str | None = None, *more: str) -> None:
-        """A command to its end."""
-        if code := ended(pid := self.start(case, command, *more), PATIENCE):
-            raise SystemExit(f"{command or case.command} ended with {code}: {self.log.read_text()[-3000:]}")
-        if code is None:
-            os.killpg(pid, signal.SIGKILL)
-            raise SystemExit(f"{command or case.command} did not end: {self.log.read_text()[-3000:]}")
-
-    def copy(self, folder: Path) -> Place:
-        """The same elsewhere: nothing in it tells where it is."""
-        shutil.copytree(self.folder, folder)
-        return Place(folder)
-
-
-def experiment(folder: Path) -> Place:
-    """A place in which no command has run yet."""
-
-    def build() -> None:
-        import torch
-        from make_shapes import draw
-
-        from yolo_slim import checkpoint
-
-        os.chdir(folder)
-        torch.manual_seed(0)
-        Path("tiny.yaml").write_text(TINY)
-        checkpoint.save(checkpoint.build("tiny.yaml"), "tiny.pt")
-        described = draw(Path("shapes"), train=8, val=4, test=0, imgsz=PX, seed=0)
-        if described.name != "data.yaml":
-            described.rename(described.with_name("data.yaml"))
-
-    folder.mkdir(parents=True)
-    if ended(fork(build, folder / "log.txt"), PATIENCE) != 0:
-        raise SystemExit((folder / "log.txt").read_text())
-    return Place(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What may not be
+# The table
 
 
-def halves(folder: Path) -> Iterator[str]:
-    """Files under a final name that are not whole, and records that say what is not so."""
-    import numpy as np
-    import onnx
-
-    from yolo_slim import load, record
-
-    def loads(path: Path) -> object:
-        if path.suffix == ".torchscript":
-            return zipfile.ZipFile(path).testzip()
-        return {".pt": load, ".onnx": onnx.load, ".npz": np.load}[path.suffix](path)
-
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not hidden(p.relative_to(folder))):
-        try:
-            if path.suffix in (".pt", ".onnx", ".npz", ".torchscript"):
-                loads(path)
-            elif path.suffix == ".json":
-                json.loads(path.read_text())
-            elif (path.suffix == ".png" and b"IEND" not in path.read_bytes()[-12:]) or (
-                path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>")
-            ):
-                yield f"{path.relative_to(folder)} has no end"
-            if path.name in (record.FILE, "run.json") and path.stat().st_size == 0:
-                yield f"{path.relative_to(folder)} is empty"
-            if path.name == record.FILE and record.stated(path.parent) is None:
-                yield f"{path.relative_to(folder)} is damaged"
-        except Exception as e:
-            yield f"{path.relative_to(folder)}: {type(e).__name__}: {e}"
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each case."""
+    lines = [
+        "| killed | kills | before its record was written | after | done before otherwise | wrong states |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in [name for name in CASES if any(row["case"] == name for row in rows)]:
+        lines.append(_line(name, [row for row in rows if row["case"] == name]))
+    return "\n".join([*lines, _line("**all**", rows)])
 
 
-def hidden(path: Path) -> bool:
-    """Whether a name says that it is of no account: a temporary file, or what one is made in."""
-    return any(part.startswith((".", "tmp")) for part in path.parts)
+def _line(name: str, rows: list[dict[str, Any]]) -> str:
+    cells = [len(rows), sum(not r["written"] for r in rows), sum(r["written"] for r in rows)]
+    cells += [sum(r["otherwise"] for r in rows), sum(bool(r["wrong"]) for r in rows)]
+    return f"| {name} | {' | '.join(map(str, cells))} |"
 
 
-def left(place: Place) -> list[str]:
-    """What a command that has ended should have deleted."""
-    found = [p for p in place.runs.rglob("*") if hidden(p.relative_to(place.runs))]
-    return [f"left behind: {p.relative_to(place.folder)}" for p in [*found, *place.temp.glob("*")]]
+def main() -> int:
+    """Kill until there are enough; 1: a state was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--out", type=Path, default=Path("runs/kill"), help="folder for trials and places")
+    chosen = parser.parse_args()
+    preload()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    kept = chosen.out / f"seed{chosen.seed}.json"
+    trials = json.loads(kept.read_text()) if kept.exists() else []  # a list of rows each
+    tried = Trials((chosen.out / "places").resolve(), chosen.seed)
+    while sum(map(len, trials)) < chosen.kills:
+        trials.append(tried.trial(len(trials), chosen.only))
+        kept.with_suffix(".part").write_text(json.dumps(trials, indent=1))
+        kept.with_suffix(".part").replace(kept)
+        for row in trials[-1]:
+            print(
+                f"{row['case']:14}{row['how']:8}{row['after_s']:8.2f} s  {'; '.join(row['wrong']) or 'right'}",
+                flush=True,
+            )
+    rows = [row for trial in trials for row in trial]
+    print(table(rows))
+    return int(any(row["wrong"] for row in rows))
 
 
-STEADY = ("params", "macs", "flops", "base", "split")
-NOISY = ("latency_ms", "seconds", "file_mb", "weights", "process", "before_ms", "after_ms", "version")
-
-
-def results(place: Place, case: Case) -> dict[str, Any]:
-    """What every finished stage has come to, without what no two runs have in common; of trainings, the epochs."""
-    from yolo_slim import record
-
-    found: dict[str, Any] = {}
-    for path in sorted((place.runs / "slim").rglob(record.FILE)):
-        name, done = str(path.parent.relative_to(place.runs)), record.read(path.parent)
-        found[name] = done and _told(done.metrics, case)
-        if case.command == "bench" or done is None:
-            continue
-        log = path.parent / "train" / "results.csv"
-        if log.is_file():
-            with log.open() as file:
-                found[f"{name} epochs"] = [row["epoch"].strip() for row in csv.DictReader(file)]
-    return found
-
-
-def _told(content: Any, case: Case) -> Any:
-    if isinstance(content, list):
-        return [_told(entry, case) for entry in content]
-    if isinstance(content, dict):
-        kept = (lambda k, v: k in STEADY or isinstance(v, list)) if case.trains else (lambda k, v: k not in NOISY)
-        return {k: _told(v, case) for k, v in content.items() if kept(k, v)}
-    return content
+if __name__ == "__main__":
+    sys.exit(main())

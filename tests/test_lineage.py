@@ -110,6 +110,9 @@ def test_a_report_tells_no_two_cuts_as_one_story(words: list[str], tmp_path: Pat
     done = record.read(tmp_path / "runs" / "slim" / "report")
     assert [row["stage"] for row in done.metrics["rows"]] == ["original", "pruned"]
     assert "finetuned: made from other weights than those now in" in answer.out
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "runs" / "slim" / "report" / page).read_text()
+        assert "Left out, finetuned" in text and "made from other weights than those now in" in text
 
 
 def test_fine_tuning_goes_by_no_cut_of_another_detector(words: list[str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.runs.lineage import story
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
@@ -34,12 +35,13 @@ def report_stage(config: Config) -> Record:
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
     beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
     exported = _failed_export(config, done) or (beside["export"].metrics if beside["export"] else None)
-    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported}
+    left_out = story(config.folder)[1]
+    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported, "left_out": left_out}
     files = {name: beside[name].output(config.folder / name, "json") for name in ("sweep", "bench") if beside[name]}
 
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
-        content["export"] = exported
+        content |= {"export": exported, "left_out": left_out}
         read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
         content |= {"sweep": read.get("sweep"), "bench": read.get("bench")}
         content["pictures"], small = None, {}
