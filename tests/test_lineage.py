@@ -109,7 +109,7 @@ def test_a_report_tells_no_two_cuts_as_one_story(words: list[str], tmp_path: Pat
     assert answer.code == 0, answer
     done = record.read(tmp_path / "runs" / "slim" / "report")
     assert [row["stage"] for row in done.metrics["rows"]] == ["original", "pruned"]
-    assert "finetuned: made from other weights than those now in" in answer.out
+    assert "finetuned: left out, made from other weights than those now in" in answer.out
     for page in ("report.md", "report.html"):
         text = (tmp_path / "runs" / "slim" / "report" / page).read_text()
         assert "Left out, finetuned" in text and "made from other weights than those now in" in text

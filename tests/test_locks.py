@@ -71,7 +71,8 @@ def test_who_was_killed_holds_nothing(original: Path, tmp_path: Path) -> None:
 
 def test_a_process_that_a_killed_one_has_started_does_not_hold_it(tmp_path: Path) -> None:
     """Data loaders are forked, and outlive their parent for a while."""
-    code = HOLD.replace('print("held"', 'import os\n    if not os.fork(): time.sleep(60)\n    print("held"')
+    forks = "import os\n    if not os.fork(): sys.stdin.read(), os._exit(0)\n    print"
+    code = HOLD.replace("print", forks)
     with holder(tmp_path, code) as process:
         with pytest.raises(SlimError, match=f"by process {process.pid}"), locks.held(tmp_path):
             pass

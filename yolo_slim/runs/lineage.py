@@ -36,6 +36,5 @@ def _why(line: list[str], told: list[str], first: str | None, folder: Path) -> s
     if line[0] == first:
         after = next(stage for stage in told if stage not in line)
         return f"{after} was not made from it"
-    if len(line) > 1:
-        return f"made from {line[-2]}, which is itself made from other weights than those now in {folder}"
-    return f"made from other weights than those now in {folder}"
+    other = f"made from other weights than those now in {folder}: run it again"
+    return other if len(line) == 1 else f"made from {line[-2]}, which is itself {other}"

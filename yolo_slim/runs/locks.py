@@ -66,7 +66,8 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     finally:
         del _held[key]
         if file is not None:
-            (folder / FILE).unlink(missing_ok=True)  # while it is ours
+            with suppress(OSError):
+                (folder / FILE).unlink()  # while it is ours
             os.close(file)
             with suppress(OSError):
                 folder.rmdir()
@@ -171,11 +172,17 @@ def temporary() -> Iterator[None]:
     """All temporary files of this process, and of those that it starts, go to one folder that is deleted at the end.
 
     If the process is killed, the next one of ours deletes it.
+
+    Raises:
+        SlimError: there is nowhere to write them.
     """
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        _delete_unless_held(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+            _delete_unless_held(left)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as e:
+        raise SlimError(f"cannot write temporary files: {e.strerror or e}; TMPDIR may name another folder") from e
     try:
         with held(folder, wait=True):
             tempfile.tempdir = os.environ["TMPDIR"] = str(folder)

@@ -31,6 +31,9 @@ from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
 
+TOLD = 8
+"""Changes that set a stage going again: as many as are told."""
+
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
 
@@ -51,7 +54,8 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     console.rule(f"[bold]{stage}")
     if before:
         what = record.changes(before, settings, sums) or ["its files are not as its record says"]
-        console.print(f"{stage}: done before, and done again: {'; '.join(what)}", markup=False)
+        more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
+        console.print(f"{stage}: done before, and done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -130,7 +134,7 @@ def lineage(config: Config) -> dict[str, Record]:
     """The finished stages that build on one another, from the original on; why others are left out is said."""
     told, left_out = story(config.folder)
     for stage, why in left_out.items():
-        console.print(f"{stage}: {why}, left out; run it again", markup=False)
+        console.print(f"{stage}: left out, {why}", markup=False)
     return told
 
 
