@@ -63,7 +63,7 @@ CASES = {
     "sensitivity": Case("sensitivity", (), ("prune.sensitivity.images=3",), (), "prune"),
     "prune": Case("prune", (), ("prune.ratio=0.5",), (), "finetune"),
     "rounds": Case(
-        "prune", ("prune.iterations={rounds: 2, epochs: 2}",), ("prune.iterations=null",), (), "finetune", True
+        "prune", ("prune.iterations={rounds: 2, epochs: 2}",), ("prune.iterations.rounds=1",), (), "finetune", True
     ),
     "finetune": Case("finetune", (), ("seed=1",), ("prune",), "export", True),
     "export": Case("export", (), ("export.formats=[onnx]", "export.int8=[onnx]"), ("prune",)),

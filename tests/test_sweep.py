@@ -557,7 +557,11 @@ def test_the_recommended_command_makes_the_recommended_point(story: dict[str, An
     typed = shlex.split(sweep["command"])
     answer = run("prune", *typed[2:])
     assert answer.code == 0, answer
-    record = json.loads((story["sweep"].points.parents[1] / "pruned" / "stage.json").read_text())
+    folder = read_config(None, typed[2:]).folder
+    assert (
+        folder.parent == story["sweep"].points.parents[2] and not (story["sweep"].points.parents[1] / "pruned").exists()
+    )
+    record = json.loads((folder / "pruned" / "stage.json").read_text())
     same = ("params", "macs")
     assert [record["metrics"][key] for key in same] == [sweep["recommended"][key] for key in same]
 

@@ -17,8 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from multiprocessing import util
 from pathlib import Path
 
 from yolo_slim import record
@@ -31,6 +32,9 @@ except ImportError:  # Windows, where two commands on one run are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
+
+AFTER_ITS_OWN = -200
+"""When multiprocessing is to call what is given to it for the end of the process: its own folder goes at -100."""
 
 PREFIX = "yolo-slim-"
 """Of the folder that holds a command's temporary files, wherever those go."""
@@ -157,6 +161,8 @@ def tidy(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Delete what a command has begun in a run that is held, if nothing has come of it: not one file of a stage."""
+    if not folder.is_dir():
+        return
     found = [folder / stage for stage in STAGES if (folder / stage).exists()]
     if any(p.is_file() for stage in found for p in (stage, *stage.rglob("*"))):
         return
@@ -183,16 +189,21 @@ def temporary() -> Iterator[None]:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     except OSError as e:
         raise SlimError(f"cannot write temporary files: {e.strerror or e}; TMPDIR may name another folder") from e
+    end = ExitStack()
+    end.callback(shutil.rmtree, folder, ignore_errors=True)
+    end.enter_context(held(folder, wait=True))
     try:
-        with held(folder, wait=True):
-            tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-            yield
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        yield
     finally:
         tempfile.tempdir = before
         os.environ.pop("TMPDIR")
         if variable is not None:
             os.environ["TMPDIR"] = variable
-        shutil.rmtree(folder, ignore_errors=True)
+        if any(folder.glob("pymp-*")):  # multiprocessing's own, which it wants until the process ends
+            util.Finalize(None, end.close, exitpriority=AFTER_ITS_OWN)
+        else:
+            end.close()
 
 
 def _delete_unless_held(folder: Path) -> None:
