@@ -155,7 +155,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("export.tolerance=0", "export.tolerance", id="no tolerance at all"),
         pytest.param("name=a/b", "name", id="a path for a name"),
         pytest.param("name=..", "name", id="a name that leaves the folder"),
-        pytest.param("model=null", "model", id="no model"),
+        pytest.param("model=[]", "model", id="no model"),
     ],
 )
 def test_a_mistyped_value_is_refused_with_its_key(word: str, key: str) -> None:
@@ -171,8 +171,9 @@ def test_training_for_int8_needs_a_package_that_is_not_installed_on_the_way(monk
     assert read_config(None, ["model=a.pt", "finetune.train={quantize: 8}"]).finetune.train == {"quantize": 8}
 
 
-def test_what_is_needed_is_said() -> None:
-    assert "model: needed" in message(None, "imgsz=64")
+def test_what_the_run_or_the_checkpoint_says_may_be_left_out() -> None:
+    config = read_config(None, [])
+    assert (config.model, config.data, config.imgsz, config.overwrite) == (None, None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,6 @@ export: {tolerance: tiny}
 @pytest.mark.parametrize(
     "part",
     [
-        "model: needed",
         "imgs: unknown setting",
         "prune.ratio",
         "prune.scope",

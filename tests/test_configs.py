@@ -16,7 +16,7 @@ TEMPLATE = CONFIGS / "template.yaml"
 
 EXAMPLES = {
     "name": "results of one's own",
-    "model": "needed: there is no default",
+    "model": "needed by a new run",
     "data": "left out only for `prune` alone",
     "prune.target": "one of target and ratio is needed",
     "prune.ratio": "one of target and ratio is needed",

@@ -105,7 +105,7 @@ def whole(tmp_path_factory):
 
 def test_it_comes_to_the_end(whole):
     assert whole.code == 0, whole.output
-    assert sorted(p.name for p in whole.folder.iterdir()) == sorted(STAGES)
+    assert sorted(p.name for p in whole.folder.iterdir()) == sorted([*STAGES, "run.json"])
     assert not [p for p in whole.folder.rglob("*") if ".part" in p.name]
 
 
@@ -378,8 +378,10 @@ def test_another_detector_in_the_same_file_is_another_input(tmp_path):
     os.utime(model)  # touched, not changed
     assert "pruned: done before" in run(*words)[1]
     saved(tiny(tmp_path, seed=1), model)
-    _, output = run(*words)
-    assert "done before" not in output
+    code, output = run(*words)
+    assert code == 2 and "another experiment" in output, "what the first one came to is not replaced unasked"
+    code, output = run(*words, "overwrite=true")
+    assert code == 0 and "done before" not in output
     second = checkpoint.load(tmp_path / "runs" / "alone" / "pruned" / "pruned.pt").state_dict()
     assert any(
         a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True)

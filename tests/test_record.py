@@ -66,6 +66,7 @@ def test_the_record_comes_by_renaming_or_not_at_all(
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(SlimError, match="No space left on device"):
         write(tmp_path, replace(done, seconds=9.0))
+    assert len(whole[FILE].pop(record.SUM)) == 64
     assert whole == {FILE: asdict(replace(done, seconds=9.0))}  # all of it was there before it got its name
     assert (tmp_path / FILE).read_bytes() == before
     assert list(tmp_path.glob(".*")) == []
@@ -162,7 +163,7 @@ class Stage:
     """A stage that copies its input; counts how often it worked."""
 
     def __init__(self, runs: Path) -> None:
-        self.config = Config(model="a.pt", runs=str(runs))
+        self.config = Config(model="a.pt", imgsz=64, runs=str(runs))
         self.input = runs / "a.pt"
         self.input.write_bytes(b"one")
         self.worked = 0
@@ -241,3 +242,18 @@ def test_inputs_that_are_named_alike_are_told_apart(tmp_path: Path) -> None:
         path.write_text(path.parts[-3])
     assert sums_of([one, one]) == {"pruned/pruned.pt": sha256(one)}
     assert sums_of([one, other]) == {"pruned/pruned.pt": sha256(one), str(other): sha256(other)}
+
+
+def test_what_is_replaced_goes_when_its_successor_is_declared(stage: Stage) -> None:
+    """Not before: a kill in between costs nothing. And if it comes right then, the next command does it."""
+    folder = stage.config.folder / "copied"
+    stage(ratio=0.5)
+    old = record.read(folder)
+    (folder / "copy.pt").rename(folder / "old.pt")
+    write(folder, replace(old, outputs={"weights": "old.pt"}))
+    stage(ratio=0.4)
+    assert record.read(folder).replaced == ["old.pt"]
+    assert not (folder / "old.pt").exists()
+    (folder / "old.pt").write_bytes(b"one")
+    stage(ratio=0.4)
+    assert stage.worked == 2 and not (folder / "old.pt").exists()

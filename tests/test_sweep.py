@@ -278,9 +278,22 @@ def test_the_command_it_prints_gives_the_point_again(settings: dict[str, Any], t
             again = read_config(None, typed)
             assert (program, named, again.prune) == ("yolo-slim", stage, point.config.prune)
             assert again.sparse_train.epochs == 0, "the sweep was made on the original"
-            general = ("model", "data", "imgsz", "device", "name", "seed", "original")
+            general = ("model", "data", "imgsz", "device", "seed", "original")
             assert [getattr(again, key) for key in general] == [getattr(config, key) for key in general]
+            assert again.name == f"{config.name}-x{point.cell['flops_asked']:g}", "this run is left as it is"
         assert again.finetune == config.finetune
+
+
+def test_the_command_it_prints_replaces_no_run(tmp_path: Path) -> None:
+    config = config_of({"name": "mine", "runs": str(tmp_path), "overwrite": True, "prune": {"target": {"flops": 0.5}}})
+    names = []
+    for _ in range(3):
+        _, _, *typed = shlex.split(command(config, "run"))
+        again = read_config(None, typed)
+        assert not again.overwrite
+        names.append(again.name)
+        again.folder.mkdir()
+    assert names == ["mine-x0.5", "mine-x0.5-2", "mine-x0.5-3"]
 
 
 @pytest.mark.parametrize("settings", USERS)
@@ -544,7 +557,11 @@ def test_the_recommended_command_makes_the_recommended_point(story: dict[str, An
     typed = shlex.split(sweep["command"])
     answer = run("prune", *typed[2:])
     assert answer.code == 0, answer
-    record = json.loads((story["sweep"].points.parents[1] / "pruned" / "stage.json").read_text())
+    folder = read_config(None, typed[2:]).folder
+    assert (
+        folder.parent == story["sweep"].points.parents[2] and not (story["sweep"].points.parents[1] / "pruned").exists()
+    )
+    record = json.loads((folder / "pruned" / "stage.json").read_text())
     same = ("params", "macs")
     assert [record["metrics"][key] for key in same] == [sweep["recommended"][key] for key in same]
 

@@ -117,7 +117,9 @@ def _main(words: list[str]) -> int:
         raise SlimError(
             f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
         )
-    config = configured(rest)
+    from yolo_slim.runs.given import complete
+
+    config = complete(configured(rest))
     _stage(stage)(config)
     return 0
 

@@ -511,19 +511,30 @@ class Config(Section):
     """One experiment: runs/<name>/..."""
 
     name: str = Field("slim", pattern=r"^[\w-][\w.-]*$", description="results go to <runs>/<name>/")
-    model: str = Field(..., description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one")
-    data: str | None = Field(None, description="an Ultralytics data-set YAML (prune alone works without)")
-    imgsz: int = Field(
-        640,
+    model: str | None = Field(
+        None,
+        description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one (null: the run's; a new "
+        "run needs one)",
+    )
+    data: str | None = Field(
+        None, description="an Ultralytics data-set YAML (null: the run's; prune alone works without)"
+    )
+    imgsz: int | None = Field(
+        None,
         ge=32,
         le=WIDEST,
         multiple_of=32,
-        description="image side in pixels, for training and for every measurement",
+        description="image side in pixels, for training and for every measurement (null: the run's, else what the "
+        "checkpoint was trained at, else 640)",
     )
     device: Annotated[str, BeforeValidator(str)] = Field(
         "cpu", pattern=r"^(cpu|mps|(cuda:)?\d+(,\d+)*)$", description="cpu, 0, 0,1, mps"
     )
     runs: str = Field("runs", description="folder for results")
+    overwrite: bool = Field(
+        False,
+        description="delete what a run of this name holds of another model, data set or imgsz, instead of refusing",
+    )
     seed: int = Field(0, ge=0, le=LARGEST, description="of every training")
     original: Original = Original()
     sparse_train: SparseTrain = SparseTrain()

@@ -146,6 +146,7 @@ def conditions(report: dict[str, Any]) -> dict[str, str]:
         "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
         "Latency": timing(report["measured_on"]) if report.get("measured_on") else "not measured",
         **({"Latency by runtime": bench_conditions(report["bench"])} if report.get("bench") else {}),
+        **{f"Left out, {stage}": why for stage, why in (report.get("left_out") or {}).items()},
     }
 
 

@@ -16,13 +16,15 @@ from yolo_slim.record import Record
 from yolo_slim.scratch import Scratch
 from yolo_slim.stages.clock import Clock, Started, clock
 from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
+from yolo_slim.stages.entry import continues
 
 
+@continues
 def bench(config: Config) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
     done = lineage(config)
     slim = slim_weights(config, done)
-    if slim is None:
+    if slim is None or "original" not in done:
         raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
     weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
     chosen = config.bench

@@ -22,6 +22,7 @@ from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
 from yolo_slim.config import Config, Latency
 from yolo_slim.errors import SlimError, why
+from yolo_slim.runs.locks import shared
 from yolo_slim.stages.common import console, quietly, unheard
 from yolo_slim.stages.turns import Started, Timer
 
@@ -131,7 +132,8 @@ def layer_table(config: Config, detector: nn.Module) -> LayerTable | None:
     except OSError as e:
         raise SlimError(f"cannot write to {file.parent}: {why(e, file.parent)}") from e
     table, baseline = timed(detector, wiring, clock, config.latency)
-    record.write_json(file, {**made_of, "baseline_ms": baseline, **asdict(table)})
+    with shared(file.parent):
+        record.write_json(file, {**made_of, "baseline_ms": baseline, **asdict(table)})
     console.print(
         f"latency of layers in {clock.runtime}, {clock.threads} threads: kept in {file} "
         f"(on {clock.where}, {made_of['device']})"
@@ -149,7 +151,7 @@ def read(file: Path) -> LayerTable:
         kept = json.loads(file.read_text(encoding="utf-8"))
         layers = {name: tuple(map(float, row)) for name, row in kept["layers"].items()}
         return LayerTable(int(kept["block"]), int(kept["align"]), layers, tuple(map(float, kept["rest"])))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise SlimError(f"{file} holds no table of layers ({type(e).__name__}: {e})") from e
 
 

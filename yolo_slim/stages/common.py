@@ -26,6 +26,8 @@ from yolo_slim.data import dataset_info, yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
+from yolo_slim.runs import WEIGHTS, identity
+from yolo_slim.runs.lineage import story
 from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
 from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.finite import unsound
@@ -34,8 +36,8 @@ from yolo_slim.training.trainer import SlimTrainer, train
 
 console = Console(highlight=False, soft_wrap=True)
 
-WEIGHTS = ("original", "sparse", "pruned", "finetuned")
-"""The stages that write a detector, in order."""
+TOLD = 8
+"""Changes that set a stage going again: as many as are told."""
 
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
@@ -51,13 +53,19 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     sums = sums_of(inputs)
     if done := record.unchanged(folder, stage, settings, sums):
         console.print(f"[bold]{stage}[/]: done before, nothing has changed ({folder / record.FILE})")
+        _remove_replaced(folder, done)
         return done
+    before = record.stated(folder)
     console.rule(f"[bold]{stage}")
+    if before:
+        what = record.changes(before, settings, sums) or ["its files are not as its record says"]
+        more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
+        console.print(f"{stage}: done before, and done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
-    start, before = time.time(), record.named(folder)
+    of, start = identity.begin(config.folder, identity.identity_of(config)), time.time()
     try:
         outputs, metrics, details = work(folder)
     except BrokenPipeError:
@@ -67,21 +75,29 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     if stage in WEIGHTS:
         sign(outputs["weights"], inputs, {"stage": stage, "settings": settings, **metrics})
         metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
+    named = {name: str(path.relative_to(folder)) for name, path in outputs.items()}
     done = Record(
         stage,
         settings,
         sums,
-        {name: str(path.relative_to(folder)) for name, path in outputs.items()},
+        named,
         {name: record.sha256(path) for name, path in outputs.items()},
         metrics,
         round(time.time() - start, 1),
         record.versions(),
         details,
+        of,
+        sorted({*before.outputs.values(), *before.replaced} - set(named.values())) if before else [],
     )
     record.write(folder, done)
-    for old in before - set(done.outputs.values()):  # else what was asked for once would seem to belong to this
-        record.remove(folder, old)
+    _remove_replaced(folder, done)
     return done
+
+
+def _remove_replaced(folder: Path, done: Record) -> None:
+    """What was asked for once would seem to belong to what is asked for now. Only when that is declared done."""
+    for old in done.replaced:
+        record.remove(folder, old)
 
 
 def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
@@ -108,7 +124,10 @@ def sums_of(inputs: list[Path]) -> dict[str, str]:
     sums: dict[str, str] = {}
     for path in dict.fromkeys(map(Path.absolute, inputs)):
         short = f"{path.parent.name}/{path.name}"
-        sums[short if short not in sums else str(path)] = record.sha256(path)
+        try:
+            sums[short if short not in sums else str(path)] = record.sha256(path)
+        except OSError as e:
+            raise SlimError(f"cannot read {path}: {e.strerror or e}") from e
     return sums
 
 
@@ -119,19 +138,11 @@ def finished(config: Config, stage: str) -> Path | None:
 
 
 def lineage(config: Config) -> dict[str, Record]:
-    """The finished stages that build on one another, from the original on; one made from older weights is left out."""
-    chain: dict[str, Record] = {}
-    made: set[str] = set()
-    for stage in WEIGHTS:
-        done = record.read(config.folder / stage)
-        if done is None:
-            continue
-        if chain and not made & set(done.inputs.values()):
-            console.print(f"{stage}: made from other weights than those now in {config.folder}, left out; run it again")
-            continue
-        chain[stage] = done
-        made |= set(done.sums.values())
-    return chain
+    """The finished stages that build on one another, from the original on; why others are left out is said."""
+    told, left_out = story(config.folder)
+    for stage, reason in left_out.items():
+        console.print(f"{stage}: left out, {reason}", markup=False)
+    return told
 
 
 def slim_weights(config: Config, done: dict[str, Record]) -> Path | None:
@@ -165,6 +176,7 @@ def train_in(
     decisive = {k: v for k, v in arguments.items() if k != "device"}
     data = [file] if (file := yaml_of(arguments["data"])) else []
     asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *data]), "arguments": decisive}))
+    asked["code"] = record.code()  # what two of them have trained is told of neither
     common = {"plots": False, **arguments}
     try:
         done = epochs_done(run, asked)

@@ -17,6 +17,7 @@ from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.scratch import Scratch
 from yolo_slim.stages.common import console, lineage, quietly, run_stage, slim_weights, split_of
+from yolo_slim.stages.entry import continues
 from yolo_slim.training.calibrate import Batches
 
 FOUND = "export.json"
@@ -39,6 +40,7 @@ class File(NamedTuple):
         return self.format if self.precision == "fp32" else f"{self.format}_{self.precision}"
 
 
+@continues
 def export(config: Config) -> Record:
     """runs/<name>/export/: slim.onnx and whatever else `export.formats` and `export.int8` ask for."""
     start = slim_weights(config, lineage(config))

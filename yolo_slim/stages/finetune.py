@@ -20,7 +20,8 @@ from yolo_slim.data import dataset_info
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.common import finished, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.common import finished, lineage, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.entry import continues
 from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
 from yolo_slim.training.images import twins
@@ -30,14 +31,16 @@ ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 """A student and a teacher that every loss can work for."""
 
 
+@continues
 def finetune(config: Config) -> Record:
     """runs/<name>/finetuned/slim.pt."""
-    start = finished(config, "pruned")
-    if start is None:
+    pruned = lineage(config).get("pruned")
+    if pruned is None:
         raise SlimError(
-            f"nothing pruned yet in {config.folder}: run `yolo-slim prune` with the same configuration first"
+            f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
+            "configuration first"
         )
-    return tune(config, "finetuned", start, config.finetune.epochs)
+    return tune(config, "finetuned", pruned.output(config.folder / "pruned"), config.finetune.epochs)
 
 
 def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:

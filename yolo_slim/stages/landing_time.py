@@ -11,8 +11,8 @@ from ultralytics.data.utils import get_split_fraction
 from ultralytics.utils import DEFAULT_CFG_DICT, remove_colorstr
 
 from yolo_slim.config import Config
+from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
-from yolo_slim.training.calibrate import dataset_info
 from yolo_slim.training.steps import accumulated, optimizer_steps
 
 

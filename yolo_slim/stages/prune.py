@@ -22,6 +22,7 @@ from yolo_slim.stages import depth
 from yolo_slim.stages.choose import NOTHING, Findings, curves_in, evidence_from, follow_plan, plan_without, sources
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, measured, run_stage, say
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import compatible, landed_plan
 from yolo_slim.stages.prove import agree, prove
 from yolo_slim.stages.recover import recover
@@ -153,6 +154,7 @@ def cut_to_plan(
     return Pruned(slim, {**everything, **outputs}, selection, whole, difference, lossless, tuple(blocks))
 
 
+@begins
 def prune_stage(config: Config) -> Record:
     """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
     start, plan = unpruned(config), landed_plan(config)

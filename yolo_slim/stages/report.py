@@ -16,7 +16,9 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.runs.lineage import story
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
+from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.pictures import pictures
 
@@ -24,6 +26,7 @@ CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses."""
 
 
+@continues
 def report_stage(config: Config) -> Record:
     """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
     done = lineage(config)
@@ -32,12 +35,13 @@ def report_stage(config: Config) -> Record:
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
     beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
     exported = _failed_export(config, done) or (beside["export"].metrics if beside["export"] else None)
-    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported}
+    left_out = story(config.folder)[1]
+    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported, "left_out": left_out}
     files = {name: beside[name].output(config.folder / name, "json") for name in ("sweep", "bench") if beside[name]}
 
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
-        content["export"] = exported
+        content |= {"export": exported, "left_out": left_out}
         read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
         content |= {"sweep": read.get("sweep"), "bench": read.get("bench")}
         content["pictures"], small = None, {}
@@ -69,17 +73,16 @@ def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | Non
     """A stage that is no row: its record, unless it was made from weights that are no longer there."""
     found = record.read(config.folder / stage)
     source = "original" if stage == "sweep" else list(done)[-1]
-    return found if found and set(found.inputs.values()) & set(done[source].sums.values()) else None
+    return found if found and done[source].sums["weights"] in found.inputs.values() else None
 
 
 def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | None:
     """What an export of the last weights has found, and what was wrong with it: it has no record of its own."""
-    try:
-        found = json.loads((config.folder / "export" / FOUND).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found = record.read_json(config.folder / "export" / FOUND)
+    if not isinstance(found, dict) or not found.keys() >= {"weights", "files", "wrong"} or not found["wrong"]:
         return None
-    of_these = found["weights"] in done[list(done)[-1]].sums.values()
-    return {"files": found["files"], "wrong": found["wrong"]} if found["wrong"] and of_these else None
+    of_these = found["weights"] == done[list(done)[-1]].sums["weights"]
+    return {"files": found["files"], "wrong": found["wrong"]} if of_these else None
 
 
 def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:

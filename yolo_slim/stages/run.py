@@ -8,6 +8,7 @@ from yolo_slim.record import Record
 from yolo_slim.stages.bench import bench
 from yolo_slim.stages.choose import rehearse
 from yolo_slim.stages.common import console
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import export, missing, rehearse_export
 from yolo_slim.stages.finetune import finetune, rehearse_distill
 from yolo_slim.stages.prune import prune_stage
@@ -15,6 +16,7 @@ from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
 
 
+@begins
 def run(config: Config) -> Record:
     """From detector to slim detector, with its report."""
     rehearse(config)

@@ -27,6 +27,7 @@ from yolo_slim.record import Record
 from yolo_slim.scratch import Scratch
 from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
@@ -44,6 +45,7 @@ Worth = Callable[[nn.Module], float]
 """What a detector is worth: its loss or its mAP."""
 
 
+@begins
 def sensitivity(config: Config) -> Record:
     """runs/<name>/sensitivity/sensitivity.json and sensitivity.png, of the detector that channels are chosen in.
 
@@ -68,7 +70,8 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
 
     def work(folder: Path) -> tuple:
         also = [data] if (data := yaml_of(config.data)) else []
-        made_from = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *also])}))
+        made_from = {"settings": settings, "inputs": sums_of([*inputs, *also]), "code": record.code()}
+        made_from = json.loads(json.dumps(made_from))
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
@@ -149,8 +152,5 @@ def _map(detector: nn.Module, config: Config) -> float:
 
 def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     """A scan that was killed, if it was of the same detector with the same settings."""
-    try:
-        scan = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return scan if scan.get("made_from") == made_from else None
+    scan = record.read_json(file)
+    return scan if isinstance(scan, dict) and scan.get("made_from") == made_from else None

@@ -16,6 +16,7 @@ from yolo_slim.importance import score
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import sources
 from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
 from yolo_slim.stages.landing_time import enough_steps
 from yolo_slim.stages.modes import TRAINERS, files_of
@@ -25,6 +26,7 @@ from yolo_slim.training.forced import write_log
 from yolo_slim.training.polarization import first_local_min
 
 
+@begins
 def sparse_train(config: Config) -> Record:
     """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales, epoch by epoch), and plan.json in modes that choose."""
     chosen = config.sparse_train

@@ -21,9 +21,11 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import criterion_of
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.runs.identity import free_name
 from yolo_slim.stages.choose import sources
 from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
+from yolo_slim.stages.entry import begins
 from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.original import original
 from yolo_slim.stages.point import Point, file_name, make
@@ -36,6 +38,7 @@ SCANS = "sweep/scans"
 PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
 
 
+@begins
 def sweep(config: Config) -> Record:
     """runs/<name>/sweep/: sweep.json, sweep.md, sweep.png, and a file for each point that is kept over a kill."""
     _check(config)
@@ -165,11 +168,16 @@ def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[
 
 
 def command(config: Config, stage: str) -> str:
-    """What to type for a stage with these settings, on the original: exact, whatever file they came from."""
+    """What to type for a stage with these settings, on the original: exact, whatever file they came from.
+
+    In a run of a name that is free: what this one has come to stays.
+    """
     read = {"original", "prune", "latency"} | (set() if stage == "prune" else {"finetune", "export", "bench"})
-    settings = config.model_dump(exclude_defaults=True)
+    settings = config.model_dump(exclude_defaults=True, exclude={"overwrite"})
     chosen = {key: value for key, value in settings.items() if section([key]) is None or key in read}
-    return shlex.join(["yolo-slim", stage, *words({**chosen, "sparse_train": {"epochs": 0}})])
+    share = config.prune.target and config.prune.target.flops
+    name = free_name(Path(config.runs), f"{config.name}-x{share:g}" if share else config.name)
+    return shlex.join(["yolo-slim", stage, *words({**chosen, "name": name, "sparse_train": {"epochs": 0}})])
 
 
 def _tell(content: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def epochs_done(run: Path, asked: dict[str, Any]) -> int:
     except (OSError, ValueError, RecursionError) as e:
         raise StartAfresh(f"{run} does not say what it was begun with ({STARTED} is missing or damaged)") from e
     if begun != asked:
-        raise StartAfresh(f"{run} was begun with other settings, inputs or arguments")
+        raise StartAfresh(f"{run} was begun with other settings, inputs, arguments or code")
     last, best = (run / "weights" / name for name in ("last.pt", "best.pt"))
     if not last.exists():
         raise StartAfresh(f"no epoch was finished in {run}")

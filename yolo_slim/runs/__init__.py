@@ -1,0 +1,12 @@
+"""The folder of a run: which experiment it belongs to, who works in it now, which of its stages build on one another.
+
+Nothing here needs torch but the look into a checkpoint for the image side that is given nowhere else.
+"""
+
+from __future__ import annotations
+
+STAGES = ("original", "sparse", "pruned", "finetuned", "sensitivity", "sweep", "export", "bench", "report")
+"""The folders that stages write, below that of the run. Anything else there is the user's."""
+
+WEIGHTS = STAGES[:4]
+"""The stages that write a detector, in order."""

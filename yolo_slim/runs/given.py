@@ -1,0 +1,70 @@
+"""What the settings leave open: `model`, `data` and `imgsz` are the run's, then the checkpoint's.
+
+From here on a configuration is complete: no other file asks what is meant by null.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yolo_slim.config import Config, check
+from yolo_slim.errors import SlimError
+from yolo_slim.runs import identity
+from yolo_slim.runs.identity import Identity
+
+IMGSZ = 640
+"""Where neither the settings nor the run nor the checkpoint say."""
+
+
+def complete(config: Config) -> Config:
+    """The configuration with what it leaves open taken from the run of its name, if that is of this model.
+
+    The image side is else what the checkpoint was trained at. The data set is not: the path in a checkpoint is
+    somebody else's, and so may be what lies there.
+
+    Raises:
+        SlimError: no model, and no run that has one.
+    """
+    if config.model and config.imgsz and config.data:
+        return config
+    run = identity.read(config.folder)
+    model = config.model or (run.model if run else None)
+    if model is None:
+        raise SlimError(f"model: needed, e.g. model=best.pt (there is no run in {config.folder} that says which)")
+    run = run if run and _is_of(run, config) else None
+    imgsz = config.imgsz or (run.imgsz if run else _trained_at(model))
+    return config.model_copy(
+        update={"model": model, "imgsz": imgsz, "data": config.data or (run.data if run else None)}
+    )
+
+
+def _is_of(run: Identity, config: Config) -> bool:
+    """Whether a run is of the model that is given, or none is given."""
+    if config.model is None or config.model == run.model:
+        return True
+    now = Identity(config.model, identity.sum_of(config.model), None, None, 0)
+    return identity.same_model(run, now)
+
+
+def _trained_at(model: str) -> int:
+    """The image side that a checkpoint was trained at, as the next one that strides of 32 divide."""
+    if not model.endswith(".pt") or not Path(model).is_file():  # what is wrong with it is told where it is read
+        return IMGSZ
+    from yolo_slim import checkpoint  # only now: it needs torch
+
+    side = _fitting(checkpoint.load(model).args.get("imgsz"))  # type: ignore[union-attr,operator]
+    if side is None:
+        return IMGSZ
+    print(f"imgsz={side}, as {model} was trained at")
+    return side
+
+
+def _fitting(value: Any) -> int | None:
+    """A side as the settings allow it; None: no such thing."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 16:
+        return None
+    try:
+        return check({"model": "any", "imgsz": -(-value // 32) * 32}).imgsz
+    except SlimError:
+        return None
