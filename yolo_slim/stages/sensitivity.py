@@ -7,7 +7,6 @@ For every group and ratio the channels with the lowest scores are silenced in a 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
+from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
@@ -56,6 +56,7 @@ def sensitivity(config: Config) -> Record:
 
 def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
+    need_labels(config, "the scan measures loss or mAP")
     wanted = config.prune.sensitivity
     inputs = [start, *sources(config.prune.criterion)]
     settings = {
@@ -137,9 +138,8 @@ def _worth(config: Config) -> Worth:
 
 
 def _map(detector: nn.Module, config: Config) -> float:
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
-        return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
+    with quietly():
+        return accuracy(detector, str(config.data), config.imgsz, "val", config.device)["map50_95"]
 
 
 def _file(data: str | None) -> list[Path]:
