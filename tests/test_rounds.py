@@ -225,8 +225,15 @@ CAME_FROM: dict[int, Path] = {}
 def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str) -> dict[str, Any]:
     """Stands for validation, whose word is all the stop rule hears."""
     value = next((v for name, v in MAPS.items() if str(CAME_FROM[id(detector)].parent).endswith(name)), 0.4)
-    seen = {"images": 4, "labelled_images": 4, "labels": 9, "blind_images": 0, "f1_at_25": 0.5, "replicates": []}
-    return {**NOT_MEASURED, **seen, "map50": value, "map50_95": value if split == "val" else value / 2}
+    seen = {"images": 4, "labelled_images": 4, "labels": 9, "blind_images": 0, "per_class": [], "replicates": []}
+    unsure = {"map50_95_low": None, "map50_95_high": None}
+    return {
+        **dict.fromkeys(NOT_MEASURED, 0.5),
+        **seen,
+        **unsure,
+        "map50": value,
+        "map50_95": value if split == "val" else value / 2,
+    }
 
 
 class InRounds:

@@ -2,7 +2,7 @@
 
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import most_changed, picture
-from yolo_slim.report.doubt import change, difference, sure, sure_of, undecided
+from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
 from yolo_slim.report.operating import moved, not_measured, warnings, worth
 from yolo_slim.report.page import page
 from yolo_slim.report.plots import draw
@@ -25,10 +25,10 @@ __all__ = [
     "bench_markdown",
     "bench_rows",
     "bench_sentences",
-    "change",
     "difference",
     "draw",
     "failures",
+    "in_brackets",
     "markdown",
     "most_changed",
     "moved",

@@ -48,6 +48,11 @@ def sure_of(file: Row) -> str:
     return f"; 95 %: {span(low, high)}, {seen}{unsure}"
 
 
+def in_brackets(doubt: str) -> str:
+    """What `sure` or `sure_of` say, where the difference stands alone."""
+    return f" ({doubt.removeprefix('; ')})" if doubt else ""
+
+
 def too_few(row: Row) -> bool:
     """Whether there are not enough images to draw from."""
     return bool(row.get("map50_95") is not None and row.get("images") and not row.get("replicates"))

@@ -253,8 +253,7 @@ def complaints(row: dict[str, Any]) -> Iterator[str]:
     change, bound = row["map50_95_difference"], row["map50_95_tolerance"]
     if change is None:  # no image has a label
         return
-    doubt = report.sure_of(row)
-    sure = f" ({doubt.removeprefix('; ')})" if doubt else ""
+    sure = report.in_brackets(report.sure_of(row))
     if row["precision"] == "int8" and not -change <= bound:
         yield (
             f"{row['file']}: its mAP50-95 is {100 * -change:.2f} points below PyTorch's{sure}, more than "

@@ -99,10 +99,10 @@ def _until_stopped(config: Config, start: Path, whole: dict[str, Any]) -> tuple[
         tuned = rounds[-1].tuned
         drop = whole["map50_95"] - tuned.metrics["map50_95"] if limit is not None and tuned else 0.0
         if limit is not None and drop > limit + SLACK:
-            sure = report.sure(tuned.metrics, whole)
+            sure = report.in_brackets(report.sure(tuned.metrics, whole))
             said = (
-                f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}{sure}) "
-                f"below the original, and {100 * limit:.1f} were allowed"
+                f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) "
+                f"below the original{sure}, and {100 * limit:.1f} were allowed"
             )
             if k == 1:
                 raise SlimError(
