@@ -126,7 +126,7 @@ def test_without_labels_nothing_is_measured(detector: nn.Module, unlabelled: Pat
         pytest.param("sensitivity", ["prune.sensitivity.metric=map50_95"], id="sensitivity by mAP"),
         pytest.param("prune", ["prune.solver=sensitivity"], id="a cut that goes by sensitivity"),
         pytest.param(
-            "prune", ["prune.iterations.rounds=2", "prune.iterations.stop_if_map_drop=0.1"], id="rounds that stop by mAP"
+            "prune", ["prune.iterations.rounds=2", "prune.iterations.stop_if_map_drop=0.1"], id="rounds, by mAP"
         ),
     ],
 )  # fmt: skip
@@ -135,6 +135,7 @@ def test_what_would_be_judged_without_labels_is_refused(stage, more, original, u
     assert not (tmp_path / "runs" / "x" / stage).exists()
 
 
+@pytest.mark.parametrize("unlabelled", ["empty"], indirect=True)
 def test_a_run_without_labels_goes_on_and_says_so(original, unlabelled, tmp_path):
     more = ["export.formats=[torchscript]", "export.images=1", "bench=null", "report.latency_runs=1"]
     answer = run("run", *words(original, unlabelled, tmp_path), *more)

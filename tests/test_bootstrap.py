@@ -1,4 +1,4 @@
-"""mAP on other draws of the images: what Ultralytics gives for the lists written out, by hand, and the same each time."""
+"""mAP on other draws of the images: what Ultralytics gives for lists written out, by hand, and the same each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolo_slim.measure.matches import Matches, gathered
 
 
 def some(seed: int, images: int, classes: int, boxes: float, objects: float) -> Matches:
-    """Detections with scores of their own, right at more or fewer IoUs, at most as many of them as there are objects."""
+    """Detections with scores of their own, right at more or fewer IoUs, no more of them than there are objects."""
     rng = np.random.default_rng(seed)
     image, target_image = (np.repeat(np.arange(images), rng.poisson(n, images)) for n in (boxes, objects))
     conf = (1 + rng.permutation(len(image))) / (len(image) + 1)
@@ -71,7 +71,7 @@ RIGHT, WRONG = [True] * 10, [False] * 10
         pytest.param([RIGHT, WRONG], [0, 1], [1, 1], 0.5, id="one of two found: half of the recalls"),
         pytest.param([RIGHT, WRONG], [0, 1], [2, 0], 1.0, id="only the image in which all is right"),
         pytest.param([RIGHT, WRONG], [0, 1], [0, 2], 0.0, id="only the one in which nothing is"),
-        pytest.param([WRONG, RIGHT], [0, 1], [1, 1], 0.25, id="a wrong box is surer: half the precision at half of them"),
+        pytest.param([WRONG, RIGHT], [0, 1], [1, 1], 0.25, id="a wrong box is surer: half the precision at half"),
         pytest.param([WRONG, RIGHT], [0, 1], [3, 1], 0.0625, id="three wrong ones are: a quarter at a quarter"),
         pytest.param([RIGHT, RIGHT], [0, 1], [0, 0], np.nan, id="no object in the draw"),
     ],
