@@ -78,10 +78,7 @@ def row(run: Path, kind: str, args: argparse.Namespace) -> str:
     chosen = Prune(target={"flops": 0.5}, scope="layer")
     evidence = Evidence(images=Batches(args.data, args.imgsz, 200))
     slim = cut_to_plan(detector, chosen, args.imgsz, evidence).model
-    worth = [
-        accuracy(checkpoint.save(d, run / f"{name}.pt"), args.data, args.imgsz, "val")["map50_95"]
-        for name, d in (("whole", detector), ("cut", slim))
-    ]
+    worth = [accuracy(d, args.data, args.imgsz, "val")["map50_95"] for name, d in (("whole", detector), ("cut", slim))]
     scales = torch.cat([m.weight.detach().abs() for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)])
     return f"{float(scales.median()):.3f} | {worth[0]:.3f} | {worth[1]:.3f}"
 

@@ -284,7 +284,9 @@ def make_cut(job: Job) -> dict[str, Any]:
     row["share"] = row["macs"] / cost(checkpoint.load(job.args.model), config.imgsz).macs
     bare = job.folder / "cut.pt"
     if bare.exists():
-        row["bare"] = accuracy(bare, config.data, config.imgsz, split_of(config), config.device)["map50_95"]
+        row["bare"] = accuracy(checkpoint.load(bare), config.data, config.imgsz, split_of(config), config.device)[
+            "map50_95"
+        ]
     return row
 
 

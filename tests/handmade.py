@@ -54,7 +54,8 @@ def report() -> dict[str, Any]:
 def whole(report: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """The same with everything a report can have; its pictures lie in `tmp_path`."""
     for row, worth in zip(report["rows"], ((0.7, 0.49), (0.68, 0.462)), strict=True):
-        row["per_class"] = dict(zip(("cat", "dog"), worth, strict=True))
+        both = enumerate(zip(("cat", "dog"), worth, strict=True))
+        row["per_class"] = [{"id": k, "name": name, "images": 3, "labels": 5, "ap50_95": ap} for k, (name, ap) in both]
     ms = {"onnxruntime": (10.0, 6.0), "openvino": (8.0, 6.0)}
     timings = [
         {"runtime": runtime, "threads": 2, "batch": batch, "stage": stage, "latency_ms": spread(batch * value)}
@@ -103,8 +104,8 @@ def shown(folder: Path, i: int) -> dict[str, Any]:
     (folder / "images").mkdir(exist_ok=True)
     picture = np.full((90, 120, 3), 40 * i, np.uint8)
     (folder / f"images/{i:02d}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
-    same = {"name": "cat", "score": 0.9, "xyxy": [10.0, 20.0, 60.0, 70.0], "same": True}
-    lost = {"name": "dog", "score": 0.5, "xyxy": [80.0, 5.0, 118.0, 40.0], "same": False}
-    new = {"name": "dog", "score": 0.4, "xyxy": [2.0, 50.0, 30.0, 88.0], "same": False}
+    same = {"id": 0, "name": "cat", "score": 0.9, "xyxy": [10.0, 20.0, 60.0, 70.0], "same": True}
+    lost = {"id": 1, "name": "dog", "score": 0.5, "xyxy": [80.0, 5.0, 118.0, 40.0], "same": False}
+    new = {"id": 1, "name": "dog", "score": 0.4, "xyxy": [2.0, 50.0, 30.0, 88.0], "same": False}
     boxes = {"original": [same, lost], "slim": [same, new]}
     return {"name": f"{i}.jpg", "file": f"images/{i:02d}.jpg", "hw": [90, 120], **boxes}

@@ -13,7 +13,7 @@ import pytest
 import thop
 import torch
 import yaml
-from tiny import CLASSES, PX, contents
+from tiny import CLASSES, PX
 from torch import nn
 from ultralytics import YOLO
 
@@ -123,58 +123,67 @@ def splits(original: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "set.yaml"
 
 
-def test_accuracy_is_of_the_split_asked_for(original: Path, splits: Path) -> None:
-    found = {split: accuracy(original, str(splits), PX, split) for split in ("val", "test")}
+def test_accuracy_is_of_the_split_asked_for(loaded: nn.Module, splits: Path) -> None:
+    found = {split: accuracy(loaded, str(splits), PX, split) for split in ("val", "test")}
     for worth in found.values():
-        assert worth.keys() == {"map50", "map50_95"}
         assert 0 <= worth["map50_95"] <= worth["map50"] <= 1
     assert found["val"]["map50"] < 0.2
     assert found["test"]["map50"] > 0.8
 
 
-def test_accuracy_of_each_class_that_has_labels(original: Path, splits: Path, tmp_path: Path) -> None:
-    worth = accuracy(original, str(splits), PX, "test", per_class=True)
-    labels = [line.split()[0] for file in (splits.parent / "labels" / "test").iterdir() for line in file.open()]
-    assert worth["per_class"].keys() == set(labels), "as the detector names them"
-    assert np.mean(list(worth["per_class"].values())) == pytest.approx(worth["map50_95"])
+def test_accuracy_of_each_class_that_has_labels(detector: nn.Module, splits: Path) -> None:
+    worth = accuracy(detector, str(splits), PX, "test")
+    labels = [int(line.split()[0]) for file in (splits.parent / "labels" / "test").iterdir() for line in file.open()]
+    assert [(of["id"], of["name"]) for of in worth["per_class"]] == [(k, str(k)) for k in range(CLASSES)]
+    assert [of["labels"] for of in worth["per_class"]] == [labels.count(k) for k in range(CLASSES)]
+    known = [of["ap50_95"] for of in worth["per_class"] if of["labels"]]
+    assert np.mean(known) == pytest.approx(worth["map50_95"])
     with torch.no_grad():
-        blind = checkpoint.load(original)
-        for scores in blind.model[-1].cv3:
+        for scores in detector.model[-1].cv3:
             scores[-1].bias.fill_(-50.0)
-    found = accuracy(checkpoint.save(blind, tmp_path / "blind.pt"), str(splits), PX, "test", per_class=True)
-    assert found["per_class"] == dict.fromkeys(worth["per_class"], 0.0), "never found is 0, not missing"
+    found = accuracy(detector, str(splits), PX, "test")
+    assert [of["ap50_95"] for of in found["per_class"]] == [
+        0.0 if of["labels"] else None for of in worth["per_class"]
+    ], "never found is 0, not labelled is unknown"
 
 
 def test_detections_are_those_of_predict(original: Path, data: Path) -> None:
     files = sorted((data.parent / "images" / "val").iterdir())[:2]
     images = [cv2.imread(str(file)) for file in files]
-    for boxes, result in zip(detections(original, images, PX), YOLO(original).predict(images, imgsz=PX), strict=True):
+    for boxes, result in zip(
+        detections(checkpoint.load(original), images, PX), YOLO(original).predict(images, imgsz=PX), strict=True
+    ):
         assert len(boxes) > 0
         assert [box["score"] for box in boxes] == pytest.approx(result.boxes.conf.tolist(), abs=1e-3)
+        assert [box["id"] for box in boxes] == result.boxes.cls.int().tolist()
         assert [box["name"] for box in boxes] == [result.names[int(k)] for k in result.boxes.cls]
         assert np.allclose([box["xyxy"] for box in boxes], result.boxes.xyxy, atol=0.06)
 
 
-def test_accuracy_leaves_the_checkpoint_and_the_folder_alone(
-    original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_accuracy_leaves_the_detector_and_the_folder_alone(
+    detector: nn.Module, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = contents(original.parent)
-    accuracy(original, str(data), PX, "val")
-    assert contents(original.parent) == before
+    detector.train()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    accuracy(detector, str(data), PX, "val")
+    detections(detector, [np.zeros((PX, PX, 3), np.uint8)], PX)
+    assert detector.state_dict().keys() == before.keys(), "not fused"
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert detector.training and all(p.requires_grad for n, p in detector.named_parameters() if "dfl" not in n)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_too_small_to_be_read_are_refused(original: Path, tmp_path: Path) -> None:
+def test_images_too_small_to_be_read_are_refused(loaded: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
     data = tmp_path / "small.yaml"
     data.write_text("train: images\nval: images\nnames: [a, b, c, d]\n")
     with pytest.raises(SlimError, match=f"cannot validate on 'val' of {data}: No valid images"):
-        accuracy(original, str(data), PX, "val")
+        accuracy(loaded, str(data), PX, "val")
 
 
 @pytest.mark.parametrize("split", ["test", "dev"], ids=["one that this set lacks", "one that no set has"])
-def test_a_split_that_is_not_there_is_refused(original: Path, data: Path, split: str) -> None:
+def test_a_split_that_is_not_there_is_refused(loaded: nn.Module, data: Path, split: str) -> None:
     with pytest.raises(SlimError, match=f"cannot validate on '{split}' of {data}"):
-        accuracy(original, str(data), PX, split)
+        accuracy(loaded, str(data), PX, split)

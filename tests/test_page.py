@@ -149,7 +149,7 @@ def test_latency_comes_from_the_benchmark_and_else_from_the_stages(whole):
 def test_what_fell_most_is_the_first_of_the_classes(whole):
     assert [name for name, *_ in classes(whole)] == ["dog", "cat"]
     assert by_class(whole)[2][0] == ["dog", "0.490", "0.462", "−2.8"]
-    whole["rows"][1]["per_class"].pop("cat")
+    whole["rows"][1]["per_class"].pop(0)
     assert classes(whole)[0] == ("cat", 0.7, None)
 
 
@@ -223,7 +223,7 @@ def test_names_are_text_and_never_markup(whole, tmp_path):
         row["runtime"] = row["version"] = row["device"] = NASTY
     whole["export"]["files"][0] |= {"file": NASTY, "runtime": NASTY}
     for row in whole["rows"]:
-        row["per_class"] = {NASTY: 0.5}
+        row["per_class"] = [{"id": 0, "name": NASTY, "images": 1, "labels": 1, "ap50_95": 0.5}]
     for box in whole["pictures"]["shown"][0]["slim"]:
         box["name"] = NASTY
     text = page(whole, tmp_path)
@@ -244,7 +244,10 @@ def test_the_largest_page_is_small_and_soon_there(whole, tmp_path):
         {"layer": f"model.{i}.m.0.conv", "before": 512, "after": 200, "reason": None} for i in range(400)
     ]
     for row in whole["rows"]:
-        row["per_class"] = {f"class {i}": float(rng.random()) for i in range(365)}
+        row["per_class"] = [
+            {"id": i, "name": f"class {i}", "images": 1, "labels": 1, "ap50_95": float(rng.random())}
+            for i in range(365)
+        ]
     log = [{**epoch, "epoch": float(e)} for e in range(300) for epoch in whole["training"]["finetuned"][:1]]
     whole["training"] = {stage: log for stage in ("original", "sparse", "finetuned")}
     whole["scales"] = {key: rng.random(30_000).tolist() for key in ("before", "after")}
@@ -262,7 +265,7 @@ def test_the_largest_page_is_small_and_soon_there(whole, tmp_path):
 
 
 def box(name: str, score: float, *xyxy: float) -> dict[str, Any]:
-    return {"name": name, "score": score, "xyxy": list(xyxy)}
+    return {"id": ord(name), "name": name, "score": score, "xyxy": list(xyxy)}
 
 
 @pytest.mark.parametrize(
@@ -349,8 +352,11 @@ def test_a_run_becomes_a_page(reported, whole, tmp_path):
     text = (folder / "report.html").read_text()
     assert record.read(folder).outputs["html"] == "report.html"
     for row in found["rows"]:
-        assert np.mean(list(row["per_class"].values())) == pytest.approx(row["map50_95"], abs=1e-6)
-        assert "per_class" not in record.read(run_folder / row["stage"]).metrics
+        aps = [of["ap50_95"] for of in row["per_class"] if of["labels"]]
+        assert np.mean(aps) == pytest.approx(row["map50_95"], abs=1e-6) and len(row["per_class"]) == 4
+        metrics = record.read(run_folder / row["stage"]).metrics
+        same = metrics.keys() - {"file_mb", "replicates"}
+        assert {k: row[k] for k in same} == {k: metrics[k] for k in same} and "f1_at_25" in same
     shown = found["pictures"]["shown"]
     assert found["pictures"]["of"] == len(shown) == 4
     assert sorted(p.name for p in (folder / "images").iterdir()) == [f"{i:02d}.jpg" for i in range(4)]

@@ -1,78 +1,106 @@
-"""mAP by Ultralytics' own validator, with one setting for every row of every table."""
+"""Accuracy by Ultralytics' own validator, with one setting for every row of every table."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from ultralytics.utils import remove_colorstr
-from ultralytics.utils.metrics import DetMetrics
 
 from yolo_slim.data import LocalValidator
 from yolo_slim.errors import SlimError, no_images
+from yolo_slim.measure.bootstrap import interval, replicates
+from yolo_slim.measure.matches import Matches, gathered
+from yolo_slim.measure.scores import scores
 from yolo_slim.scratch import Scratch
 
+NOT_MEASURED: dict[str, Any] = dict.fromkeys(
+    (
+        *("map50", "map50_95", "map50_95_low", "map50_95_high"),
+        *("precision_at_25", "recall_at_25", "f1_at_25"),
+        *("best_confidence", "precision_best", "recall_best", "f1_best"),
+        *("labelled_images", "blind_images", "median_best_score"),
+    )
+)
+"""What `accuracy` gives where no image has a label."""
 
-def accuracy(
-    detector: str | Path | nn.Module, data: str, imgsz: int, split: str, device: str = "cpu", *, per_class: bool = False
-) -> dict[str, Any]:
-    """Validate on a split: map50 and map50_95 in [0, 1].
+
+def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str = "cpu") -> dict[str, Any]:
+    """Validate on a split, once.
 
     Args:
-        detector: a checkpoint, or a module that takes images (B, 3, H, W) and has `names`.
+        detector: takes images (B, C, H, W) and has `names`; left as it is.
         data: an Ultralytics data-set YAML.
         imgsz: image side in pixels; every image is padded to a square, as files with a fixed input need it.
         split: of the data set.
         device: to run on.
-        per_class: also return `per_class`: name of the class -> its AP50-95, for each class that has labels there.
+
+    Returns:
+        `map50`, `map50_95` in [0, 1], and `map50_95_low`, `map50_95_high`, between which the latter lies on 95 % of
+        other draws of the images (None with fewer than 10 that have objects); what `scores` gives; `images` and
+        `labels`, how many there are in the split; `per_class`, a row for each class id with `id`, `name`, `images` and
+        `labels` of it, and `ap50_95` (None where it has no labels); `replicates`, mAP50-95 on those draws, which are
+        the same for every detector. Where no image has a label, nothing is measured: all but the counts are None.
 
     Raises:
         SlimError: the split cannot be read.
     """
-    module = detector if isinstance(detector, nn.Module) else None
-    with aliased(detector if module is None else None) as alias:
-        args = {
-            "task": "detect",
-            "mode": "val",
-            "model": str(alias),
-            "data": data,
-            "imgsz": imgsz,
-            "split": split,
-            "device": device,
-            "batch": 16,
-            "plots": False,
-            "verbose": False,
-        }
-        validator = LocalValidator(save_dir=alias.parent, args=args)
+    with Scratch() as folder:
+        args = {"task": "detect", "mode": "val", "data": data, "imgsz": imgsz, "split": split, "device": device}
+        validator = Validator(save_dir=Path(folder), args={**args, "batch": 16, "plots": False, "verbose": False})
         try:
-            validator(model=module)
+            validator(model=detector)
         except (OSError, SyntaxError, RuntimeError, SlimError) as e:
             if isinstance(e, RuntimeError) and not no_images(e):
                 raise
             raise SlimError(f"cannot validate on '{split}' of {data}: {remove_colorstr(str(e))}") from e
-    box = validator.metrics.box
-    found = {"map50": float(box.map50), "map50_95": float(box.map)}
-    return {**found, "per_class": _per_class(validator.metrics)} if per_class else found
+    found, box = validator.found, validator.metrics.box
+    counted = {"images": found.images, "labels": len(found.target_cls)}
+    if not counted["labels"]:
+        return {**NOT_MEASURED, **counted, "per_class": _per_class(found, validator, {}), "replicates": []}
+    drawn = replicates(found)
+    low, high = interval(drawn, float(box.map))
+    return {
+        "map50": float(box.map50),
+        "map50_95": float(box.map),
+        "map50_95_low": low,
+        "map50_95_high": high,
+        **scores(found),
+        **counted,
+        "per_class": _per_class(found, validator, dict(zip(map(int, box.ap_class_index), box.ap, strict=True))),
+        "replicates": drawn,
+    }
 
 
-def _per_class(metrics: DetMetrics) -> dict[str, float]:
-    """A class without labels has no AP; one that was never found has 0."""
-    labelled = [] if metrics.nt_per_class is None else metrics.nt_per_class.nonzero()[0]
-    ap = dict(zip(map(int, metrics.box.ap_class_index), map(float, metrics.box.ap), strict=True))
-    return {metrics.names[int(k)]: ap.get(int(k), 0.0) for k in labelled}
+def _per_class(found: Matches, validator: LocalValidator, ap: dict[int, float]) -> list[dict[str, Any]]:
+    """By id: names may be alike, or no text. A class without labels has no AP; one that was never found has 0."""
+    rows = []
+    for k, name in validator.names.items():
+        of = found.target_cls == k
+        counted = {"images": len(np.unique(found.target_image[of])), "labels": int(of.sum())}
+        rows.append({"id": int(k), "name": str(name), **counted, "ap50_95": float(ap[k]) if k in ap else None})
+    return rows
 
 
-@contextlib.contextmanager
-def aliased(weights: str | Path | None) -> Iterator[Path]:
-    """The file, if there is one, under a name that Ultralytics takes as it is, in a folder of its own.
+class Validator(LocalValidator):
+    """Ultralytics', which keeps what was found in each image."""
 
-    Ultralytics drops apostrophes from names of weights, and looks some names up elsewhere.
-    """
-    with Scratch() as folder:
-        alias = Path(folder) / "weights.pt"
-        if weights:
-            alias.symlink_to(Path(weights).resolve())
-        yield alias
+    found: Matches
+
+    def init_metrics(self, model: nn.Module) -> None:
+        """Before the first image."""
+        super().init_metrics(model)
+        self.files: list[str] = []
+
+    def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
+        """After each batch."""
+        super().update_metrics(preds, batch)
+        self.files += batch["im_file"]
+
+    def get_stats(self) -> dict[str, Any]:
+        """After the last one; Ultralytics then throws away what was found."""
+        self.found = gathered(self.files, self.metrics.stats)
+        return super().get_stats()

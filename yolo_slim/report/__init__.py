@@ -2,6 +2,8 @@
 
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import most_changed, picture
+from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
+from yolo_slim.report.operating import moved, not_measured, warnings, worth
 from yolo_slim.report.page import page
 from yolo_slim.report.plots import draw
 from yolo_slim.report.scan import scan_plot, scan_summary
@@ -23,10 +25,14 @@ __all__ = [
     "bench_markdown",
     "bench_rows",
     "bench_sentences",
+    "difference",
     "draw",
     "failures",
+    "in_brackets",
     "markdown",
     "most_changed",
+    "moved",
+    "not_measured",
     "page",
     "picture",
     "recommended",
@@ -36,7 +42,12 @@ __all__ = [
     "sentences",
     "stays_within",
     "summary",
+    "sure",
+    "sure_of",
     "sweep_markdown",
     "sweep_plot",
     "sweep_rows",
+    "undecided",
+    "warnings",
+    "worth",
 ]

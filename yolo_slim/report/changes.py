@@ -38,7 +38,7 @@ def same(before: Sequence[dict], after: Sequence[dict]) -> dict[int, int]:
     """Index of a box before -> index of the same box after."""
     partner: dict[int, int] = {}
     for i in sorted(range(len(before)), key=lambda i: -before[i]["score"]):
-        free = [j for j in range(len(after)) if j not in partner.values() and after[j]["name"] == before[i]["name"]]
+        free = [j for j in range(len(after)) if j not in partner.values() and after[j]["id"] == before[i]["id"]]
         best = max(free, key=lambda j: iou(before[i]["xyxy"], after[j]["xyxy"]), default=None)
         if best is not None and iou(before[i]["xyxy"], after[best]["xyxy"]) >= SAME_IOU:
             partner[i] = best

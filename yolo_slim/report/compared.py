@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,22 @@ Part = tuple[str, Sequence[str], list[list[str]]]
 
 
 def classes(report: dict[str, Any]) -> list[tuple[str, float, float | None]]:
-    """Each class with its AP50-95 in the first and the last row, what fell most first."""
+    """Each class that has labels with its AP50-95 in the first and the last row, what fell most first.
+
+    Classes are told apart by their ids: where names are alike, the id stands behind.
+    """
     rows = report["rows"]
-    before, after = (rows[i].get("per_class") or {} if rows else {} for i in (0, -1))
-    both = [(name, ap, after.get(name) if len(rows) > 1 else None) for name, ap in before.items()]
+    before, after = ({of["id"]: of for of in rows[i].get("per_class") or []} if rows else {} for i in (0, -1))
+    alike = Counter(of["name"] for of in before.values())
+    both = [
+        (
+            of["name"] if alike[of["name"]] == 1 else f"{of['name']} ({k})".strip(),
+            of["ap50_95"],
+            after.get(k, {}).get("ap50_95") if len(rows) > 1 else None,
+        )
+        for k, of in before.items()
+        if of["ap50_95"] is not None
+    ]
     return sorted(both, key=lambda each: (each[2] or 0) - each[1])
 
 
@@ -26,6 +39,8 @@ def by_class(report: dict[str, Any]) -> Part | None:
     if not found:
         return None
     words = f"AP50-95 of each class on {report.get('split')}; what fell most comes first."
+    if bare := len(report["rows"][0]["per_class"]) - len(found):
+        words += f" {bare} more {'has' if bare == 1 else 'have'} no labels there."
     rows = [
         [name, f"{before:.3f}", DASH if after is None else f"{after:.3f}", points(after, before) or DASH]
         for name, before, after in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,8 +45,18 @@ def busy(ms: dict[str, float]) -> bool:
     return ms["p90"] > BUSY * ms["p10"]
 
 
+def plain(text: object) -> str:
+    """Text from a file as Markdown that reads like it: no link, no picture, no HTML, one line."""
+    return " ".join(re.sub(r"([\\`*\[\]<>&])", r"\\\1", str(text)).split())
+
+
+def code(text: object) -> str:
+    """Text as code in Markdown, which holds no `, and on one line."""
+    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Markdown: the first column to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
-    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in (head, rule, *rows))
+    cells = ([" ".join(str(cell).split("\n")).replace("|", "\\|") for cell in row] for row in (head, rule, *rows))
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)

@@ -12,8 +12,20 @@ from markupsafe import Markup
 from yolo_slim.report.before_after_charts import latency, per_class, widths
 from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.compared import changes_said, quickest
+from yolo_slim.report.doubt import sure
 from yolo_slim.report.numbers import digits, points, ratio
-from yolo_slim.report.tables import EXPORT_HEAD, LEGEND, conditions, export_amiss, exported, notes, results, summary
+from yolo_slim.report.operating import HEAD, table_at, warnings
+from yolo_slim.report.operating import LEGEND as AT_LEGEND
+from yolo_slim.report.tables import (
+    EXPORT_HEAD,
+    conditions,
+    export_amiss,
+    exported,
+    legend,
+    notes,
+    results,
+    summary,
+)
 from yolo_slim.report.training_charts import scales, training
 from yolo_slim.report.worth_charts import rounds, trade_off
 
@@ -41,8 +53,10 @@ def page(report: dict[str, Any], folder: Path) -> str:
             name=report["name"],
             summary=summary(report),
             headline=headline(report),
+            warnings=warnings(report),
             results=results(report["rows"]),
-            legend=LEGEND,
+            legend=legend(report["rows"]),
+            at=(HEAD, lines, AT_LEGEND) if (lines := table_at(report["rows"])) else None,
             notes=notes(report["rows"]),
             sections=[(key, title, found) for key, title, found in drawn if found],
             pictures=_pictures(report.get("pictures"), folder),
@@ -70,7 +84,7 @@ def headline(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         word = "faster" if before >= after else "the speed: slower"
         found.append((ratio(before, after), word, f"{_way(before, after, 1, 'ms')}, {runtime}"))
     if change := points(last.get("map50_95"), first.get("map50_95")):
-        way = f"{first['map50_95']:.3f} → {last['map50_95']:.3f} on {report['split']}"
+        way = f"{first['map50_95']:.3f} → {last['map50_95']:.3f} on {report['split']}{sure(last, first)}"
         found.append((change, "points of mAP50-95", way))
     return [each for each in found if each[0]]
 

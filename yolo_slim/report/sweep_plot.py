@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from yolo_slim.report.numbers import digits, median, points, ratio
-from yolo_slim.report.sweep_words import CONTROL, Row, cliff, curves, falls_off, recommended, stays_within
+from yolo_slim.report.sweep_words import CONTROL, Row, cliff, curves, falls_off, in_noise, recommended, stays_within
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 CHANCE, BEFORE, MARK = "#999999", "#333333", "#D55E00"
@@ -134,7 +134,9 @@ def _cliff(axes: Axes, content: dict[str, Any]) -> None:
     """Shaded, and named in the title."""
     before, after = cliff(content)
     if not falls_off(content):
-        axes.set_title("No cliff: accuracy falls little by little")
+        fallen = after["map50_95"] < content["original"]["map50_95"]
+        why = "the falls are within the noise" if in_noise(content) else "accuracy falls little by little"
+        axes.set_title(f"No cliff: {why}" if fallen else "No cliff: no accuracy is lost")
         return
     axes.axvspan(_share(after), _share(before), color=MARK, alpha=0.08, linewidth=0)
     start, end = (f"×{row['flops_asked']:.2f}" if "flops_asked" in row else "the original" for row in (before, after))

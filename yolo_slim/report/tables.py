@@ -9,10 +9,14 @@ from typing import Any, TypeAlias
 
 from yolo_slim.report.bench_words import bench_conditions
 from yolo_slim.report.compared import by_class, by_picture, by_runtime, quickest
-from yolo_slim.report.numbers import DASH, digits, median, points, ratio, spread, table
+from yolo_slim.report.doubt import bounds, change, images, sure_of
+from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, spread, table
+from yolo_slim.report.operating import HEAD, not_measured, table_at, warnings
+from yolo_slim.report.operating import LEGEND as AT_LEGEND
 
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
 LEGEND = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
+SURE = "In square brackets after mAP50-95: where it lies on 95 % of other draws of as many images."
 
 Cell: TypeAlias = tuple[str | None, str | None]
 """A value, and what has changed."""
@@ -27,9 +31,11 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         plots: file names of the plots that were drawn, relative to the page.
     """
     sections = (
-        f"# Slimming report: {report['name']}",
-        summary(report),
+        f"# Slimming report: {plain(report['name'])}",
+        plain(summary(report)),
+        "\n\n".join(f"**{plain(line)}**" for line in warnings(report)),
         _results(report["rows"]),
+        _at(report["rows"]),
         _notes(report["rows"]),
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
@@ -60,23 +66,34 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _accuracy(first: dict[str, Any], last: dict[str, Any], split: str | None) -> str:
-    before, after = first.get("map50_95"), last.get("map50_95")
-    change = points(after, before)
-    if change is None:
-        return "mAP was not measured on both"
-    return f"mAP50-95 {before:.3f} → {after:.3f} ({change} points)" + (f" on {split}" if split else "")
+    said = change(last, first)
+    if said is None:
+        return not_measured(last) if last.get("labels") == 0 else "mAP was not measured on both"
+    before, after = first["map50_95"], last["map50_95"]
+    return f"mAP50-95 {before:.3f} → {after:.3f} ({said})" + (f" on {split}" if split else "")
 
 
 def results(rows: list[dict[str, Any]]) -> tuple[Sequence[str], list[list[Cell]]]:
     """The table of stages: its head, and cells of a value and what has changed against the first row."""
-    head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", "mAP50-95", "latency, ms [p10–p90]")
+    worth = "mAP50-95 [95 %]" if any(map(bounds, rows)) else "mAP50-95"
+    head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", worth, "latency, ms [p10–p90]")
     bases = [{}, *[rows[0]] * (len(rows) - 1)] if rows else []  # the first row has nothing to be compared with
     return head, list(map(_result, rows, bases))
 
 
 def _results(rows: list[dict[str, Any]]) -> str:
     head, found = results(rows)
-    return "## Results\n\n" + table(head, [[_cell(*cell) for cell in cells] for cells in found]) + "\n\n" + LEGEND
+    return "## Results\n\n" + table(head, [[_cell(*cell) for cell in cells] for cells in found]) + "\n\n" + legend(rows)
+
+
+def legend(rows: list[dict[str, Any]]) -> str:
+    """What brackets mean in the table of stages."""
+    return f"{LEGEND} {SURE}" if any(map(bounds, rows)) else LEGEND
+
+
+def _at(rows: list[dict[str, Any]]) -> str:
+    found = table_at(rows)
+    return f"## At one confidence\n\n{table(HEAD, found)}\n\n{AT_LEGEND}" if found else ""
 
 
 def _result(row: dict[str, Any], base: dict[str, Any]) -> list[Cell]:
@@ -86,7 +103,8 @@ def _result(row: dict[str, Any], base: dict[str, Any]) -> list[Cell]:
         cells.append((None if value is None else digits(value / unit), ratio(value, base.get(key))))
     for key in ("map50", "map50_95"):
         value = row.get(key)
-        cells.append((None if value is None else f"{value:.3f}", points(value, base.get(key))))
+        sure = f" [{bounds(row)}]" if key == "map50_95" and bounds(row) else ""
+        cells.append((None if value is None else f"{value:.3f}{sure}", points(value, base.get(key))))
     ms = row.get("latency_ms")
     return [*cells, (spread(ms) if ms else None, ratio(median(row), median(base)))]
 
@@ -99,7 +117,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     """Where each stage's weights lie, and how long they were trained."""
     lines = []
     for row in rows:
-        facts = [f"`{row['weights']}`"] if row.get("weights") else []
+        facts = [code(row["weights"])] if row.get("weights") else []
         facts += [f"{row['train_epochs']} epochs of training"] if row.get("train_epochs") else []
         facts += [row["note"]] if row.get("note") else []
         lines += [f"{row['stage']}: {', '.join(facts)}"] if facts else []
@@ -118,7 +136,7 @@ def rounds(iterations: dict[str, Any]) -> str:
     """
     base, split = iterations["map50_95_original"], iterations["split"]
     head = ("round", "asked", "achieved", f"mAP50-95 ({split}) after the cut", "fine-tuned")
-    lines = [("original", DASH, DASH, f"{base:.3f}", DASH)]
+    lines = [("original", DASH, DASH, _cell(None if base is None else f"{base:.3f}", None), DASH)]
     for r in iterations["rounds"]:
         keys = list(r["asked"]) or ["flops"]  # shares by layer are no budget: what they cost is shown
         shares = (", ".join(_amount(key, of[key]) for key in keys if key in of) for of in (r["asked"], r["achieved"]))
@@ -139,15 +157,29 @@ def _amount(key: str, value: float) -> str:
 def conditions(report: dict[str, Any]) -> dict[str, str]:
     """How the numbers came about, so that another can get them again."""
     side = _size(report["imgsz"])
-    validator = f"Ultralytics' validator on the {report.get('split')} split of `{report.get('data')}`, images of {side}"
-    has_map = any(row.get("map50_95") is not None for row in report["rows"])
+    validator = (
+        f"Ultralytics' validator on the {report.get('split')} split of {code(report.get('data'))}, images of {side}"
+    )
     return {
         "Parameters and FLOPs (2 × MACs)": f"as thop counts them, one image of {side}",
-        "mAP": f"{validator}, one setting for all rows" if has_map else "not measured",
+        "mAP": _validated(report["rows"], validator),
         "Latency": timing(report["measured_on"]) if report.get("measured_on") else "not measured",
         **({"Latency by runtime": bench_conditions(report["bench"])} if report.get("bench") else {}),
         **{f"Left out, {stage}": why for stage, why in (report.get("left_out") or {}).items()},
     }
+
+
+def _validated(rows: list[dict[str, Any]], validator: str) -> str:
+    """How mAP was measured, on how many images, and where its intervals come from."""
+    if all(row.get("map50_95") is None for row in rows):
+        bare = any(row.get("labels") == 0 for row in rows)
+        return "not measured" + (": no image of the split has a label" if bare else "")
+    said, last = f"{validator}, one setting for all rows", rows[-1]
+    if last.get("images"):
+        said += f", {images(last)}, {last['labelled_images']} of them with objects"
+    if drawn := last.get("replicates"):
+        said += f". Intervals: {len(drawn)} draws of as many images, with replacement, the same for every detector"
+    return said
 
 
 def _conditions(report: dict[str, Any]) -> str:
@@ -175,7 +207,7 @@ def _compared(report: dict[str, Any]) -> str:
     for of, title in titles.items():
         if found := of(report):
             words, head, rows = found
-            parts.append(f"## {title}\n\n{words}\n\n{table(head, rows)}")
+            parts.append(f"## {title}\n\n{plain(words)}\n\n{table(head, ([plain(c) for c in row] for row in rows))}")
     return "\n\n".join(parts)
 
 
@@ -188,7 +220,7 @@ def _sweep(sweep: dict[str, Any] | None) -> str:
         (r["criterion"], r["recovery"], r["flops"], r["map50_95"]) for r in sweep["rows"] if r.get("error") is None
     ]
     head = ("criterion", "recovery", "GFLOPs", f"mAP50-95 ({sweep['split']})")
-    lines = ([name, recovery, f"{flops / 1e9:.3f}", f"{worth:.3f}"] for name, recovery, flops, worth in rows)
+    lines = ([plain(name), recovery, f"{flops / 1e9:.3f}", f"{worth:.3f}"] for name, recovery, flops, worth in rows)
     return f"## Sweep\n\nCuts of the original, nothing trained.\n\n{table(head, lines)}"
 
 
@@ -213,9 +245,9 @@ def _widths(widths: list[dict[str, Any]]) -> str:
     parts = [f"## Widths\n\n{len(cut)} of {_count(len(widths), 'width')} changed, {len(whole)} kept whole."]
     if whole:
         reasons = Counter(w["reason"] or "free to go, none was removed" for w in whole).most_common()
-        parts.append("Kept whole, and why:\n\n" + "\n".join(f"- {n} × {reason}" for reason, n in reasons))
+        parts.append("Kept whole, and why:\n\n" + "\n".join(f"- {n} × {plain(reason)}" for reason, n in reasons))
     if cut:
-        lines = ([f"`{w['layer']}`", w["before"], w["after"], f"{w['after'] / w['before']:.0%}"] for w in cut)
+        lines = ([code(w["layer"]), w["before"], w["after"], f"{w['after'] / w['before']:.0%}"] for w in cut)
         changes = table(("layer", "before", "after", "stays"), lines)
         opening = f"<details>\n<summary>The {_count(len(cut), 'width')} that changed</summary>"
         parts.append(f"{opening}\n\n{changes}\n\n</details>")
@@ -228,7 +260,7 @@ def _export(export: dict[str, Any] | None) -> str:
     legend = (
         "Difference: the largest, of raw outputs to PyTorch's on real images. In brackets: points of mAP to PyTorch's."
     )
-    amiss = "\n".join(f"- {line}" for line in export_amiss(export))
+    amiss = "\n".join(f"- {plain(line)}" for line in export_amiss(export))
     parts = ("## Export", table(EXPORT_HEAD, map(exported, export["files"])), legend, amiss)
     return "\n\n".join(part for part in parts if part)
 
@@ -240,7 +272,8 @@ def export_amiss(export: dict[str, Any]) -> list[str]:
         for file in export["files"]
         for runtime, why in file.get("not_in", {}).items()
     ]
-    return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed]
+    scores = [file["moved"] for file in export["files"] if file.get("moved")]
+    return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed, *scores]
 
 
 def exported(file: dict[str, Any]) -> list[str]:
@@ -250,8 +283,9 @@ def exported(file: dict[str, Any]) -> list[str]:
     worth = DASH
     if file["map50_95_difference"] is not None:
         change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
-        worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}".replace("-", "−"))
-    cells = [f"`{file['file']}`", file["precision"], digits(file["file_mb"]), file["runtime"]]
+        sure = sure_of(file) if file["precision"] == "int8" else ""
+        worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}{sure}".replace("-", "−"))
+    cells = [code(file["file"]), file["precision"], digits(file["file_mb"]), file["runtime"]]
     return [*cells, ", ".join(shown) or DASH, worth]
 
 

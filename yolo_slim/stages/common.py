@@ -20,11 +20,11 @@ from torch import nn
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_slim import checkpoint, record
+from yolo_slim import checkpoint, record, report
 from yolo_slim.config import Config
 from yolo_slim.data import dataset_info, yaml_of
 from yolo_slim.errors import SlimError, why
-from yolo_slim.measure import accuracy, cost
+from yolo_slim.measure import NOT_MEASURED, accuracy, cost
 from yolo_slim.record import Record
 from yolo_slim.runs import WEIGHTS, identity
 from yolo_slim.runs.lineage import story
@@ -106,7 +106,8 @@ def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
     begun = checkpoint.card(start) if start else {}
     if not begun and start:
         begun = {"source": {"file": start.name, "sha256": record.sha256(start)}}
-    numbers = {k: v for k, v in step.items() if k != "file_mb"}  # the card itself changes it
+    # The card itself changes the size of the file; lists of numbers would make it many times as long.
+    numbers = {k: v for k, v in step.items() if k not in ("file_mb", "per_class", "replicates")}
     card = {**begun, "steps": [*begun.get("steps", []), numbers], "versions": record.versions()}
     checkpoint.inscribe(weights, json.loads(json.dumps(card)))
 
@@ -270,30 +271,28 @@ def split_of(config: Config) -> str:
     return "test" if config.data and dataset_info(config.data).get("test") else "val"
 
 
-def measured(config: Config, weights: Path, split: str | None = None, *, per_class: bool = False) -> dict[str, Any]:
-    """The row of a table that can be measured alone: size, cost and, with data, mAP (on the report's split)."""
-    spent = cost(checkpoint.load(weights), config.imgsz)
+def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:
+    """The row of a table that can be measured alone: size, cost and, with data, accuracy (on the report's split)."""
+    detector = checkpoint.load(weights)
+    spent = cost(detector, config.imgsz)
     row: dict[str, Any] = {
         "params": spent.params,
         "macs": spent.macs,
         "flops": spent.flops,
         "file_mb": round(weights.stat().st_size / 1e6, 3),
-        "map50": None,
-        "map50_95": None,
+        **NOT_MEASURED,
     }
     if config.data:
         split = split or split_of(config)
-        worth = accuracy(weights, config.data, config.imgsz, split, config.device, per_class=per_class)
-        row |= {"split": split, **worth}
+        row |= {"split": split, **accuracy(detector, config.data, config.imgsz, split, config.device)}
     return row
 
 
 def say(stage: str, row: dict[str, Any], weights: Path) -> None:
     """One line on what a stage has come to."""
-    worth = f"  mAP50-95 {row['map50_95']:.3f} ({row['split']})" if row["map50_95"] is not None else ""
     console.print(
         f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
-        f"{row['file_mb']:.2f} MB{worth}  -> {weights}"
+        f"{row['file_mb']:.2f} MB{report.worth(row)}  -> {weights}"
     )
 
 

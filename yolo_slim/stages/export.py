@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from yolo_slim import checkpoint, deploy, record
+from yolo_slim import checkpoint, deploy, record, report
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
@@ -159,14 +159,15 @@ def _judged(config: Config, weights: Path, detector: nn.Module, files: list[File
     split = split_of(config)
     batches = list(Batches(config.data, _imgsz(config), config.export.images, split=split, batch=1))
     worth = partial(accuracy, data=config.data, imgsz=_imgsz(config), split=split)
-    pytorch = {nms: worth(deploy.with_nms(detector) if nms else weights) for nms in {file.nms for file in files}}
+    pytorch = {nms: worth(deploy.with_nms(detector) if nms else detector) for nms in {file.nms for file in files}}
+    if not all(of["labels"] for of in pytorch.values()):
+        console.print(f"export: {report.not_measured({'split': split})}; files are held against PyTorch by raw outputs")
     rows = []
     for file in files:
         row = {**_row(config, file), "images": len(batches)}
         try:
             run = deploy.opened(file.path, row["runtime"], THREADS)
-            row |= worth(deploy.Exported(run, detector))
-            row["map50_95_difference"] = row["map50_95"] - pytorch[file.nms]["map50_95"]
+            row |= _compared(worth(deploy.Exported(run, detector)), pytorch[file.nms], row)
             if file.precision == "fp32" and not file.nms:
                 row["difference"] = deploy.difference(detector, run, batches)
                 row["also"], row["not_in"] = _elsewhere(file, detector, batches)
@@ -175,6 +176,30 @@ def _judged(config: Config, weights: Path, detector: nn.Module, files: list[File
         _say(row)
         rows.append(row)
     return rows
+
+
+def _compared(worth: dict[str, Any], pytorch: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A file's accuracy, how far it is from PyTorch's and how sure that is; nothing but its counts without labels."""
+    found = {k: v for k, v in worth.items() if k not in ("images", "per_class", "replicates")}
+    found["map50_95_images"] = worth["images"]
+    if worth["map50_95"] is None:
+        return found
+    low, high = report.difference(worth, pytorch) or (None, None)
+    names = {**pytorch, "stage": "PyTorch"}, {**worth, "stage": row["file"]}
+    bound = row["map50_95_tolerance"]
+    return {
+        **found,
+        "map50_95_difference": worth["map50_95"] - pytorch["map50_95"],
+        "map50_95_difference_low": low,
+        "map50_95_difference_high": high,
+        "map50_95_undecided": any(report.undecided(worth, pytorch, side) for side in (-bound, bound)[: _sides(row)]),
+        "moved": report.moved(*names, "keep more layers in float (export.int8_float), or calibrate on more images"),
+    }
+
+
+def _sides(row: dict[str, Any]) -> int:
+    """INT8 may gain; what is exact may not."""
+    return 1 if row["precision"] == "int8" else 2
 
 
 def _row(config: Config, file: File) -> dict[str, Any]:
@@ -228,15 +253,18 @@ def complaints(row: dict[str, Any]) -> Iterator[str]:
                 f"export.tolerance={row['tolerance']:.0e}. Try export.simplify=false or another export.opset"
             )
     change, bound = row["map50_95_difference"], row["map50_95_tolerance"]
+    if change is None:  # no image has a label
+        return
+    sure = report.in_brackets(report.sure_of(row))
     if row["precision"] == "int8" and not -change <= bound:
         yield (
-            f"{row['file']}: its mAP50-95 is {100 * -change:.2f} points below PyTorch's, more than "
+            f"{row['file']}: its mAP50-95 is {100 * -change:.2f} points below PyTorch's{sure}, more than "
             f"export.int8_tolerance={bound:g}. Measure on more images (export.calib_images) or keep more layers in "
             "float, e.g. export.int8_float=[head,model.0.*]"
         )
     if row["precision"] == "fp32" and not abs(change) <= bound:
         yield (
-            f"{row['file']}: its mAP50-95 differs from PyTorch's by {100 * change:+.2f} points, more than "
+            f"{row['file']}: its mAP50-95 differs from PyTorch's by {100 * change:+.2f} points{sure}, more than "
             f"export.map_tolerance={bound:g}. Try export.simplify=false or another export.opset"
         )
 
@@ -248,7 +276,14 @@ def _say(row: dict[str, Any]) -> None:
         return
     raw = "" if row["difference"] is None else f"  largest difference to PyTorch {row['difference']:.1e}"
     also = "".join(f", in {name} {d:.1e}" for name, d in row["also"].items() if d is not None)
+    worth = "mAP not measured"
+    if row["map50_95"] is not None:
+        # What is exact is held against PyTorch output by output: there is nothing to be unsure of.
+        unsure = report.sure_of(row) if row["precision"] == "int8" else ""
+        worth = f"mAP50-95 {row['map50_95']:.3f} ({100 * row['map50_95_difference']:+.2f} points{unsure})"
     console.print(
         f"[bold green]export[/]: {row['file']}  {row['precision']}  {row['file_mb']:.2f} MB{raw}{also}"
-        f"  mAP50-95 {row['map50_95']:.3f} ({100 * row['map50_95_difference']:+.2f} points), in {row['runtime']}"
+        f"  {worth}, in {row['runtime']}"
     )
+    if row.get("moved"):
+        console.print(row["moved"], markup=False)

@@ -22,6 +22,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import finished, lineage, measured, run_stage, say, train_arguments, train_in
 from yolo_slim.stages.entry import continues
+from yolo_slim.stages.labels import tell_if_unlabelled
 from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
 from yolo_slim.training.images import twins
@@ -56,6 +57,7 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
         extra, trainer = {SETTINGS: lesson(chosen.distill, teachers)}, DistillTrainer
 
     def work(folder: Path) -> tuple:
+        tell_if_unlabelled(config)
         arguments = train_arguments(config, epochs, chosen.train)
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
         best = trained / "best.pt"

@@ -9,6 +9,7 @@ from yolo_slim.config import Config
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.labels import tell_if_unlabelled
 from yolo_slim.training.trainer import SlimTrainer
 
 
@@ -35,6 +36,7 @@ def original(config: Config) -> Record:
 
 def _train(config: Config, folder: Path, settings: dict) -> object:
     checkpoint.build(config.model)  # a clear message before anything is written
+    tell_if_unlabelled(config)
     arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=True)
     weights = train_in(folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments)
     return checkpoint.load(weights / "best.pt")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from ultralytics.utils.patches import imread
 
-from yolo_slim import report
+from yolo_slim import checkpoint, report
 from yolo_slim.config import Config
 from yolo_slim.data import dataset_info
 from yolo_slim.data.facts import images_of
@@ -33,7 +33,8 @@ def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] 
         return None, {}
     every = files[:: ceil(len(files) / LOOKED_AT)]
     console.print(f"looking for what changed in {len(every)} images")
-    both = [detections(weights, map(_read, every), config.imgsz, config.device) for weights in (before, after)]
+    loaded = map(checkpoint.load, (before, after))
+    both = [detections(detector, map(_read, every), config.imgsz, config.device) for detector in loaded]
     each = zip(every, *both, strict=True)
     shown = report.most_changed((report.picture(file, _read(file).shape[:2], *found) for file, *found in each), SHOWN)
     small = {f"images/{i:02d}.jpg": _small(_read(picture["file"])) for i, picture in enumerate(shown)}

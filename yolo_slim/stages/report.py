@@ -20,10 +20,11 @@ from yolo_slim.runs.lineage import story
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
+from yolo_slim.stages.labels import labelled
 from yolo_slim.stages.pictures import pictures
 
 CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
-"""What is kept of results.csv, besides the losses."""
+"""What is kept of results.csv, besides the losses; without labels on val, only the first of them was measured."""
 
 
 @continues
@@ -48,7 +49,8 @@ def report_stage(config: Config) -> Record:
         if config.data and len(weights) > 1:
             content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
         outputs = _write(folder, content, small)
-        console.print(report.summary(content))
+        for line in (report.summary(content), *report.warnings(content)):
+            console.print(line, markup=False)
         console.print(f"[bold green]report[/]: {outputs['html']}, {outputs['page']}")
         return outputs, {"rows": content["rows"]}, {}
 
@@ -90,14 +92,14 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
     times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
     rows = [
-        {"stage": stage, "weights": str(path), **measured(config, path, per_class=True), "latency_ms": times[stage]}
+        {"stage": stage, "weights": str(path), **measured(config, path), "latency_ms": times[stage]}
         for stage, path in weights.items()
     ]
     for row in rows:
         of = done[row["stage"]]
         if epochs := of.settings.get("epochs") or of.details.get("epochs"):  # details: trained between rounds
             row["train_epochs"] = epochs
-    before = detectors["original"]
+    before, keys = detectors["original"], CURVES if labelled(config) else CURVES[:1]
     return {
         "name": config.name,
         "data": config.data,
@@ -109,18 +111,20 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
         "iterations": done["pruned"].details.get("iterations") if "pruned" in done else None,
         "scales": {"before": _scales(before), "after": _scales(detectors["sparse"])} if "sparse" in done else None,
         "sparsity": done["sparse"].details["sparsity"] if "sparse" in done else [],
-        "training": {stage: log for stage in done if (log := _curves(config.folder / stage / "train/results.csv"))},
+        "training": {
+            stage: log for stage in done if (log := _curves(config.folder / stage / "train/results.csv", keys))
+        },
         "versions": record.versions(),
     }
 
 
-def _curves(file: Path) -> list[dict[str, float]]:
-    """Ultralytics' results.csv, an entry an epoch: mAP and losses."""
+def _curves(file: Path, keys: tuple[str, ...]) -> list[dict[str, float]]:
+    """Ultralytics' results.csv, an entry an epoch: these columns, and the losses."""
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as opened:
         lines = [{key.strip(): value for key, value in line.items()} for line in csv.DictReader(opened)]
-    return [{k: float(v) for k, v in line.items() if k in CURVES or k.endswith("_loss")} for line in lines]
+    return [{k: float(v) for k, v in line.items() if k in keys or k.endswith("_loss")} for line in lines]
 
 
 def _scales(detector: torch.nn.Module) -> list[float]:

@@ -23,6 +23,7 @@ from yolo_slim.record import Record
 from yolo_slim.stages.clock import layer_table, timing
 from yolo_slim.stages.common import console, finished, measured, run_stage, say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
+from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.prune import cut_stage
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
@@ -53,6 +54,8 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
             f"prune.iterations.rounds={config.prune.iterations.rounds} fine-tunes between the rounds and needs a data "
             "set for it: give data=path/to/data.yaml, or cut at once: prune.iterations.rounds=1"
         )
+    if config.prune.iterations.stop_if_map_drop is not None:
+        need_labels(config, "prune.iterations.stop_if_map_drop goes by mAP")
     settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **timing(config)}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
     distill = config.finetune.distill
@@ -61,8 +64,9 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
     taught = distill and distill.teacher != "original"
 
     def work(folder: Path) -> tuple:
-        whole = measured(config, finished(config, "original"), SPLIT)["map50_95"]
-        rounds, stopped = _until_stopped(config, start, whole)
+        before = measured(config, finished(config, "original"), SPLIT)
+        whole = before["map50_95"]
+        rounds, stopped = _until_stopped(config, start, before)
         used = rounds[:-1] if stopped else rounds
         weights = checkpoint.save(checkpoint.load(_weights(config, used[-1])), folder / "pruned.pt")
         record.write_json(folder / "kept.json", composed(_kept(config, r) for r in used))
@@ -76,7 +80,7 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
 
 
-def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Round], str | None]:
+def _until_stopped(config: Config, start: Path, whole: dict[str, Any]) -> tuple[list[Round], str | None]:
     """The rounds, and why they ended early; the last one is then the one that fell too far."""
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
     detector = checkpoint.load(start)
@@ -92,11 +96,13 @@ def _until_stopped(config: Config, start: Path, whole: float) -> tuple[list[Roun
                 config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds, start, whole_is
             )
         )
-        drop = whole - rounds[-1].map50_95 if rounds[-1].tuned else 0.0
+        tuned = rounds[-1].tuned
+        drop = whole["map50_95"] - tuned.metrics["map50_95"] if limit is not None and tuned else 0.0
         if limit is not None and drop > limit + SLACK:
+            sure = report.in_brackets(report.sure(tuned.metrics, whole))
             said = (
-                f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) below the "
-                f"original, and {100 * limit:.1f} were allowed"
+                f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) "
+                f"below the original{sure}, and {100 * limit:.1f} were allowed"
             )
             if k == 1:
                 raise SlimError(
@@ -176,7 +182,7 @@ def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
     }
 
 
-def _table(rounds: list[Round], whole: float, stopped: str | None) -> dict[str, Any]:
+def _table(rounds: list[Round], whole: float | None, stopped: str | None) -> dict[str, Any]:
     """Every round for the report, the one that fell too far among them."""
     rows = [
         {

@@ -24,10 +24,10 @@ from yolo_slim.data import one_class, yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.scratch import Scratch
 from yolo_slim.stages.choose import evidence_from, judge, sources
 from yolo_slim.stages.common import console, quietly, run_stage, sums_of
 from yolo_slim.stages.entry import begins
+from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
@@ -59,6 +59,7 @@ def sensitivity(config: Config) -> Record:
 
 def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
+    need_labels(config, "the scan measures loss or mAP")
     wanted = config.prune.sensitivity
     inputs = [start, *sources(config.prune.criterion)]
     settings = {
@@ -145,9 +146,8 @@ def _worth(config: Config, single_cls: bool) -> Worth:
 
 
 def _map(detector: nn.Module, config: Config) -> float:
-    with Scratch() as folder, quietly():
-        weights = checkpoint.save(detector, Path(folder) / "silenced.pt")
-        return accuracy(weights, str(config.data), config.imgsz, "val", config.device)["map50_95"]
+    with quietly():
+        return accuracy(detector, str(config.data), config.imgsz, "val", config.device)["map50_95"]
 
 
 def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from yolo_slim.stages.clock import layer_table
 from yolo_slim.stages.common import check_device, console, run_stage
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.executors import executor, make_all
+from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.original import original
 from yolo_slim.stages.point import Point, file_name, make
 from yolo_slim.stages.sensitivity import SCAN, scan_of
@@ -75,6 +76,7 @@ def _check(config: Config) -> None:
     for name in config.sweep.criteria:
         criterion_of(name, "sweep.criteria")
     executor(config.sweep, 1, Path(), config.device)  # is it installed?
+    need_labels(config, "a sweep compares detectors by mAP")
 
 
 def grid(config: Config, weights: Path) -> list[Point]:

@@ -1,0 +1,53 @@
+"""What a detector is worth to those who run it at one confidence: precision, recall, F1, and where it finds nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from yolo_slim.measure.matches import Matches
+
+CONFIDENCE = 0.25
+"""Ultralytics' own threshold for `predict`: boxes below it are not shown."""
+CHOICES = np.round(np.arange(0.01, 1.0, 0.01), 2)
+"""Confidences that the best is sought among."""
+
+
+def scores(found: Matches) -> dict[str, Any]:
+    """At confidence 0.25, and at the confidence of the highest F1.
+
+    Counted over all classes together, at IoU 0.5, by the validator's own matches: precision is the share of the boxes
+    that are objects (None where there is no box), recall the share of the objects that are found, F1 their harmonic
+    mean. An image is blind if it has objects and no box at 0.25, of whatever class; its best score is that of its
+    surest box (0 without any).
+
+    Args:
+        found: with at least one object.
+    """
+    usual = at(found, CONFIDENCE)
+    every = [(float(c), at(found, float(c))) for c in CHOICES]
+    # Of several that are as good, the one that differs least from what everybody uses.
+    confidence, best = max(every, key=lambda each: (each[1]["f1"], -abs(each[0] - CONFIDENCE)))
+    surest = np.zeros(found.images)
+    np.maximum.at(surest, found.image, found.conf)
+    surest = surest[found.labelled]
+    return {
+        **{f"{name}_at_25": value for name, value in usual.items()},
+        "best_confidence": confidence,
+        **{f"{name}_best": value for name, value in best.items()},
+        "labelled_images": len(surest),
+        "blind_images": int((surest < CONFIDENCE).sum()),
+        "median_best_score": round(float(np.median(surest)), 4),
+    }
+
+
+def at(found: Matches, confidence: float) -> dict[str, float | None]:
+    """Precision, recall and F1 of the boxes from this confidence on."""
+    shown = found.conf >= confidence
+    boxes, objects, right = int(shown.sum()), len(found.target_cls), int(found.tp[shown, 0].sum())
+    return {
+        "precision": right / boxes if boxes else None,
+        "recall": right / objects,
+        "f1": 2 * right / (boxes + objects),
+    }
