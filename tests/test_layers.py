@@ -17,7 +17,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},
-    "measure": {"errors"},
+    "measure": {"channels", "errors"},
     "deploy": {"errors"},
     "report": {"errors", "record"},
     "training": {"channels", "distill", "checkpoint", "errors"},

@@ -90,6 +90,7 @@ class Trace:
     chunks: dict[str, int] = field(default_factory=dict)  # module that chunks its channels -> width of one part
     blocks: dict[str, Block] = field(default_factory=dict)  # residual branches, by module name
     maps: dict[str, Ints] = field(default_factory=dict)  # module -> (C,) channel numbers or FIXED of what leaves it
+    image_channels: int = 3  # of the image that it was traced with: see `inputs`
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -111,6 +112,7 @@ class Draft:
     chunks: dict[str, int]
     blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of f(x)
     maps: dict[str, Ints] = field(default_factory=dict)  # module -> labels of what leaves it
+    image_channels: int = 3
 
 
 def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
@@ -136,7 +138,8 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
     blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs, count)
     maps = {name: of_label[labels] for name, labels in draft.maps.items()}
-    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks, maps)
+    rest = draft.imgsz, count, draft.params, draft.chunks, blocks, maps, draft.image_channels
+    return Trace(convs, norms, tuple(groups), *rest)
 
 
 def _blocks(branches: dict[str, Ints], convs: dict[str, Conv], count: int) -> dict[str, Block]:

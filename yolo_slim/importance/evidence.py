@@ -15,7 +15,7 @@ from yolo_slim.errors import SlimError
 class Evidence:
     """Images and batches may be read more than once; a criterion that needs what is not there says so."""
 
-    images: Iterable[Tensor] = ()  # batches (B, 3, H, W) in [0, 1], without labels
+    images: Iterable[Tensor] = ()  # batches (B, C, H, W) in [0, 1], without labels
     batches: Iterable[Any] = ()  # labelled batches, as `loss` takes them
     loss: Callable[[nn.Module, Any], Tensor] | None = None  # (detector, labelled batch) -> mean over its images
     bn_fold: bool = False  # judge filters as batch norm scales them in inference

@@ -22,7 +22,7 @@ def accuracy(
     """Validate on a split: map50 and map50_95 in [0, 1].
 
     Args:
-        detector: a checkpoint, or a module that takes images (B, 3, H, W) and has `names`.
+        detector: a checkpoint, or a module that takes images (B, C, H, W) and has `names`.
         data: an Ultralytics data-set YAML.
         imgsz: image side in pixels; every image is padded to a square, as files with a fixed input need it.
         split: of the data set.

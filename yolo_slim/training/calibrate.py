@@ -22,7 +22,7 @@ from yolo_slim.errors import SlimError
 class Batches:
     """Images of a split, letterboxed, drawn once for a seed and read when first asked for.
 
-    Iterating gives tensors (B, 3, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
+    Iterating gives tensors (B, C, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
 
     Raises:
         SlimError: the data set cannot be read.
