@@ -23,6 +23,8 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "training": {"channels", "distill", "checkpoint", "errors"},
 }
 MAY_IMPORT["stages"] = {*MAY_IMPORT}
+MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}
+MAY_IMPORT["python"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "__version__"}
 MAY_IMPORT["__init__"] = {*MAY_IMPORT} - {"cli"}  # each only when first asked for
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics import __version__ as ultralytics_version
-from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
+from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load, yaml_model_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
 
@@ -56,7 +56,9 @@ def load(path: str | Path) -> nn.Module:
 def build(model_yaml: str, classes: int | None = None) -> nn.Module:
     """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says."""
     try:
-        detector = DetectionModel(model_yaml, nc=classes, verbose=False)
+        described = yaml_model_load(model_yaml)
+        colours = described.get("channels", described.get("ch", 3))  # Ultralytics would take 3 for granted
+        detector = DetectionModel(described, ch=colours, nc=classes, verbose=False)
     except FileNotFoundError as e:
         raise SlimError(
             f"expected a model YAML, found no file {model_yaml} (Ultralytics knows yolov5n.yaml etc.)"

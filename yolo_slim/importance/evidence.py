@@ -23,6 +23,10 @@ class Evidence:
     points: int = 10  # lasso: random positions an image
     seed: int = 0
 
+    def __repr__(self) -> str:
+        held = {"images": self.images, "labelled batches": self.batches}
+        return f"<Evidence: {' and '.join(name for name, found in held.items() if found) or 'nothing to look at'}>"
+
     def need_images(self, criterion: str) -> Iterable[Tensor]:
         """The images.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from yolo_slim import checkpoint, deploy
-from yolo_slim.channels import Trace, composed, trace
+from yolo_slim.channels import Trace, composed, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
@@ -102,7 +102,7 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
 def _before(detector: nn.Module) -> dict[str, int]:
     """The widths that a slim detector's YAML had when it was whole."""
     full = {key: value for key, value in detector.yaml.items() if key != "slim"} | detector.yaml["slim"]["full"]
-    whole = type(detector)(full, verbose=False)
+    whole = type(detector)(full, ch=image_channels(detector), verbose=False)
     return {name: m.out_channels for name, m in whole.named_modules() if isinstance(m, nn.Conv2d)}
 
 

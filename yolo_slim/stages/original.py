@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolo_slim import checkpoint
+from yolo_slim.channels import image_channels
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
-from yolo_slim.training.calibrate import dataset_info
+from yolo_slim.training.calibrate import check_channels, dataset_info
 from yolo_slim.training.trainer import SlimTrainer
 
 
@@ -22,9 +23,12 @@ def original(config: Config) -> Record:
     else:
         detector = checkpoint.load(config.model)
         _check_classes(config, detector.model[-1].nc)
+        if config.data:
+            check_channels(image_channels(detector), config.data)
 
     def work(folder: Path) -> tuple:
         final = detector if not untrained else _train(config, folder, settings)
+        final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
         row = measured(config, weights)
         say("original", row, weights)

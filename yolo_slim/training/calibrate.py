@@ -113,6 +113,19 @@ def dataset_info(data: str) -> dict:
         raise SlimError(f"cannot use the data set {data}: {e}") from e
 
 
+def check_channels(reads: int, data: str) -> None:
+    """Whether a data set's images have the channels that a detector reads.
+
+    Raises:
+        SlimError: they have others, or the data set cannot be used.
+    """
+    if (has := dataset_info(data)["channels"]) != reads:
+        raise SlimError(
+            f"the detector reads images of {reads} channels, but those of {data} have {has}: give the data set that it "
+            f"was trained on, or say `channels: {reads}` in the YAML, if its files have as many"
+        )
+
+
 @torch.no_grad()
 def recalibrate(detector: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Replace running means and variances by the average over these batches; in place, returns the detector.

@@ -20,7 +20,9 @@ from ultralytics.utils import LOGGER, RANK, remove_colorstr
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from yolo_slim import checkpoint
+from yolo_slim.channels import image_channels
 from yolo_slim.errors import SlimError, no_images
+from yolo_slim.training.calibrate import check_channels
 
 THREADS = torch.get_num_threads()
 """torch's own choice. Ultralytics lowers it by one to leave a core to data loaders, which on a CPU it does not use."""
@@ -30,7 +32,7 @@ class SlimTrainer(DetectionTrainer):
     """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
 
     Raises:
-        SlimError: the data set has another number of classes than the detector.
+        SlimError: the data set has another number of classes than the detector, or images of other channels.
     """
 
     def get_model(
@@ -47,6 +49,7 @@ class SlimTrainer(DetectionTrainer):
                 f"the detector was trained for {expected} classes, but {self.args.data} names {got}. "
                 "Use the data set it was trained on, or train a detector for this one first"
             )
+        check_channels(image_channels(weights), self.args.data)
         weights.criterion = None
         return weights.float().requires_grad_(True)
 
