@@ -17,6 +17,7 @@ from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 
 from yolo_slim.deploy.card import carry
+from yolo_slim.deploy.focus import CANNOT_SLICE, without_slices
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 
@@ -83,6 +84,8 @@ def export_file(
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 model = YOLO(copied)
+                if format in CANNOT_SLICE:
+                    without_slices(model.model)
                 if card:
                     carry(model, card)
                 written = Path(model.export(format=format, imgsz=imgsz, **arguments))
