@@ -16,6 +16,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
+from yolo_slim.channels import image_channels
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import cost
 from yolo_slim.training.trainer import SlimTrainer
@@ -60,11 +61,10 @@ def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float 
     }[kind]
     head = detector.model[-1]
     outputs = [branch[-1] for branches in (head.cv2, head.cv3) for branch in branches]
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
     detector.eval().requires_grad_(True)  # in training mode, tracing would move running statistics
     return cls(
         detector,
-        torch.zeros(1, first.in_channels, imgsz, imgsz, device=first.weight.device),
+        torch.zeros(1, image_channels(detector, imgsz), imgsz, imgsz, device=next(detector.parameters()).device),
         importance=importance,
         pruning_ratio=ratio,
         iterative_steps=steps,

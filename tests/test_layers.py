@@ -22,13 +22,15 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},
-    "data": {"errors"},
-    "measure": {"data", "errors", "scratch"},
+    "data": {"channels", "errors"},
+    "measure": {"channels", "data", "errors", "scratch"},
     "deploy": {"checkpoint", "data", "errors", "formats", "scratch"},
     "report": {"errors", "record"},
     "training": {"channels", "data", "distill", "checkpoint", "errors"},
 }
 MAY_IMPORT["stages"] = {*MAY_IMPORT}
+MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}
+MAY_IMPORT["python"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "__version__"}
 MAY_IMPORT["__init__"] = {*MAY_IMPORT} - {"cli"}  # each only when first asked for
 

@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {  # imported when first asked for: the command line answers --help without torch
-    "load": "yolo_slim.checkpoint",
-    "save": "yolo_slim.checkpoint",
-    "trace": "yolo_slim.channels",
-    "prune": "yolo_slim.stages.prune",
-    "cost": "yolo_slim.measure",
+    "load": "yolo_slim.python",
+    "save": "yolo_slim.python",
+    "trace": "yolo_slim.python",
+    "prune": "yolo_slim.python",
+    "cost": "yolo_slim.python",
     "SlimTrainer": "yolo_slim.training.trainer",
     "SlimError": "yolo_slim.errors",
 }
 __all__ = ["SlimError", "SlimTrainer", "cost", "load", "prune", "save", "trace"]
 
 if TYPE_CHECKING:
-    from yolo_slim.channels import trace
-    from yolo_slim.checkpoint import load, save
     from yolo_slim.errors import SlimError
-    from yolo_slim.measure import cost
-    from yolo_slim.stages.prune import prune
+    from yolo_slim.python import cost, load, prune, save, trace
     from yolo_slim.training.trainer import SlimTrainer
 
 

@@ -69,8 +69,10 @@ def build(model_yaml: str, classes: int | None = None) -> nn.Module:
         SlimError: there is none, or it describes no detector.
     """
     try:
+        found = description(model_yaml)
+        channels = found.get("channels", found.get("ch", 3))  # Ultralytics would take 3 for granted
         with own_activation():
-            detector = DetectionModel(description(model_yaml), nc=classes, verbose=False)
+            detector = DetectionModel(found, ch=channels, nc=classes, verbose=False)
     except SlimError:
         raise
     except Exception as e:
@@ -79,7 +81,7 @@ def build(model_yaml: str, classes: int | None = None) -> nn.Module:
     return detector.eval()
 
 
-def description(model: str | dict[str, Any], channels: int = 3) -> dict[str, Any]:
+def description(model: str | dict[str, Any], channels: int | None = None) -> dict[str, Any]:
     """What a model YAML says, or one that was read before: nothing in it is evaluated, and it can be built and run.
 
     Raises:
@@ -92,7 +94,7 @@ def description(model: str | dict[str, Any], channels: int = 3) -> dict[str, Any
             found = described(model)
         else:
             check_description(found := model)
-        rehearse(found, channels)
+        rehearse(found, channels or found.get("channels", found.get("ch", 3)))
     except SlimError as e:
         raise SlimError(f"cannot build a detector from {named}: it {e}") from e
     return found

@@ -34,6 +34,9 @@ class Conv:
     bias: bool
     norm: str | None  # the batch norm that reads the output, if one does
 
+    def __repr__(self) -> str:
+        return f"<Conv {self.name}: {len(self.inputs)} -> {len(self.outputs)} channels>"
+
     @property
     def depthwise(self) -> bool:
         """Each output channel is its input channel: labels pass through."""
@@ -49,6 +52,9 @@ class Norm:
     positions: int
     affine: bool = True  # has a scale and a shift
 
+    def __repr__(self) -> str:
+        return f"<Norm {self.name}: {len(self.channels)} channels>"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -60,6 +66,11 @@ class Group:
     consumers: tuple[str, ...]
     norms: tuple[str, ...]
     reason: str | None = None  # why the width is kept whole; None: its channels may go
+
+    def __repr__(self) -> str:
+        fate = f"kept whole: {self.reason}" if self.reason else "may go"
+        layers = f"made by {len(self.producers)} convolutions, read by {len(self.consumers)}"
+        return f"<Group {self.name}: {self.size} channels, {layers}, {fate}>"
 
     @property
     def size(self) -> int:
@@ -76,6 +87,9 @@ class Block:
     ends: tuple[str, ...]  # those of them that make the channels of f(x), as far as that is understood
     readers: tuple[str, ...]  # convolutions outside it that read these channels, before or behind the sum
 
+    def __repr__(self) -> str:
+        return f"<Block {self.name}: {len(self.convs)} convolutions>"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -90,6 +104,16 @@ class Trace:
     chunks: dict[str, int] = field(default_factory=dict)  # module that chunks its channels -> width of one part
     blocks: dict[str, Block] = field(default_factory=dict)  # residual branches, by module name
     maps: dict[str, Ints] = field(default_factory=dict)  # module -> (C,) channel numbers or FIXED of what leaves it
+    image_channels: int = 3  # of the image that it was traced with: see `inputs`
+
+    def __repr__(self) -> str:
+        height, width = self.imgsz
+        free = self.free
+        return (
+            f"<Trace at {height}x{width} px, images of {self.image_channels} channels: {len(self.convs)} convolutions "
+            f"in {len(self.groups)} groups, {len(free)} groups with {sum(g.size for g in free)} channels may be cut, "
+            f"{len(self.blocks)} residual branches>"
+        )
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -111,6 +135,7 @@ class Draft:
     chunks: dict[str, int]
     blocks: dict[str, Ints] = field(default_factory=dict)  # module that gives x + f(x) -> labels of f(x)
     maps: dict[str, Ints] = field(default_factory=dict)  # module -> labels of what leaves it
+    image_channels: int = 3
 
 
 def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
@@ -136,7 +161,8 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
         groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
     blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs, count)
     maps = {name: of_label[labels] for name, labels in draft.maps.items()}
-    return Trace(convs, norms, tuple(groups), draft.imgsz, count, draft.params, draft.chunks, blocks, maps)
+    rest = draft.imgsz, count, draft.params, draft.chunks, blocks, maps, draft.image_channels
+    return Trace(convs, norms, tuple(groups), *rest)
 
 
 def _blocks(branches: dict[str, Ints], convs: dict[str, Conv], count: int) -> dict[str, Block]:

@@ -37,6 +37,9 @@ class LayerTable:
     layers: Mapping[str, tuple[float, ...]]  # convolution -> terms of `_terms`
     rest: tuple[float, ...]  # terms of `_between`
 
+    def __repr__(self) -> str:
+        return f"<LayerTable: {len(self.layers)} convolutions, blocks of {self.block}>"
+
     def many(self, costs: Costs, keeps: np.ndarray) -> np.ndarray:
         """Of M plans at once: (M, groups) widths -> (M,)."""
         into, out = costs.shapes(keeps)

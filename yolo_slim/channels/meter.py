@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -83,21 +84,43 @@ class Meter:
 
 def _checked(name: str, table: Mapping[str, np.ndarray], groups: tuple[Group, ...]) -> dict[str, np.ndarray]:
     """The table's rows as floats, each of the length that its group asks for."""
+    if not isinstance(table, Mapping):
+        raise SlimError(f"expected the cost table {name} to be group name -> costs, got a {type(table).__name__}")
     if name in COMPUTED:
         raise SlimError(f"a cost table cannot be called {name}: that is computed already. Choose another name")
     sizes = {g.name: g.size for g in groups}
     if strange := table.keys() - sizes.keys():
-        raise SlimError(f"the cost table {name} names a group that this detector does not have: {sorted(strange)[0]}")
+        first = min(map(str, strange))
+        raise SlimError(f"the cost table {name} names a group that this detector does not have: {first}")
     rows = {}
     for group, given in table.items():
-        costs, n = np.asarray(given, float), sizes[group]
-        if costs.shape != (n + 1,) or not np.isfinite(costs).all() or (np.diff(costs) < 0).any():
+        costs, n = _numbers(given), sizes[group]
+        if wrong := _wrong_with(costs, n):
             raise SlimError(
                 f"expected the cost table {name} to have {n + 1} finite numbers for {group}, the cost of keeping 0 to "
-                f"{n} channels, none below the one before (np.maximum.accumulate makes it so), got {len(costs)}"
+                f"{n} channels, none negative or below the one before (np.maximum.accumulate makes it so), got {wrong}"
             )
         rows[group] = costs
+    if not sum(row[-1] for row in rows.values()):
+        raise SlimError(f"expected the cost table {name} to say what channels cost, but all that it says is 0")
     return rows
+
+
+def _numbers(given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given, float)
+    except (TypeError, ValueError):  # text, ragged lists
+        return np.asarray(given, object)
+
+
+def _wrong_with(costs: np.ndarray, n: int) -> str:
+    """Of a row for a group of n channels, for a message; nothing is: ""."""
+    if costs.dtype == object:
+        return f"something else, {costs.tolist()!r:.60}"
+    if costs.shape != (n + 1,):
+        return f"{len(costs)}" if costs.ndim == 1 else f"the shape {costs.shape}"
+    where = np.flatnonzero(~np.isfinite(costs) | (costs < 0) | (np.diff(costs, prepend=costs[0]) < 0))
+    return f"{costs[where[0]]:g} for {where[0]}" if len(where) else ""
 
 
 def _stacked(table: Mapping[str, np.ndarray], groups: tuple[Group, ...]) -> np.ndarray:

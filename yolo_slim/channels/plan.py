@@ -17,6 +17,9 @@ class Plan:
 
     kept: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Plan: {int(self.kept.sum())} of {len(self.kept)} channels stay>"
+
     def outputs(self, trace: Trace) -> dict[str, list[int]]:
         """Convolution's module name -> indices of the output channels that stay, for those that lose any."""
         stay = {c.name: np.flatnonzero((c.outputs == FIXED) | self.kept[c.outputs]) for c in trace.convs.values()}

@@ -38,6 +38,21 @@ class Selection:
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # that decided, by group
     measured: dict[str, float] = field(default_factory=dict)  # of what `achieved` foretells, by whoever can measure
 
+    def __repr__(self) -> str:
+        return f"<Selection: {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """In a line: parameters, what was achieved, and what was asked for."""
+        asked, got = (
+            ", ".join(f"{name} {amount(name, value)}" for name, value in found.items())
+            for found in (self.asked, self.achieved)
+        )
+        return (
+            f"{self.before.params / 1e6:.3f} M -> {self.after.params / 1e6:.3f} M parameters, {got} "
+            f"(asked for {asked or 'ratios by layer'})"
+        )
+
 
 def select(
     trace: Trace,

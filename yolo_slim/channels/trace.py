@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.channels.groups import FIXED, Conv, Draft, Ints, Norm, Trace, form_groups, same_wiring
+from yolo_slim.channels.inputs import furthest, ghost_of
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
-from yolo_slim.channels.surgery import cut, duplicate, tensors
+from yolo_slim.channels.surgery import cut, tensors
 from yolo_slim.errors import SlimError
 
 
@@ -36,44 +37,34 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
     Raises:
         SlimError: the detector holds no convolution, or cannot run without its weights at this size.
     """
-    ghost = _ghost(detector)
-    hw = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
-    return _try_the_law(ghost, _observe(ghost, hw), hw)
-
-
-def _ghost(detector: nn.Module) -> nn.Module:
-    """A copy of the detector on the meta device: all of its structure, none of its memory."""
-    stand_ins: dict[int, Any] = {}
-    for p in detector.parameters():
-        stand_ins[id(p)] = nn.Parameter(torch.empty(p.shape, device="meta"), requires_grad=False)
-    for b in detector.buffers():
-        dtype = torch.float32 if b.is_floating_point() else b.dtype
-        stand_ins[id(b)] = torch.empty(b.shape, device="meta", dtype=dtype)
-    return duplicate(detector, stand_ins)
-
-
-def _observe(ghost: nn.Module, hw: tuple[int, int]) -> Draft:
-    first = next((m for m in ghost.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
+    ghost = ghost_of(detector)
+    if not any(isinstance(m, nn.Conv2d) for m in ghost.modules()):
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
+    hw = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    image = (furthest(ghost, hw).channels, *hw)
+    return _try_the_law(ghost, _observe(ghost, image), image)
+
+
+def _observe(ghost: nn.Module, chw: tuple[int, int, int]) -> Draft:
+    """Run it on an image of this shape, in both modes, and note what happens to its channels."""
     tracer = Tracer(ghost)
     for training in (True, False):
         ghost.train(training)
         # Two images: batch norm in train mode refuses a single value per channel, which 1x1 maps would give it.
-        image = torch.empty(2, first.in_channels, *hw, device="meta")
+        image = torch.empty(2, *chw, device="meta")
         tracer.count_positions = not training  # cost is what inference executes
         try:
             tracer.run(image)
         except Exception as e:
             where = tracer.where() or type(ghost).__name__
             raise SlimError(
-                f"cannot trace the detector at {hw[0]}x{hw[1]} px: {where} raised {type(e).__name__}: {e}. "
+                f"cannot trace the detector at {chw[1]}x{chw[2]} px: {where} raised {type(e).__name__}: {e}. "
                 "Is the size a multiple of the detector's stride?"
             ) from e
-    return tracer.draft(hw, sum(p.numel() for p in ghost.parameters()))
+    return tracer.draft(chw, sum(p.numel() for p in ghost.parameters()))
 
 
-def _try_the_law(ghost: nn.Module, draft: Draft, hw: tuple[int, int]) -> Trace:
+def _try_the_law(ghost: nn.Module, draft: Draft, chw: tuple[int, int, int]) -> Trace:
     """Halve every free group on a copy, run it, and trace it again: it must run and be wired the same.
 
     Python code that reads a width from one tensor and reshapes another with it is invisible to any tracer; it shows
@@ -89,7 +80,7 @@ def _try_the_law(ghost: nn.Module, draft: Draft, hw: tuple[int, int]) -> Trace:
                 kept[group.channels[max(group.size // 2, 1) :]] = False
         halved = cut(ghost, found, kept)
         try:
-            again = form_groups(_observe(halved, hw))
+            again = form_groups(_observe(halved, chw))
         except SlimError as e:
             return str(e.__cause__ or e)
         return None if same_wiring(found, kept, again) else "the wiring changes with the width"
@@ -253,10 +244,10 @@ class Tracer(TorchDispatchMode):
         for labels in filter(None, map(self.labels, tensors)):
             self.protected.append((labels[1], reason))
 
-    def draft(self, hw: tuple[int, int], params: int) -> Draft:
+    def draft(self, chw: tuple[int, int, int], params: int) -> Draft:
         blocks = {name: labels for name, labels in self.blocks.items() if name not in self.other_modules}
         wiring = self.convs, self.norms, self.n_labels, self.equal, self.protected
-        return Draft(*wiring, hw, params, dict(self.chunks), blocks, dict(self.maps))
+        return Draft(*wiring, chw[1:], params, dict(self.chunks), blocks, dict(self.maps), chw[0])
 
 
 @contextmanager

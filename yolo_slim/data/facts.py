@@ -14,6 +14,7 @@ from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import find_dataset_yaml
 from ultralytics.utils import DATASETS_DIR, ROOT, remove_colorstr
 
+from yolo_slim.channels import image_channels
 from yolo_slim.data.described import SPLITS, described, elsewhere
 from yolo_slim.data.names import ONE, check_names, one_class
 from yolo_slim.errors import SlimError
@@ -78,14 +79,23 @@ def dataset_for(
     """`dataset_info` as a detector takes it: with one class, if it was trained so, or is to be.
 
     Raises:
-        SlimError: as `dataset_info`; or the detector's classes have other names.
+        SlimError: as `dataset_info`; or the detector's classes have other names, or its images other channels.
     """
     single, head = single_cls or one_class(detector), detector.model[-1].nc
     info = dataset_info(data, single_cls=single)
     if not single or head != 1:
         names = detector.names if len(detector.names) == head else {i: str(i) for i in range(head)}
         check_names(names, info["names"], whose, str(data))
+    _check_channels(image_channels(detector), info, whose, str(data))
     return info
+
+
+def _check_channels(reads: int, info: dict[str, Any], whose: str, data: str) -> None:
+    if (has := info["channels"]) != reads:
+        raise SlimError(
+            f"{whose} reads images of {reads} channels, but those of {data} have {has}: give the data set that it was "
+            f"trained on, or say `channels: {reads}` in the YAML, if its files have as many"
+        )
 
 
 def images_of(info: dict[str, Any], split: str, imgsz: int, batch: int = 16, *, single_cls: bool = False) -> Any:

@@ -17,7 +17,7 @@ from yolo_slim.deploy.runtimes import Run
 
 @torch.inference_mode()
 def difference(detector: nn.Module, run: Run, batches: Iterable[Tensor]) -> float | None:
-    """Largest difference between a file's raw output and PyTorch's over images (1, 3, H, W).
+    """Largest difference between a file's raw output and PyTorch's over images (1, C, H, W).
 
     Boxes are compared relative to the largest coordinate, scores as they are (they are at most 1). None where rows are
     detections, sorted: two that score alike may change places. NaN if there is one in the file's output.
@@ -37,7 +37,7 @@ def difference(detector: nn.Module, run: Run, batches: Iterable[Tensor]) -> floa
 
 
 class Exported(nn.Module):
-    """A file as a detector: images (B, 3, H, W) -> what the file gives out, image by image as it was exported.
+    """A file as a detector: images (B, C, H, W) -> what the file gives out, image by image as it was exported.
 
     Ultralytics' validator takes it like any detector. Its own backends would let the runtime choose the precision
     (bfloat16 in OpenVINO where the chip has it) and the threads: here the file is judged, not those.

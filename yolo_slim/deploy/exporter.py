@@ -18,6 +18,7 @@ from ultralytics.engine.exporter import export_formats
 
 from yolo_slim.checkpoint import reading_for_ultralytics
 from yolo_slim.deploy.card import carry
+from yolo_slim.deploy.focus import CANNOT_SLICE, without_slices
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 from yolo_slim.scratch import Scratch
@@ -85,6 +86,8 @@ def export_file(
                 warnings.simplefilter("ignore")  # torch calls TorchScript deprecated each time
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 model = YOLO(copied)
+                if format in CANNOT_SLICE:
+                    without_slices(model.model)
                 if card:
                     carry(model, card)
                 written = Path(model.export(format=format, imgsz=imgsz, **arguments))

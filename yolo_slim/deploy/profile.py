@@ -53,7 +53,7 @@ PROFILES: dict[str, Callable[[Path, int, np.ndarray, int], Nodes]] = {
     "onnxruntime": in_onnxruntime,
     "openvino": in_openvino,
 }
-"""Runtime -> how it tells what operators take: (file, threads, images (B, 3, H, W), runs)."""
+"""Runtime -> how it tells what operators take: (file, threads, images (B, C, H, W), runs)."""
 
 
 def by_layer(nodes: Mapping[str, float], convs: Collection[str]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def quantize(format: str, source: Path, target: Path, images: Sequence[np.ndarra
         format: a key of QUANTIZERS.
         source: the file in float, as `export_file` wrote it.
         target: what to write.
-        images: (1, 3, H, W) in [0, 1], float32, to measure activations on.
+        images: (1, C, H, W) in [0, 1], float32, to measure activations on.
         floats: module names of the convolutions that stay in float, with all that follows the head's.
 
     Raises:

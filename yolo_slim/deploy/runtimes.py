@@ -15,7 +15,7 @@ from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Images (B, 3, H, W) in [0, 1], float32 -> what the file gives out, in its order."""
+"""Images (B, C, H, W) in [0, 1], float32 -> what the file gives out, in its order."""
 
 
 class Runtime(NamedTuple):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
@@ -80,14 +84,15 @@ def score(
     A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
 
     Raises:
-        SlimError: an unknown criterion, or one that cannot be imported.
+        SlimError: an unknown criterion, one that cannot be imported, or one that fails or returns something else than
+            scores.
     """
     judge = criterion_of(criterion)
     if normalize == "auto":
         normalize = "mean" if criterion in RAW_NORMS else "none"
     if per_cost == "auto":
         per_cost = "memory" if criterion == "group_fisher" else "none"
-    found = judge(detector, trace, evidence or Evidence())
+    found = _judged(judge, criterion, detector, trace, evidence or Evidence())
     saved = savings(trace, per_cost)
     scores = {}
     for group in trace.groups:
@@ -98,6 +103,68 @@ def score(
             else np.full(group.size, np.inf)
         )
     return scores
+
+
+def _judged(judge: Criterion, name: str, detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
+    """What a criterion says; one of the user's own is held to what it owes, and may do to its detector what it likes.
+
+    Raises:
+        SlimError: it raises, or returns something else than rows of scores.
+    """
+    if str(getattr(judge, "__module__", "")).startswith(f"{__package__}."):
+        return judge(detector, trace, evidence)
+    try:
+        found = judge(copy.deepcopy(detector), trace, evidence)
+    except SlimError:
+        raise
+    except (Exception, SystemExit) as e:  # it is the user's, and may raise anything
+        raise SlimError(f"prune.criterion={name} raised {type(e).__name__}: {e} ({_place(e)})") from e
+    expected = f"prune.criterion={name}: expected a dict, name of each group in trace.free -> scores (rows, channels)"
+    if not isinstance(found, Mapping):
+        raise SlimError(f"{expected}, got a {type(found).__name__}")
+    names = [group.name for group in trace.groups]
+    if strange := [key for key in found if key not in names]:
+        near = get_close_matches(str(strange[0]), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SlimError(f"{expected}, got scores for {strange[0]!r}, which is no group of this detector{hint}")
+    free = {group.name: group for group in trace.free}
+    rows = {key: _rows(name, free[key], value) for key, value in found.items() if key in free}
+    if free and not any(map(len, rows.values())):
+        raise SlimError(f"{expected}, such as {next(iter(free))}, got none for any of them: nothing could be removed")
+    return rows
+
+
+def _place(error: BaseException) -> str:
+    """Where the criterion was when it failed: the first frame that is not this file's."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    return f"{frames[0].filename}, line {frames[0].lineno}" if frames else "its arguments do not fit"
+
+
+def _rows(criterion: str, group: Group, given: Any) -> np.ndarray:
+    """A group's scores, checked: (m, n) float64.
+
+    Raises:
+        SlimError: they are something else.
+    """
+    expected = f"prune.criterion={criterion}: expected an array (rows, {group.size}) of scores for {group.name}"
+    try:
+        values = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+        real = values.dtype.kind in "fiub"
+        rows = values.astype(np.float64) if real else None
+    except Exception as e:  # ragged lists, objects that refuse
+        raise SlimError(f"{expected}, got a {type(given).__name__} ({type(e).__name__}: {e})") from e
+    if rows is None:
+        raise SlimError(f"{expected}, got {values.dtype} in a {type(given).__name__}")
+    if rows.ndim != 2 or rows.shape[1] != group.size:
+        hint = "; one row is scores[None]" if rows.shape == (group.size,) else ""
+        raise SlimError(f"{expected}, got the shape {rows.shape}{hint}")
+    if (wrong := np.isnan(rows) | np.isneginf(rows)).any():
+        row, channel = np.argwhere(wrong)[0]
+        raise SlimError(
+            f"{expected}, got {int(wrong.sum())} of {rows.size} that are no score, the first {rows[row, channel]} for "
+            f"channel {channel}"
+        )
+    return rows
 
 
 def criterion_of(name: str, setting: str = "prune.criterion") -> Criterion:
@@ -118,7 +185,7 @@ def criterion_of(name: str, setting: str = "prune.criterion") -> Criterion:
         sys.path.append("")
     try:
         found = getattr(import_module(module), function)
-    except Exception as e:  # the module is run, and may raise anything
+    except (Exception, SystemExit) as e:  # the module is run, and may raise anything
         raise SlimError(
             f"{setting}={name} cannot be imported ({type(e).__name__}: {e}): expected module:function, the module "
             "installed or in the working directory"

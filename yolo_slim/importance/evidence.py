@@ -15,13 +15,17 @@ from yolo_slim.errors import SlimError
 class Evidence:
     """Images and batches may be read more than once; a criterion that needs what is not there says so."""
 
-    images: Iterable[Tensor] = ()  # batches (B, 3, H, W) in [0, 1], without labels
+    images: Iterable[Tensor] = ()  # batches (B, C, H, W) in [0, 1], without labels
     batches: Iterable[Any] = ()  # labelled batches, as `loss` takes them
     loss: Callable[[nn.Module, Any], Tensor] | None = None  # (detector, labelled batch) -> mean over its images
     bn_fold: bool = False  # judge filters as batch norm scales them in inference
     mix_norm: float = 0.0  # fpgm: share of the channels to go that go by norm instead
     points: int = 10  # lasso: random positions an image
     seed: int = 0
+
+    def __repr__(self) -> str:
+        held = {"images": self.images, "labelled batches": self.batches}
+        return f"<Evidence: {' and '.join(name for name, found in held.items() if found) or 'nothing to look at'}>"
 
     def need_images(self, criterion: str) -> Iterable[Tensor]:
         """The images.

@@ -9,6 +9,9 @@ import thop
 import torch
 from torch import nn
 
+from yolo_slim.channels import image_channels
+from yolo_slim.errors import SlimError
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -24,9 +27,19 @@ class Cost:
 
 
 def cost(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Cost:
-    """Parameters and MACs of a detector for one image of side (or (height, width)) `imgsz` in pixels."""
+    """Parameters and MACs of a detector for one image of side (or (height, width)) `imgsz` in pixels.
+
+    Raises:
+        SlimError: it does not run at this size.
+    """
     copied = copy.deepcopy(detector).cpu().float().eval()
-    hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    channels = next(m for m in copied.modules() if isinstance(m, nn.Conv2d)).in_channels
-    macs, params = thop.profile(copied, (torch.zeros(1, channels, *hw),), verbose=False)
+    hw = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    image = torch.zeros(1, image_channels(detector, hw), *hw)
+    try:
+        macs, params = thop.profile(copied, (image,), verbose=False)
+    except Exception as e:  # whatever a layer raises
+        raise SlimError(
+            f"cannot run the detector at {hw[0]}x{hw[1]} px: {type(e).__name__}: {e}. Is the size a multiple of the "
+            "detector's stride?"
+        ) from e
     return Cost(int(params), int(macs))

@@ -13,6 +13,8 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from yolo_slim.channels import image_channels
+
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
 
@@ -32,8 +34,8 @@ def latency(
         name -> median, p10 and p90 in ms; and what it was measured on.
     """
     where = place(device)
-    image = torch.rand(1, 3, imgsz, imgsz)
-    ready = {name: runner(detector, image, where) for name, detector in detectors.items()}
+    images = {name: torch.rand(1, image_channels(each, imgsz), imgsz, imgsz) for name, each in detectors.items()}
+    ready = {name: runner(detector, images[name], where) for name, detector in detectors.items()}
     torch.set_num_threads(THREADS)
     times = in_turn(ready, runs)
     return {name: spread(ms) for name, ms in times.items()}, {
@@ -53,7 +55,7 @@ def fused(detector: nn.Module, where: torch.device | str = "cpu") -> nn.Module:
 
 
 def runner(detector: nn.Module, image: torch.Tensor, where: torch.device | str = "cpu") -> Callable[[], object]:
-    """The detector, fused, on these images (B, 3, H, W): returns when it is done."""
+    """The detector, fused, on these images (B, C, H, W): returns when it is done."""
     ready, where = fused(detector, where), torch.device(where)
     image = image.to(where)
 

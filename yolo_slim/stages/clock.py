@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure, record
-from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, trace
+from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, image_channels, trace
 from yolo_slim.config import Config, Latency
 from yolo_slim.errors import SlimError, why
 from yolo_slim.runs.locks import shared
@@ -55,7 +55,7 @@ class Clock:
 
     def start(self, detector: nn.Module, folder: Path) -> Started:
         """Make a detector ready: what runs it on an image, and where it sees layers, what tells their milliseconds."""
-        image = torch.rand(self.batch, 3, self.imgsz, self.imgsz)
+        image = torch.rand(self.batch, image_channels(detector, self.imgsz), self.imgsz, self.imgsz)
         if self.runtime == "torch":
             torch.set_num_threads(self.threads)
             run = measure.runner(detector, image, self.where)

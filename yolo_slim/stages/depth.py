@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace, absorb_missing, drop, emptiable, flattened, missing_means, trace
@@ -114,8 +113,7 @@ def without(
     if absorb == "measured":
         return absorb_missing(shallow, left, missing_means(detector, shallow, readers, images)), left
     if absorb == "beta":  # a constant is one on any image
-        first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-        blank = torch.zeros(1, first.in_channels, *wiring.imgsz).to(first.weight)
+        blank = next(detector.parameters()).new_zeros(1, wiring.image_channels, *wiring.imgsz)
         means = missing_means(flattened(detector, wiring, names), shallow, readers, [blank])
         return absorb_missing(shallow, left, means), left
     return shallow, left

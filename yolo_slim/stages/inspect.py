@@ -14,12 +14,11 @@ from rich.text import Text
 from torch import nn
 
 from yolo_slim import checkpoint, deploy
-from yolo_slim.channels import Trace, composed, trace
+from yolo_slim.channels import Trace, composed, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
 from yolo_slim.formats.door import whole
-from yolo_slim.formats.head import channels_of
 from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.stages.common import console
 from yolo_slim.text import printable
@@ -116,7 +115,7 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
 
 def _before(detector: nn.Module) -> dict[str, int]:
     """The widths that a slim detector's YAML had when it was whole."""
-    found = layers_of(whole(detector.yaml), channels_of(detector)).named_modules()
+    found = layers_of(whole(detector.yaml), image_channels(detector)).named_modules()
     return {f"model.{name}": m.out_channels for name, m in found if isinstance(m, nn.Conv2d)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolo_slim import checkpoint
+from yolo_slim.channels import image_channels
 from yolo_slim.config import Config
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.record import Record
@@ -26,6 +27,7 @@ def original(config: Config) -> Record:
 
     def work(folder: Path) -> tuple:
         final = detector if not untrained else _train(config, folder, settings)
+        final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
         row = measured(config, weights)
         say("original", row, weights)

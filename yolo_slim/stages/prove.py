@@ -25,7 +25,7 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray)
         SlimError: they do not; nothing may be written then.
     """
     mute = masked(detector, wiring, kept).double().cpu()
-    difference = relative_difference(mute, _double(slim), _noise(detector, wiring))
+    difference = relative_difference(mute, _double(slim), _noise(wiring))
     if not difference < TOLERANCE:
         raise SlimError(
             f"the cut changed the detector: masked and cut outputs differ by {difference:.1e} "
@@ -38,13 +38,12 @@ def prove(detector: nn.Module, slim: nn.Module, wiring: Trace, kept: np.ndarray)
 
 def agree(detector: nn.Module, slim: nn.Module, wiring: Trace) -> bool:
     """Whether two detectors give the same on a random image."""
-    return relative_difference(_double(detector), _double(slim), _noise(detector, wiring)) < TOLERANCE
+    return relative_difference(_double(detector), _double(slim), _noise(wiring)) < TOLERANCE
 
 
-def _noise(detector: nn.Module, wiring: Trace) -> Tensor:
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
+def _noise(wiring: Trace) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, first.in_channels, *wiring.imgsz, generator=generator, dtype=torch.float64)
+    return torch.rand(1, wiring.image_channels, *wiring.imgsz, generator=generator, dtype=torch.float64)
 
 
 def _double(detector: nn.Module) -> nn.Module:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Selection, Start, Trace, cut, silent, trace
 from yolo_slim.channels.select import amount
-from yolo_slim.config import Config, Prune, Target, check
-from yolo_slim.errors import SlimError
+from yolo_slim.config import Config, Prune
 from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.record import Record
 from yolo_slim.stages import depth
@@ -42,64 +40,11 @@ class Pruned:
     lossless: bool = False  # every channel removed was exactly zero: neither absorbed nor recalibrated
     blocks: tuple[str, ...] = ()  # residual branches that went whole
 
-
-def prune(
-    detector: nn.Module,
-    *,
-    imgsz: int = 640,
-    data: str | None = None,
-    calibration: Iterable[Tensor] | None = None,
-    tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    **settings: Any,
-) -> Pruned:
-    """Cut a detector; the input is left alone.
-
-    Args:
-        detector: from `yolo_slim.load`.
-        imgsz: image side in pixels that FLOPs are counted at.
-        data: an Ultralytics data-set YAML; criteria and recovery look at `calib_images` of its training images, with
-            their labels where the loss is asked for.
-        calibration: batches (B, 3, H, W) in [0, 1], to look at instead, without labels. Without either nothing is
-            measured, and removed channels are absorbed as act(beta).
-        tables: costs of your own: name -> {group name: (n + 1,) cost of keeping 0..n of its channels}, added up over
-            the groups of `yolo_slim.trace(detector, imgsz)`. `target` takes their names, as shares to keep.
-        settings: names of the `prune:` section, e.g. `target={"flops": 0.5}, criterion="l1", round_to=8`.
-
-    Raises:
-        SlimError: settings that are wrong or need training (rounds), a target that cannot be met, or a cut that fails
-            its proof.
-    """
-    budgets = _budgets(settings.get("target"), tables or {})
-    if budgets:
-        settings = {**settings, "target": {k: v for k, v in settings["target"].items() if k not in budgets}}
-    asked = {"model": "the detector given", "data": data, "imgsz": imgsz, "prune": settings}
-    config = check(asked, "yolo_slim.prune()")
-    chosen = config.prune
-    if (rounds := chosen.iterations.rounds) > 1:
-        raise SlimError(
-            f"yolo_slim.prune() cuts once and trains nothing, but iterations.rounds is {rounds}, with fine-tuning in "
-            "between: leave it at 1, or run `yolo-slim prune` with a data set"
+    def __repr__(self) -> str:
+        return (
+            f"<Pruned: {self.cost.summary}, {len(_narrower(self))} of {len(self.kept)} convolutions narrower, masked "
+            f"and cut differ by {self.difference:.1e}>"
         )
-    evidence = evidence_from(config, detector)
-    if calibration is not None:
-        evidence = replace(evidence, images=list(calibration))
-    return cut_to_plan(detector, chosen, imgsz, evidence, found=Findings(tables=tables or {}, budgets=budgets))
-
-
-def _budgets(target: Any, tables: Mapping[str, Any]) -> dict[str, float]:
-    """The part of a target that the caller's own tables are for; what else is wrong with it, the settings say."""
-    if not tables or not isinstance(target, Mapping):
-        return {}
-    if unknown := [name for name in target if name not in tables and name not in Target.model_fields]:
-        raise SlimError(
-            f"prune.target.{unknown[0]} is neither a cost that is known ({', '.join(Target.model_fields)}) nor the "
-            f"name of one of the tables ({', '.join(tables)})"
-        )
-    own = {name: share for name, share in target.items() if name in tables}
-    for name, share in own.items():
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise SlimError(f"prune.target.{name}: expected the share to keep, above 0 and below 1, got {share!r}")
-    return own
 
 
 def cut_to_plan(
@@ -150,6 +95,7 @@ def cut_to_plan(
     outputs = {name: [] for name in whole.convs if name not in wiring.convs} | selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
         checkpoint.mark_slim(slim, outputs)
+        slim.yaml = {**slim.yaml, "channels": whole.image_channels}  # Ultralytics' exporter goes by it
     everything = {name: list(range(len(c.outputs))) for name, c in whole.convs.items()}
     return Pruned(slim, {**everything, **outputs}, selection, whole, difference, lossless, tuple(blocks))
 

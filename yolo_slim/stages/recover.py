@@ -118,6 +118,5 @@ def _means(
     if how == "measured":
         return input_means(detector, wiring, images)
     # with its scale at zero a removed channel is constant on any image
-    first_conv = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    blank = first_conv.weight.new_zeros(1, first_conv.in_channels, imgsz, imgsz)
+    blank = next(detector.parameters()).new_zeros(1, wiring.image_channels, imgsz, imgsz)
     return input_means(silenced(detector, wiring, kept), wiring, [blank])

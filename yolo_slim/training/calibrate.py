@@ -24,7 +24,7 @@ UNREADABLE = (OSError, RuntimeError, ValueError, cv2.error)
 class Batches:
     """Images of a split, letterboxed, drawn once for a seed and read when first asked for.
 
-    Iterating gives tensors (B, 3, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
+    Iterating gives tensors (B, C, imgsz, imgsz) in [0, 1], or, `labelled`, what Ultralytics' losses take.
 
     Raises:
         SlimError: the data set cannot be read.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import composed, survivors
+from yolo_slim.channels import composed, image_channels, survivors
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
@@ -204,7 +204,7 @@ def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int,
     Raises:
         SlimError: it expects other channels of colour, or sides that are multiples of a larger stride.
     """
-    ours, theirs = (next(d.parameters()).shape[1] for d in (student, teacher))
+    ours, theirs = (image_channels(d) for d in (student, teacher))
     if ours != theirs:
         raise SlimError(
             f"the teacher {name} looks at images of {theirs} channels, the student at {ours}; take a teacher that was "
@@ -273,7 +273,7 @@ def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | 
     """What losses must know of the two: found by running both on a blank image; `taps`: of the student."""
     device = next(student.parameters()).device
     side = max(64, int(student.stride.max()), int(teacher.detector.stride.max()))
-    blank = torch.zeros(1, next(student.parameters()).shape[1], side, side, device=device)
+    blank = torch.zeros(1, image_channels(student), side, side, device=device)
     training = student.training
     taps.open()
     with torch.no_grad():

@@ -98,8 +98,8 @@ class PolarizedTrainer(SparseTrainer):
         before = copy.deepcopy(detector)
         for each in (detector, self.ema.ema):
             flip_signs(each, self.wiring)
-        first = next(detector.parameters())
-        image = torch.rand(1, first.shape[1], *self.wiring.imgsz, device=first.device)
+        device = next(detector.parameters()).device
+        image = torch.rand(1, self.wiring.image_channels, *self.wiring.imgsz, device=device)
         if not relative_difference(before, detector, image) < 1e-3:
             raise SlimError(
                 "sparse_train.mode=polarization needs positive scales, and here something beside a batch norm reads "

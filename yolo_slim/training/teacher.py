@@ -142,7 +142,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> View:
-        """What it says of images (B, 3, H, W)."""
+        """What it says of images (B, C, H, W)."""
         self.detector.eval()
         self.detector.model[-1].training = True  # the head says what it sees, and does not decode it
         with _cheap(images.device):
@@ -176,7 +176,7 @@ def scene_of(output: Any, batch: Mapping[str, Any], strides: Tensor) -> Scene:
 
     Args:
         output: what the student returned.
-        batch: img (B, 3, H, W), bboxes (N, 4) xywh as shares of the image, cls (N, 1), batch_idx (N,).
+        batch: img (B, C, H, W), bboxes (N, 4) xywh as shares of the image, cls (N, 1), batch_idx (N,).
         strides: of the student's levels, in pixels.
     """
     points, per_point = make_anchors(raw(output)["feats"], strides, 0.5)

@@ -36,7 +36,8 @@ class SlimTrainer(RecoveringTrainer):
     """Train a detector at the widths it has: `YOLO("slim.pt").train(trainer=SlimTrainer, data=..., epochs=...)`.
 
     Raises:
-        SlimError: the data set is not here, or names classes otherwise than the detector; or see `RecoveringTrainer`.
+        SlimError: the data set is not here, names classes otherwise than the detector or has images of other channels;
+            or see `RecoveringTrainer`.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
