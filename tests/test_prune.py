@@ -95,6 +95,6 @@ def test_a_criterion_of_ones_own_on_the_command_line(original, tmp_path, monkeyp
         assert first.code == 0, first
         assert "pruned: done before" in run("prune", *words).out
         file.write_text(f"{OWN}# otherwise\n")
-        assert "pruned: done before" not in run("prune", *words).out
+        assert "my_criterion.py is another" in run("prune", *words).out
     finally:
         sys.modules.pop("my_criterion", None)
