@@ -55,18 +55,21 @@ def moved(first: Row, last: Row, otherwise: str = LONGER) -> str | None:
     blinder = last["blind_images"] / last["labelled_images"] - first["blind_images"] / first["labelled_images"]
     if lost - fallen <= MOVED and blinder <= MOVED:
         return None
+    way_out = _way_out(first, last, otherwise, blinder > MOVED)
     before, after = (f"{row['recall_at_25']:.2f} and F1 {row['f1_at_25']:.2f}" for row in (first, last))
     return (
         f"Scores have moved: at confidence 0.25, which Ultralytics uses unless told otherwise, {last['stage']} finds "
         f"nothing in {last['blind_images']} of {last['labelled_images']} images with objects ({first['stage']}: "
         f"{first['blind_images']}), with recall {after} ({before}); the median best score went from "
-        f"{first['median_best_score']:.2f} to {last['median_best_score']:.2f}. {_way_out(first, last, otherwise)}"
+        f"{first['median_best_score']:.2f} to {last['median_best_score']:.2f}. {way_out}"
     )
 
 
-def _way_out(first: Row, last: Row, otherwise: str) -> str:
+def _way_out(first: Row, last: Row, otherwise: str, blinder: bool) -> str:
     where = f"conf={last['best_confidence']:g}"
-    if last["f1_best"] - last["f1_at_25"] <= MOVED / 2:
+    gain, lost = last["f1_best"] - last["f1_at_25"], first["f1_at_25"] - last["f1_at_25"]
+    # Another confidence is a way out where it brings back half of what was lost, and boxes where boxes are missing.
+    if gain < max(0.01, lost / 2) or (blinder and last["best_confidence"] >= 0.25):
         return f"No other confidence helps (its best, {where}, has F1 {last['f1_best']:.2f}): {otherwise}."
     return f"Run it with {where}, its best (F1 {last['f1_best']:.2f}; {first['f1_best']:.2f} before), or {otherwise}."
 

@@ -39,6 +39,9 @@ console = Console(highlight=False, soft_wrap=True)
 TOLD = 8
 """Changes that set a stage going again: as many as are told."""
 
+NOT_IN_CARD = {"file_mb", "images", "labels", "per_class", "replicates", *NOT_MEASURED} - {"map50", "map50_95"}
+"""Metrics that a checkpoint does not carry: the card itself changes the file's size, and is a few hundred bytes a step."""
+
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
 
@@ -106,8 +109,7 @@ def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
     begun = checkpoint.card(start) if start else {}
     if not begun and start:
         begun = {"source": {"file": start.name, "sha256": record.sha256(start)}}
-    # The card itself changes the size of the file; lists of numbers would make it many times as long.
-    numbers = {k: v for k, v in step.items() if k not in ("file_mb", "per_class", "replicates")}
+    numbers = {k: v for k, v in step.items() if k not in NOT_IN_CARD}
     card = {**begun, "steps": [*begun.get("steps", []), numbers], "versions": record.versions()}
     checkpoint.inscribe(weights, json.loads(json.dumps(card)))
 

@@ -185,7 +185,8 @@ def command(config: Config, stage: str) -> str:
 def _tell(content: dict[str, Any]) -> None:
     best = report.recommended(content)
     several = len({row["recovery"] for row in content["rows"]}) > 1
-    shown = [i for i, column in enumerate(report.SWEEP_HEAD) if several or column != "recovery"]
+    left_out = {"mAP50", *([] if several else ["recovery"])}  # a terminal may be 80 columns wide; sweep.md has them all
+    shown = [i for i, column in enumerate(report.SWEEP_HEAD) if column not in left_out]
     listed = Table(title=f"{content['name']}: without training, on {content['split']}", box=SIMPLE_HEAD, pad_edge=False)
     for i in shown:
         listed.add_column(report.SWEEP_HEAD[i].replace(" ", "\n"), justify="right" if i > 1 else "left", no_wrap=True)
