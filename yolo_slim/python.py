@@ -129,7 +129,6 @@ def prune(
             "between: leave it at 1, or run `yolo-slim prune` with a data set"
         )
     size_of(module, config.imgsz)
-    evidence = evidence_from(config)
     if config.data and not isinstance(module, BaseModel):
         raise SlimError(
             f"data: the loss on labelled images is that of Ultralytics' detectors, and this is a "
@@ -137,6 +136,7 @@ def prune(
         )
     if config.data:
         check_channels(image_channels(module, config.imgsz), config.data)
+    evidence = evidence_from(config)
     if calibration is not None:
         evidence = replace(evidence, images=batches_of(calibration, module, config.imgsz))
     return cut_to_plan(module, chosen, config.imgsz, evidence, found=Findings(tables=tables or {}, budgets=budgets))
