@@ -25,6 +25,9 @@ Given = nn.Module | str | os.PathLike[str]
 IMGSZ = 640
 """Pixels, where a detector does not say at which size it was trained."""
 
+LARGEST = 2**15
+"""Pixels, of a side."""
+
 WANTED = "batches of images, tensors (B, C, H, W) in [0, 1]"
 ROUNDING = 1e-2
 """By how much pixels may be beyond [0, 1]: resizing overshoots a little."""
@@ -120,9 +123,13 @@ def own_size(detector: nn.Module) -> int:
     args = getattr(detector, "args", None) or {}
     said = (args if isinstance(args, dict) else vars(args)).get("imgsz")
     sides = [said] if isinstance(said, int) else said if isinstance(said, (list, tuple)) else []
-    known = sides and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+    known = sides and all(_is_side(side) for side in sides)
     side, step = max(sides) if known else IMGSZ, max(32, _stride(detector))
     return -(-side // step) * step
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LARGEST
 
 
 def size_of(detector: nn.Module, imgsz: Any) -> int | tuple[int, int]:
@@ -134,8 +141,10 @@ def size_of(detector: nn.Module, imgsz: Any) -> int | tuple[int, int]:
     if imgsz is None:
         return own_size(detector)
     sides = list(map(plain, imgsz)) if isinstance(imgsz, (list, tuple, np.ndarray)) else [plain(imgsz)]
-    if len(sides) not in (1, 2) or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
-        raise SlimError(f"expected imgsz to be a side in pixels, or (height, width), got {imgsz!r}")
+    if len(sides) not in (1, 2) or not all(_is_side(side) for side in sides):
+        raise SlimError(
+            f"expected imgsz to be a side in pixels, at most {LARGEST}, or (height, width), got {imgsz!r:.80}"
+        )
     stride = _stride(detector)
     for side in sides:
         if side % stride:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from fuzzing.case import PLANTED, Case
 from fuzzing.pickles import CORPUS
-from torch import nn
 
 FILES = ["slim-once.pt", "slim-twice.pt", "v5-8.0.196-final.pt", "v8-8.2.0-final.pt", "v3-tiny-8.3.0-midway.pt",
          "v5-8.4.190-midway.pt", "v11-8.3.0-final.pt"]  # fmt: skip
@@ -106,7 +107,7 @@ def zeroed(rng: random.Random, raw: bytes) -> bytes:
 
 def swapped(rng: random.Random, raw: bytes) -> bytes:
     """Two blocks."""
-    (a, b), (c, d) = sorted(((s, s + 512) for s in (rng.randrange(len(raw) // 1024) * 1024 for _ in range(2))))
+    (a, b), (c, d) = sorted((s, s + 512) for s in (rng.randrange(len(raw) // 1024) * 1024 for _ in range(2)))
     return raw[:a] + raw[c:d] + raw[b:c] + raw[a:b] + raw[d:] if b <= c else zeroed(rng, raw)
 
 

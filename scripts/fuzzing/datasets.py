@@ -16,6 +16,7 @@ from pathlib import Path
 import make_shapes
 import numpy as np
 import yaml
+
 from fuzzing import opcodes
 from fuzzing.case import PLANTED, Case
 from fuzzing.exports import TEXTS, mutated

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from fuzzing.case import PLANTED, Case
 
 Writer = Callable[[Path, dict[str, Any]], str]

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+
 from fuzzing import opcodes
 from fuzzing.case import Case
 from fuzzing.opcodes import SEEN, WAYS, bombs, named, plain, text

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ultralytics.utils import DEFAULT_CFG_DICT
+
 from fuzzing.case import PLANTED, Case
 from fuzzing.datasets import drawn
 from fuzzing.exports import TEXTS, mutated
 from fuzzing.pickles import CORPUS
-from ultralytics.utils import DEFAULT_CFG_DICT
-
 from yolo_slim.cli import STAGES
 
 TEMPLATE = Path(__file__).parents[2] / "configs" / "template.yaml"

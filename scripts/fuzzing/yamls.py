@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from make_corpus import FAMILIES
+
 from fuzzing.case import Case
 from fuzzing.checkpoints import odd, shown
 from fuzzing.exports import TEXTS, mutated
-from make_corpus import FAMILIES
 
 EVIL = "__import__('os').system('touch fuzzcanary')"
 LAYERS: list[Any] = [

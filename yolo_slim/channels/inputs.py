@@ -7,6 +7,7 @@ The detector says it itself or, where it does not or is mistaken, it is tried.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from yolo_slim.errors import SlimError
 
 COMMON = (3, 1, 4)
 """Channels of an image that are tried first, where a detector does not say: colour, grey, colour and something else."""
+MOST = 256
+"""Channels up to which any other number is tried: hyperspectral cameras have some hundred."""
 SIDES = (64, 256, 640)
 """Sides in pixels at which it is tried, besides the one that is asked for: multiples of any stride in use."""
 
@@ -82,21 +85,23 @@ def furthest(ghost: nn.Module, imgsz: int | tuple[int, int] | None = None) -> Tr
         imgsz: as `image_channels` takes it.
     """
     asked = [] if imgsz is None else [(imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)]
+    sizes = list(dict.fromkeys([*asked, *((side, side) for side in SIDES)]))
     best = None
-    for hw in dict.fromkeys([*asked, *((side, side) for side in SIDES)]):
-        for channels in _worth_trying(ghost):
-            trial = _tried(ghost, channels, hw)
-            if trial.error is None:
-                return trial
-            best = trial if best is None or trial.depth > best.depth else best
+    for channels, hw in _worth_trying(ghost, sizes):
+        trial = _tried(ghost, channels, hw)
+        if trial.error is None:
+            return trial
+        best = trial if best is None or trial.depth > best.depth else best
     return best
 
 
-def _worth_trying(detector: nn.Module) -> Iterator[int]:
-    """Numbers of channels, the likeliest first; no stem in use makes fewer of an image's channels."""
+def _worth_trying(detector: nn.Module, sizes: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Channels and (height, width), the likeliest first; no stem in use makes fewer of an image's channels."""
     said = said_channels(detector)
+    likely = list(dict.fromkeys([*([said] if said else []), *COMMON]))
+    yield from product(likely, sizes)
     widest = max((m.in_channels for m in detector.modules() if isinstance(m, nn.Conv2d)), default=0)
-    yield from dict.fromkeys([*([said] if said else []), *COMMON, *range(1, widest + 1)])
+    yield from product((n for n in range(1, min(widest, MOST) + 1) if n not in likely), sizes[:1])
 
 
 class _Shapes(TorchDispatchMode):
