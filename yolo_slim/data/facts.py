@@ -159,7 +159,8 @@ def _in_folder(folder: Path, refusal: str) -> Path:
     try:
         return find_dataset_yaml(folder)
     except AssertionError as e:
-        raise SlimError(f"{refusal}{' '.join(str(e).split())}: give the YAML itself") from e
+        found = ", ".join(sorted(p.name for end in YAMLS for p in folder.glob(f"*{end}"))) or "none"
+        raise SlimError(f"{refusal}expected one YAML in this folder, found {found}: give the YAML itself") from e
     except OSError as e:
         raise SlimError(f"{refusal}{e.filename or folder}: {e.strerror or e}") from e
 
