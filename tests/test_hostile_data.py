@@ -164,13 +164,14 @@ def test_a_folder_behind_a_link_is_read(own):
 
 
 LISTS = {
-    "images that are gone": ("gone.png\n", "No valid images"),
+    "images that are gone": ("./gone.png\n", "No valid images"),
+    "images without a folder": ("gone.png\n", "cannot use the images and labels"),
     "nothing": ("", "cannot read the 'train' images"),
     "no images": ("a.txt\nb\n", "cannot read the 'train' images"),
     "bytes": ("\udcff\udcfe", "cannot read the 'train' images"),
-    "a NUL": ("a\0b.png\n", "cannot read the 'train' images"),
+    "a NUL": ("./a\0b.png\n", "cannot use the images and labels"),
     "an address": ("https://example.com/a.png\n", "No valid images"),
-    "a name without end": ("a" * 5000 + ".png\n", "No valid images"),
+    "a name without end": ("./" + "a" * 5000 + ".png\n", "No valid images"),
     "itself": ("train.txt\n", "cannot read the 'train' images"),
 }
 
@@ -184,20 +185,26 @@ def test_a_list_of_nothing_is_refused(own, form):
         split_facts(own, "train")
 
 
-@pytest.mark.parametrize("make", [make_pipe, make_link])
-def test_a_list_that_is_no_file_is_refused(own, make):
+@pytest.mark.parametrize(("make", "said"), [(make_pipe, "cannot read the 'train'"), (make_link, "images are not at")])
+def test_a_list_that_is_no_file_is_refused(own, make, said):
     (own.parent / "train.txt").write_text("")
     make(own.parent / "train.txt")
     own.write_text(own.read_text().replace("train: images/train", "train: train.txt"))
-    with pytest.raises(SlimError, match="cannot read the 'train' images"):
+    with pytest.raises(SlimError, match=said):
         split_facts(own, "train")
 
 
 @pytest.mark.parametrize("place", ["images/train/*.png", "images/*"])
 def test_patterns_are_no_folders(own, place):
     own.write_text(own.read_text().replace("train: images/train", f"train: '{place}'"))
-    with pytest.raises(SlimError, match="cannot read the 'train' images"):
+    with pytest.raises(SlimError, match=r"'train' images are not at"):
         split_facts(own, "train")
+
+
+def test_labels_are_needed_for_training(own, original, tmp_path):
+    shutil.rmtree(own.parent / "labels" / "train")
+    words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "sparse_train.epochs=1"]
+    refused(run("sparse-train", *words), "images/train", "No labels found")
 
 
 @pytest.mark.parametrize("channels", [1, 4])
