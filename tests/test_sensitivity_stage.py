@@ -80,8 +80,8 @@ def test_a_kill_keeps_the_groups_that_were_measured(scanned, original, data, tmp
     evaluated, worth = [], stage._worth
 
     def dying(after: int):
-        def make(config):
-            inner = worth(config)
+        def make(*given):
+            inner = worth(*given)
 
             def value(detector):
                 if len(evaluated) == after:

@@ -168,7 +168,7 @@ def test_an_untrained_detector_is_built_from_its_yaml(tmp_path, data):
 
 def test_another_number_of_classes_is_refused(tmp_path, data, slim):
     other = other_classes(data, tmp_path)
-    expected = rf"trained for {CLASSES} classes, but .*other\.yaml names {CLASSES + 1}"
+    expected = rf"detects {CLASSES} classes, but .*other\.yaml names {CLASSES + 1}"
     with pytest.raises(SlimError, match=expected):
         fit(SlimTrainer, slim, tmp_path / "a", other)
     with pytest.raises(SlimError, match=expected):
@@ -191,10 +191,14 @@ def test_the_stock_trainer_stops_instead_of_regrowing_it(tmp_path, data, slim):
         YOLO(slim).train(data=data, epochs=1, project=str(tmp_path), name="a", **ARGUMENTS)
 
 
+def test_a_data_set_that_is_not_there_is_refused(tmp_path, slim):
+    with pytest.raises(SlimError, match=r"^cannot use the data set nowhere\.yaml: there is no such file or folder$"):
+        fit(SlimTrainer, slim, tmp_path, "nowhere.yaml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"data": "nowhere.yaml"}, "nowhere.yaml"),
         ({"learning_rate": 0.1}, "learning_rate"),
         ({"lr0": "much"}, "lr0"),
         ({"device": "cuda:77"}, "CUDA"),

@@ -29,6 +29,7 @@ REMOTE = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2", ".7z", ".rar")
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TAGS = {*Loader.yaml_constructors, "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
 
 
 class _Described(Exception):
@@ -114,6 +115,8 @@ def _check_nodes(root: yaml.Node) -> None:
         left -= 1
         if left < 0 or depth > DEPTH:
             raise _Described(f"more than {NODES:,} values, or nested more than {DEPTH} deep, aliases counted")
+        if node.tag not in TAGS:
+            raise _Described(f"{node.tag} stands for an object (line {node.start_mark.line + 1})")
         waiting += [(child, depth + 1) for child in _children(node)]
 
 

@@ -19,7 +19,7 @@ from ultralytics.data import dataset as datasets
 from ultralytics.data import utils as data_utils
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.engine import exporter, trainer, validator
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, remove_colorstr
 
 from yolo_slim.data import caches
 from yolo_slim.data.facts import dataset_info
@@ -46,6 +46,17 @@ class GuardedDataset(YOLODataset):
         for place in img_path if isinstance(img_path, list) else [img_path]:
             check_place(Path(place))
         return super().get_img_files(img_path)
+
+    def get_labels(self) -> list[dict]:
+        """Ultralytics'.
+
+        Raises:
+            SlimError: there are none to train on, or a list names images in a way that it does not follow.
+        """
+        try:
+            return super().get_labels()
+        except ValueError as e:
+            raise SlimError(f"cannot use the images and labels of {self.img_path}: {remove_colorstr(str(e))}") from e
 
     def _load_or_scan_cache(self, cache_path: Path, cache_hash: str) -> tuple[dict, bool]:
         cache, exists = super()._load_or_scan_cache(cache_path, cache_hash)
