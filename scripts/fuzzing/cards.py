@@ -47,7 +47,7 @@ def put(tree: Any, path: tuple, value: Any, gone: bool) -> tuple[Any, bool]:
     place = tree
     try:
         for key in path[:-1]:
-            place = place[key]
+            place = place[key] if isinstance(place, (dict, list)) else {}
         if gone:
             del place[path[-1]]
         else:

@@ -224,10 +224,10 @@ def verdict(case: Case, ended: Ended, folder: Path) -> tuple[str, str]:
     for kind, column in (("code", "code run"), ("network", "network"), ("elsewhere", "other")):
         if kind in deeds:
             return column, deeds[kind]
-    if ended.hung:
-        return "hang", f"over {case.seconds:g} s of processor"
     if ended.peak > MEMORY:
         return "memory", f"{ended.peak / 1e9:.1f} GB"
+    if ended.hung:
+        return "hang", f"over {case.seconds:g} s of processor"
     if "Traceback (most recent call last)" in ended.err or ended.code not in (0, 2):
         return "traceback", _last_words(ended)
     if PLANTED in ended.out + ended.err:

@@ -33,7 +33,7 @@ def case(rng: random.Random, work: Path) -> Case:
         deed = rng.choice(BYTES)
         broken = deed(rng, raw)
         (work / "x.pt").write_bytes(broken)
-        return Case(words, f"{name} {deed.__name__}", never=not same_content(raw, broken))
+        return Case(words, f"{name} {deed.__name__}", never=not is_whole(broken))
     ckpt = torch.load(CORPUS / name, weights_only=False)
     told, never = "", False
     while not told:  # a deed may find nothing to be done to
@@ -50,11 +50,11 @@ def case(rng: random.Random, work: Path) -> Case:
 # Bytes
 
 
-def same_content(raw: bytes, broken: bytes) -> bool:
-    """Whether every file in the zip is what it was."""
+def is_whole(raw: bytes) -> bool:
+    """Whether every file in the zip is what its checksum says, and there once."""
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as a, zipfile.ZipFile(io.BytesIO(broken)) as b:
-            return a.namelist() == b.namelist() and all(a.read(name) == b.read(name) for name in a.namelist())
+        with zipfile.ZipFile(io.BytesIO(raw)) as file:
+            return file.testzip() is None and len(set(file.namelist())) == len(file.namelist())
     except Exception:
         return False
 
@@ -341,7 +341,7 @@ def a_tensor(rng: random.Random, ckpt: dict) -> Told:
          ("bfloat16", old.bfloat16()), ("complex", old.to(torch.complex64)), ("empty", old[:0] if old.dim() else old),
          ("scalar", torch.tensor(1.0)), ("flat", old.reshape(-1)), ("one more", torch.cat([old.view(-1)] * 2)),
          ("5-d", old[None]), ("meta", old.to("meta")), ("uint8", old.byte()), ("sparse", old.float().to_sparse()),
-         ("a bomb", torch.zeros(1).expand(10**5, 10**5)), ("stride 0", torch.zeros(1).expand(old.shape)),
+         ("a bomb", torch.zeros(1).expand(10**5, 10**5)), ("stride 0", torch.zeros(()).expand(old.shape)),
          ("huge", old.float() * 0 + 3e38), ("text", "x"), ("list", [1.0]), ("negative", -old.float().abs() - 1)]
     )  # fmt: skip
     if isinstance(new, torch.Tensor) and store == "_parameters":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import random
@@ -37,6 +38,16 @@ def zipped(entries: list[tuple[str, bytes]], how: int = zipfile.ZIP_STORED) -> b
         warnings.simplefilter("ignore")
         for name, content in entries:
             file.writestr(zipfile.ZipInfo(name), content, how)
+    return out.getvalue()
+
+
+@functools.cache
+def bomb(name: str) -> bytes:
+    """A zip file of megabytes whose one entry has gigabytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(name, "w") as entry:
+        for _ in range(30):
+            entry.write(bytes(10**8))
     return out.getvalue()
 
 
@@ -139,8 +150,10 @@ def as_many(rng: random.Random, stream: bytes, base: Entries) -> bytes:
 
 
 def as_squeezed(rng: random.Random, stream: bytes, base: Entries) -> bytes:
-    """Compressed, perhaps followed by gigabytes of nothing."""
-    pad = b"\x00" * rng.choice([0, 10**6, 10**8])
+    """Compressed, perhaps followed by nothing, or by gigabytes of it."""
+    if rng.random() < 0.1:
+        return bomb("archive/data.pkl")
+    pad = b"\x00" * rng.choice([0, 10**6])
     name = next(name for name in base if name.endswith("data.pkl"))
     return zipped([*({**base, name: stream + pad}).items()], zipfile.ZIP_DEFLATED)
 

@@ -40,6 +40,18 @@ ODD = [
 """Values as one types them."""
 
 
+NEAR = [
+    "0", "-1", "1", "2", "8", "64", "0.1", "0.5", "1.0", "1.5", "-0.5", "1e-9", "1e9", "1e30", ".inf", ".nan", "true", "false",
+    "null", "none", "auto", "x", "[0]", "[1, 2]", "[0.5]", "{a: 1}", "1000000", "2147483648", "''", "'1'", "l1", "l2", "cpu",
+]  # fmt: skip
+"""Values of the right type, or nearly."""
+
+
+def a_value(rng: random.Random) -> str:
+    """As one types it."""
+    return rng.choice(rng.choice([ODD, NEAR]))
+
+
 def keys(tree: Any, path: str = "") -> Iterator[str]:
     """Dotted names of all settings and sections."""
     for name, value in tree.items():
@@ -84,7 +96,7 @@ def case(rng: random.Random, work: Path) -> Case:
     right = ["model=x.pt", "imgsz=64", "prune.ratio=0.3", "prune.min_channels=1", "prune.round_to=1"]
     how = rng.random()
     if how < 0.45:
-        wrong = [f"{a_key(rng)}={rng.choice(ODD)}" for _ in range(rng.choice([1, 1, 2, 3]))]
+        wrong = [f"{a_key(rng)}={a_value(rng)}" for _ in range(rng.choice([1, 1, 2, 3]))]
         wrong += rng.choice([[], [], [], ["x"], ["=1"], ["--x=1"], ["a.yaml", "b.yaml"], ["missing.yaml"], [".", "x=1"]])
         words = [*right, *wrong]
         rng.shuffle(words)
@@ -98,7 +110,7 @@ def case(rng: random.Random, work: Path) -> Case:
 
 def a_text(rng: random.Random, how: float) -> bytes:
     """Of a configuration."""
-    pairs = [(a_key(rng), rng.choice(ODD)) for _ in range(rng.choice([1, 1, 2, 4]))]
+    pairs = [(a_key(rng), a_value(rng)) for _ in range(rng.choice([1, 1, 2, 4]))]
     if how < 0.7:
         return "".join(nested(*pair) for pair in pairs).encode(errors="surrogatepass")
     template = "model: x.pt\nimgsz: 64\n" + TEMPLATE.read_text().split("imgsz: 640")[1].partition("\n")[2]
@@ -144,7 +156,7 @@ def training(rng: random.Random, work: Path) -> Case:
     start(rng, work)
     drawn(work)
     names = [rng.choice(sorted(DEFAULT_CFG_DICT.keys() - {"compile"})) for _ in range(rng.choice([1, 1, 2]))]
-    wrong = [f"{name}: {rng.choice([v for v in ODD if len(v) < 500])}" for name in names]
+    wrong = [f"{name}: {a_value(rng)[:500]}" for name in names]
     if rng.random() < 0.2:
         wrong = [rng.choice(["classes: [99]", "freeze: 1000000", "batch: .nan", "optimizer: x", "lr0: -1", "box: .nan",
                              "batch: 10**9", "workers: 10000", "momentum: 2", "close_mosaic: -5", "mosaic: 7", "lr0: 1e30",
