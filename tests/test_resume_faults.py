@@ -221,7 +221,7 @@ def test_the_state_of_another_kind_of_training(place, tmp_path):
     """What only the trainer itself can see: it says so, and no more."""
     reworked(lambda c: c.pop("travelled"))(place / "weights" / "last.pt")
     data = checkpoint.read(place / "weights" / "last.pt")["train_args"]["data"]
-    with pytest.raises(StartAfresh, match="last.pt does not fit this training"):
+    with pytest.raises(StartAfresh, match=r"last\.pt does not fit this training"):
         fit(modes.Targeted, "", place, data, resume=True)
 
 
@@ -257,7 +257,7 @@ def test_no_checkpoint_is_read_unrestricted(tmp_path, command, read_as, monkeypa
 def test_other_weights_to_start_from_are_refused(tmp_path, command):
     """They would be passed over in silence."""
     given = dict(word.split("=", 1) for word in command[1:])
-    with pytest.raises(SlimError, match="pretrained=other.pt names other weights than model="):
+    with pytest.raises(SlimError, match=r"pretrained=other\.pt names other weights than model="):
         fit(SlimTrainer, given["model"], tmp_path, given["data"], epochs=1, pretrained="other.pt")
 
 

@@ -123,7 +123,7 @@ def test_wrong_values_are_refused_with_their_argument(key: str) -> None:
         assert len(text.splitlines()) == 2
 
 
-@pytest.mark.parametrize("key", DEFAULT_CFG_DICT.keys() - OURS)
+@pytest.mark.parametrize("key", sorted(DEFAULT_CFG_DICT.keys() - OURS))
 def test_ultralytics_own_defaults_are_right(key: str) -> None:
     value = DEFAULT_CFG_DICT[key]
     for stage in ("original", "sparse_train", "finetune"):
