@@ -24,7 +24,9 @@ LARGEST_TENSOR = 1 << 31
 """Numbers in one tensor."""
 
 
-class _Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):
+    """Inside, what is run ends: it takes no more operations and comes to no larger tensors than a detector does."""
+
     def __init__(self) -> None:
         super().__init__()
         self.met = 0
@@ -52,7 +54,7 @@ def bounded() -> Iterator[None]:
 
     hooks = [register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)]
     try:
-        with torch.device("meta"), _Counting():
+        with torch.device("meta"), Counting():
             yield
     finally:
         for hook in hooks:
