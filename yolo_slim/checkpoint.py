@@ -163,10 +163,11 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
         raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
     with _about(path):
         check_detector(detector)
+        check_finite(detector.float())
         detector.args = _arguments(ckpt.get("train_args") or {})
     detector.task = "detect"
     detector.criterion = None
-    return detector.float().eval().requires_grad_(True)
+    return detector.eval().requires_grad_(True)
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:

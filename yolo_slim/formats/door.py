@@ -9,7 +9,7 @@ from torch import nn
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.head import check_head, check_run
-from yolo_slim.formats.layers import check_finite, check_layers
+from yolo_slim.formats.layers import check_layers
 from yolo_slim.formats.model_yaml import check_description
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.plain import are_whole, check_plain
@@ -52,7 +52,7 @@ ENTRIES = {
 
 
 def check_detector(detector: nn.Module) -> None:
-    """Refuse a detector that is not what it seems.
+    """Refuse a detector that is not what it seems; its numbers are looked at apart (`check_finite`).
 
     Raises:
         SlimError: the place in it, what was expected and what came.
@@ -63,7 +63,6 @@ def check_detector(detector: nn.Module) -> None:
     check_head(detector)
     if not any(isinstance(m, nn.BatchNorm2d) for m in detector.modules()):
         raise SlimError(FUSED)
-    check_finite(detector)
     check_run(detector)
 
 
@@ -90,6 +89,8 @@ def _check_slim(description: dict[str, Any], slim: Any) -> None:
     if not isinstance(slim, dict) or not isinstance(slim.get("full"), dict) or not isinstance(slim.get("cuts"), list):
         raise SlimError("is no sound detector: `yaml.slim` is not what cutting writes there, its `full` and its `cuts`")
     try:
+        if not {"backbone", "head"} <= slim["full"].keys():
+            raise SlimError("lacks its backbone or its head")
         check_description(whole(description))
     except SlimError as e:
         raise SlimError(f"is no sound detector: `yaml.slim.full` {e}") from e

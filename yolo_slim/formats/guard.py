@@ -20,20 +20,28 @@ MOST_LAYERS = 20_000
 """Modules and parameters; YOLO's largest have some 3,000."""
 MOST_OPERATIONS = 100_000
 """Of one forward pass; YOLO's largest have some 3,000."""
+MOST_MACS = 200_000_000_000
+"""Of one forward pass at 256 px; YOLO's largest have a tenth."""
 LARGEST_TENSOR = 1 << 31
 """Numbers in one tensor."""
 
 
-class _Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):
+    """Inside, what is run ends: it takes no more operations and comes to no larger tensors than a detector does."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.met = 0
+        self.met = self.macs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.met += 1
         if self.met > MOST_OPERATIONS:
             raise SlimError(f"takes more than {MOST_OPERATIONS:,} operations for one image: no detector does")
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.macs += out.numel() // max(out.shape[1], 1) * args[1].numel()
+        if self.macs > MOST_MACS:
+            raise SlimError(f"takes more than {MOST_MACS / 1e9:.0f} G multiplications for one image: no detector does")
         if isinstance(out, torch.Tensor) and out.numel() > LARGEST_TENSOR:
             raise SlimError(f"comes to a tensor of {out.numel():,} numbers: no detector does")
         return out
@@ -52,7 +60,7 @@ def bounded() -> Iterator[None]:
 
     hooks = [register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)]
     try:
-        with torch.device("meta"), _Counting():
+        with torch.device("meta"), Counting():
             yield
     finally:
         for hook in hooks:

@@ -9,7 +9,7 @@ from torch import nn
 from ultralytics.nn.modules import DFL, Detect, v10Detect
 
 from yolo_slim.errors import SlimError
-from yolo_slim.formats.guard import bounded
+from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
 
 HEADS = (Detect, v10Detect)
@@ -111,8 +111,8 @@ def check_run(detector: nn.Module) -> None:
     detector.eval()
     head.training = True  # raw outputs: nothing is decoded
     try:
-        with torch.no_grad(), bounded():
-            image = torch.empty(1, channels_of(detector), PX, PX)
+        with torch.no_grad(), Counting():
+            image = torch.empty(1, channels_of(detector), PX, PX, device="meta")
             out = torch.func.functional_call(detector, state, (image,))
             found = [PX / level.shape[-2] for level in _levels(out)]
     except SlimError:

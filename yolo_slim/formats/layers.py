@@ -43,11 +43,14 @@ def check_finite(detector: nn.Module) -> None:
     for name, tensor in detector.state_dict().items():
         if not tensor.is_floating_point():
             continue
+        if torch.isfinite(tensor.sum()):
+            continue  # what is not finite makes its sum so; a sum alone can be too large
         if bad := int((~torch.isfinite(tensor)).sum()):
             raise SlimError(
                 f"holds NaN or infinity in {name} ({bad} of {tensor.numel()} numbers): what it detects cannot be "
                 "trusted. Use an earlier checkpoint of this training"
             )
+    for name, tensor in detector.named_buffers():
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise SlimError(f"holds a variance below zero in {name}: no batch norm has one")
 
@@ -73,12 +76,9 @@ def _wants(fits: bool, place: str, module: nn.Module, what: str) -> None:
 def _conv(place: str, conv: nn.Module) -> None:
     into, out, groups = (_says(conv, name) for name in ("in_channels", "out_channels", "groups"))
     whole = all(is_whole(n, 1, WIDEST) for n in (into, out, groups))
-    _wants(
-        whole and into % groups == out % groups == 0,
-        place,
-        conv,
-        f"is from {into!r:.20} to {out!r:.20} channels in {groups!r:.20} groups",
-    )
+    fits = whole and into % groups == out % groups == 0
+    said = f"from {into!r:.20} to {out!r:.20} channels in {groups!r:.20} groups"
+    _wants(fits, place, conv, f"is {said}")
     kernel, stride, dilation = (_says(conv, name) for name in ("kernel_size", "stride", "dilation"))
     for name, value in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):
         _wants(type(value) is tuple and are_whole(value, 1, 4096), place, conv, f"has {name} {value!r}")

@@ -28,7 +28,7 @@ MOST_REPEATS = 200
 LARGEST = 1 << 17
 """Of the numbers in a layer's arguments."""
 MOST_PARAMETERS = 1_000_000_000
-TEXT = re.compile(r"[\w.,+\-\[\]() ]{0,64}")
+TEXT = re.compile(r"[A-Za-z]\w{0,63}|[\d.,+\-eE\[\]() ]{0,64}")
 """What a layer's argument may be as a text: nc, None, nearest, 1e-3."""
 
 
