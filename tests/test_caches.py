@@ -210,6 +210,9 @@ def test_a_cache_that_lies_is_not_believed(own, form):
     assert alike(stock(cache_of(own)), honest), "written anew"
 
 
+DEEP = b")" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(60))
+"""A tuple of one tuple twice, which is a tuple of one tuple twice, and so on."""
+
 BROKEN = {
     "empty": b"",
     "text": b"labels",
@@ -226,6 +229,9 @@ BROKEN = {
     "a persistent name": b"Pos.system\n.",
     "an attribute of a name": b"cnumpy\nndarray\n}(X\x01\x00\x00\x00aK\x01ub.",
     "a name as the whole": b"cos\nsystem\n.",
+    "a key that takes for ever to be hashed": b"}" + DEEP + b"K\x01s.",
+    "a call that takes for ever to be hashed": DEEP + b")R.",
+    "a number that is turned round": b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4\x89\x88tR(K\x03X\x01\x00\x00\x00>NNtb.",
 }
 
 

@@ -102,13 +102,13 @@ def test_ultralytics_is_given_the_same_names(own, original):
 
 MALFORMED = {
     "no YAML": ("train: [", "no YAML"),
-    "nothing": ("", "expected keys and values"),
-    "a list": ("- a", "expected keys and values"),
-    "text": ("hello", "expected keys and values"),
+    "nothing": ("", "expected a YAML of keys and values"),
+    "a list": ("- a", "expected a YAML of keys and values"),
+    "text": ("hello", "expected a YAML of keys and values"),
     "two documents": (PLACES + "names: [a]\n---\na: b", "no YAML"),
-    "no images to train on": ("val: images/val\nnames: [a]", "expected `train:`"),
-    "no images to validate on": ("train: images/train\nnames: [a]", "expected `val:`"),
-    "no classes": (PLACES, "expected `names:`"),
+    "no images to train on": ("val: images/val\nnames: [a]", "'train:' key missing"),
+    "no images to validate on": ("train: images/train\nnames: [a]", "'val:' key missing"),
+    "no classes": (PLACES, "expected 'names' or 'nc'"),
     "no name": (PLACES + "names: []", "1 to 100,000 classes"),
     "names that are text": (PLACES + "names: cat", "expected a list"),
     "names in names": (PLACES + "names: [[a], b]", "expected text for each class"),
@@ -118,7 +118,7 @@ MALFORMED = {
     "a class twice": (PLACES + "names: {0: a, 0: b}", "`0` is there twice"),
     "a class twice, as text": (PLACES + "names: {0: a, 0.0: b}", "one class twice"),
     "a key twice": (PLACES + "names: [a]\nval: images/train", "`val` is there twice (line 4)"),
-    "a number that lies": (PLACES + "nc: 2\nnames: [a]", "`nc` says 2 classes, `names` has 1"),
+    "a number that lies": (PLACES + "nc: 2\nnames: [a]", "'names' length 1 and 'nc: 2' must match"),
     "half a class": (PLACES + "nc: 1.5", "`nc`: expected a whole number"),
     "a truth for a number": (PLACES + "nc: yes", "`nc`: expected a whole number"),
     "no class at all": (PLACES + "nc: 0", "`nc`: expected a whole number"),
@@ -221,7 +221,7 @@ def test_known_names_are_not_looked_up_elsewhere(tmp_path, data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("yolo_slim.data.facts.DATASETS_DIR", tmp_path / "datasets")
     message = said(data)
-    assert "nothing is downloaded here" in message or "no such file" in message
+    assert "nothing is downloaded here" in message or "does not exist" in message
     assert contents(tmp_path) == {}
 
 

@@ -192,7 +192,7 @@ def test_the_stock_trainer_stops_instead_of_regrowing_it(tmp_path, data, slim):
 
 
 def test_a_data_set_that_is_not_there_is_refused(tmp_path, slim):
-    with pytest.raises(SlimError, match=r"^cannot use the data set nowhere\.yaml: there is no such file or folder$"):
+    with pytest.raises(SlimError, match=r"^cannot use the data set nowhere\.yaml: it does not exist$"):
         fit(SlimTrainer, slim, tmp_path, "nowhere.yaml")
 
 

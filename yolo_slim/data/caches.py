@@ -28,7 +28,7 @@ OPCODES = (
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
     *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINBYTES, pickle.SHORT_BINBYTES),
     *(pickle.MARK, pickle.TUPLE, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
-    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
     *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.STOP),
 )
 
@@ -65,9 +65,10 @@ class _Reader(pickle._Unpickler):  # that in C takes 70 GB where a file of 10 by
     def load_reduce(self) -> None:
         """A blank array or a type, which the next `load_build` fills."""
         arguments, called = self.stack.pop(), self.stack.pop()
-        if called in BLANK and arguments[0] == ARRAY:
+        name = called if isinstance(called, _Name) else None  # nothing else is compared, or hashed
+        if name in BLANK and arguments[0] == ARRAY:
             self.append(_Unfilled(None))
-        elif called == TYPE and arguments[0] in ("f4", "O8", "O"):
+        elif name == TYPE and arguments[0] in ("f4", "O8", "O"):
             self.append(_Unfilled(arguments[0]))
         else:
             raise ValueError(f"it calls {getattr(called, 'module', '?')}.{getattr(called, 'name', '?')}")
@@ -77,8 +78,27 @@ class _Reader(pickle._Unpickler):  # that in C takes 70 GB where a file of 10 by
         state, blank = self.stack.pop(), self.stack.pop()
         if not isinstance(blank, _Unfilled):
             raise ValueError("it sets attributes of an object")
+        if blank.code and state[1] == ">":
+            raise ValueError("it comes from a machine that turns numbers round")
         self.append(blank if blank.code else _filled(*state))
 
+    def load_setitems(self) -> None:
+        """By text alone: a tuple of tuples of the same tuples takes for ever to be hashed."""
+        items = self.pop_mark()
+        self._set(items[::2], items[1::2])
+
+    def load_setitem(self) -> None:
+        """One of them."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key], [value])
+
+    def _set(self, keys: list[Any], values: list[Any]) -> None:
+        if type(self.stack[-1]) is not dict or any(type(key) is not str for key in keys):
+            raise ValueError("it has keys that are no text")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
 

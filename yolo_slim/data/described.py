@@ -75,7 +75,7 @@ def _built(text: str) -> dict[str, Any]:
         loader = Loader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            raise _Described("expected keys and values, such as `train: images/train`")
+            raise _Described("expected a YAML of keys and values, such as `train: images/train`")
         _check_nodes(root)
         loader.flatten_mapping(root)
         found: dict[str, Any] = {}
@@ -138,14 +138,14 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
         found.setdefault("val", found.pop("validation"))
     for key in ("train", "val"):
         if key not in found:
-            raise _Described(f"expected `{key}:`, a folder of images or a text file that lists them")
+            raise _Described(f"'{key}:' key missing: expected a folder of images, or a text file that lists them")
     for key in ("path", *SPLITS):
         _check_place(key, found.get(key))
     names, nc = _names(found.pop("names", None)), _count("nc", found.get("nc"), CLASSES)
     if names is None and nc is None:
-        raise _Described("expected `names:`, a list of the classes")
+        raise _Described("expected 'names' or 'nc': a list of the classes, or how many there are")
     if names is not None and nc is not None and len(names) != nc:
-        raise _Described(f"`nc` says {nc} classes, `names` has {len(names)}")
+        raise _Described(f"'names' length {len(names)} and 'nc: {nc}' must match")
     names = names if names is not None else {i: f"class_{i}" for i in range(nc)}
     channels = _count("channels", found.get("channels"), CHANNELS) or 3
     shape = found.get("kpt_shape")

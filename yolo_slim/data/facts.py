@@ -159,7 +159,7 @@ def _found(data: str | Path) -> Path:
     if not os.path.exists(given):
         path = next((p for p in _stock(given) if p.is_file()), path)
     if not os.path.exists(path):
-        raise SlimError(f"{refusal}there is no such file or folder")
+        raise SlimError(f"{refusal}it does not exist")
     if not path.is_file() or path.suffix.lower() not in YAMLS:
         what = elsewhere(given) or "it is no YAML file"
         raise SlimError(f"{refusal}{what}; expected a data-set YAML, or a folder that holds one")

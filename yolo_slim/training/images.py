@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from ultralytics.data import YOLOConcatDataset, YOLODataset
+from ultralytics.data import YOLOConcatDataset
 from ultralytics.data.utils import check_image
 from ultralytics.utils import LOCAL_RANK, LOGGER, NUM_THREADS, TQDM
 
+from yolo_slim.data.guarded import GuardedDataset
 from yolo_slim.errors import SlimError
 
 
@@ -92,7 +93,7 @@ def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     return Paired(dataset, twin)
 
 
-class Unlabelled(YOLODataset):
+class Unlabelled(GuardedDataset):
     """Images of a folder of the user's: labels beside them are not read, and no cache is written there."""
 
     def get_labels(self) -> list[dict[str, Any]]:
