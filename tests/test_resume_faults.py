@@ -132,8 +132,8 @@ def reworked(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
     def rework(file: Path) -> None:
         ckpt = torch.load(file, weights_only=False)
-        made = change(ckpt)
-        torch.save(ckpt if made is None else made, file)
+        change(ckpt)
+        torch.save(ckpt, file)
 
     return rework
 
@@ -184,7 +184,7 @@ def spoil_momentum(ckpt: dict) -> None:
             "weights/last.pt", reworked(lambda c: c["train_args"].update(lr0="much")), "arguments", id="wrong ones"
         ),
         pytest.param("weights/last.pt", reworked(lambda c: c.update(ema=None)), "last.pt", id="no detector"),
-        pytest.param("weights/last.pt", reworked(lambda c: [c]), "last.pt", id="a list"),
+        pytest.param("weights/last.pt", lambda file: torch.save([1], file), "last.pt", id="a list"),
         pytest.param(STARTED, Path.unlink, "does not say", id="nothing says what it was begun with"),
         pytest.param(STARTED, hold(b""), "does not say", id="an empty file says so"),
         pytest.param(STARTED, hold(b'{"settings": {'), "does not say", id="half a file"),
@@ -221,7 +221,7 @@ def test_the_state_of_another_kind_of_training(place, tmp_path):
     """What only the trainer itself can see: it says so, and no more."""
     reworked(lambda c: c.pop("travelled"))(place / "weights" / "last.pt")
     data = checkpoint.read(place / "weights" / "last.pt")["train_args"]["data"]
-    with pytest.raises(StartAfresh, match="last.pt does not fit this training"):
+    with pytest.raises(StartAfresh, match=r"last\.pt does not fit this training"):
         fit(modes.Targeted, "", place, data, resume=True)
 
 
@@ -257,7 +257,7 @@ def test_no_checkpoint_is_read_unrestricted(tmp_path, command, read_as, monkeypa
 def test_other_weights_to_start_from_are_refused(tmp_path, command):
     """They would be passed over in silence."""
     given = dict(word.split("=", 1) for word in command[1:])
-    with pytest.raises(SlimError, match="pretrained=other.pt names other weights than model="):
+    with pytest.raises(SlimError, match=r"pretrained=other\.pt names other weights than model="):
         fit(SlimTrainer, given["model"], tmp_path, given["data"], epochs=1, pretrained="other.pt")
 
 
