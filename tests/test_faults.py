@@ -25,6 +25,8 @@ from yolo_slim.stages import common
 pytest_plugins = ["tiny"]
 
 RATIO = "prune.ratio=0.3"
+SHORT = "sparse_train.min_steps=0"
+"""A landing on a dozen images has hardly a step."""
 
 
 def half_written(runs: Path) -> list[str]:
@@ -222,7 +224,8 @@ def test_a_checkpoint_of_the_older_repository(runs: Path, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("stage", ["run", "sparse-train", "prune", "inspect"])
 def test_every_stage_that_reads_the_detector_says_so(stage: str, data: Path, runs: Path, tmp_path: Path) -> None:
-    refused(run(stage, f"model={tmp_path / 'none.pt'}", f"data={data}", f"runs={runs}"), tmp_path / "none.pt")
+    answer = run(stage, f"model={tmp_path / 'none.pt'}", f"data={data}", f"runs={runs}", SHORT)
+    refused(answer, tmp_path / "none.pt")
     assert not runs.exists()
 
 
@@ -280,7 +283,8 @@ def test_a_data_set_that_does_not_fit(
     if text is not None:
         bad.write_text(text(data))
     before = contents(tmp_path)
-    refused(run(stage, f"model={original}", f"data={bad}", f"imgsz={PX}", f"runs={runs}", RATIO), bad, *expected)
+    answer = run(stage, f"model={original}", f"data={bad}", f"imgsz={PX}", f"runs={runs}", RATIO, SHORT)
+    refused(answer, bad, *expected)
     assert contents(tmp_path) == before
     assert not runs.exists()
 
@@ -332,7 +336,7 @@ def test_training_without_a_data_set(original: Path, runs: Path, tmp_path: Path,
     ],
 )
 def test_a_setting_that_is_wrong(original: Path, data: Path, runs: Path, word: str, expected: list[str]) -> None:
-    words = ["run", f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", RATIO]
+    words = ["run", f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", RATIO, SHORT]
     refused(run(*words, word), *expected)
     assert not runs.exists()
 
@@ -404,7 +408,7 @@ def test_a_budget_that_cannot_be_met(original: Path, runs: Path, words: list[str
 def test_no_training_before_a_mistake_is_told(
     original: Path, data: Path, runs: Path, words: list[str], expected: list[str]
 ) -> None:
-    training = ["sparse_train.epochs=1", "sparse_train.train={workers: 0, batch: 8}"]
+    training = ["sparse_train.epochs=1", SHORT, "sparse_train.train={workers: 0, batch: 8}"]
     refused(
         run("run", f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", *training, *words), *expected
     )
@@ -486,7 +490,7 @@ def test_results_may_go_to_any_folder(original: Path, data: Path, finished: Path
 def test_runs_that_cannot_be_a_folder(original: Path, data: Path, tmp_path: Path, stage: str, below: str) -> None:
     file = tmp_path / "results"
     file.write_text("mine")
-    answer = run(stage, f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={file / below}", RATIO)
+    answer = run(stage, f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={file / below}", RATIO, SHORT)
     refused(answer, "cannot write to", file)
     assert contents(tmp_path).keys() == {"results"}
     assert file.read_text() == "mine"
@@ -546,7 +550,7 @@ def test_a_full_disk_in_a_stage(
     words = [command, f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.2"]
     words += [f"{stage}.{word}" for stage in ("sparse_train", "finetune") for word in ("epochs=1", "train.workers=0")]
     with full_disk(left):
-        answer = run(*words, "export.images=1", "report.latency_runs=1")
+        answer = run(*words, SHORT, "export.images=1", "report.latency_runs=1")
     refused(answer, f"{runs / 'slim'}/{expected}")
     assert half_written(runs) == []
     after = contents(runs)

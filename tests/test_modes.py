@@ -36,8 +36,13 @@ class Sparse:
         training = "{batch: 4, nbs: 4, optimizer: SGD, warmup_epochs: 0, workers: 0}"
         self.words = [
             *(f"model={folder / 'model.pt'}", f"data={draw_shapes(folder)}", f"imgsz={PX}", f"name={mode}"),
-            *(f"runs={folder / 'runs'}", "sparse_train.epochs=2", f"sparse_train.mode={mode}"),
-            *(f"sparse_train.train={training}", "prune.target.flops=0.6", "prune.criterion=l1"),
+            *(f"runs={folder / 'runs'}", "sparse_train.epochs=2", "sparse_train.min_steps=0"),
+            *(
+                f"sparse_train.mode={mode}",
+                f"sparse_train.train={training}",
+                "prune.target.flops=0.6",
+                "prune.criterion=l1",
+            ),
             *(f"prune.{k}={v}" for k, v in PRUNE.items()),
             *more,
         ]
@@ -181,7 +186,8 @@ def whole_blocks(tmp_path_factory):
     """Words for a run of the detector of `tiny`, which has residual branches, with a soft landing of 2 epochs."""
     folder = tmp_path_factory.mktemp("blocks")
     model = saved(tiny(folder), folder / "model.pt")
-    words = [f"model={model}", f"data={draw_shapes(folder)}", f"imgsz={PX}", "sparse_train.epochs=2"]
+    words = [f"model={model}", f"data={draw_shapes(folder)}", f"imgsz={PX}"]
+    words += ["sparse_train.epochs=2", "sparse_train.min_steps=0"]
     return [*words, "prune.target.flops=0.6", "prune.criterion=l1", *(f"prune.{k}={v}" for k, v in PRUNE.items())]
 
 

@@ -132,8 +132,8 @@ def reworked(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
     def rework(file: Path) -> None:
         ckpt = torch.load(file, weights_only=False)
-        made = change(ckpt)
-        torch.save(ckpt if made is None else made, file)
+        change(ckpt)
+        torch.save(ckpt, file)
 
     return rework
 
@@ -184,7 +184,7 @@ def spoil_momentum(ckpt: dict) -> None:
             "weights/last.pt", reworked(lambda c: c["train_args"].update(lr0="much")), "arguments", id="wrong ones"
         ),
         pytest.param("weights/last.pt", reworked(lambda c: c.update(ema=None)), "last.pt", id="no detector"),
-        pytest.param("weights/last.pt", reworked(lambda c: [c]), "last.pt", id="a list"),
+        pytest.param("weights/last.pt", lambda file: torch.save([1], file), "last.pt", id="a list"),
         pytest.param(STARTED, Path.unlink, "does not say", id="nothing says what it was begun with"),
         pytest.param(STARTED, hold(b""), "does not say", id="an empty file says so"),
         pytest.param(STARTED, hold(b'{"settings": {'), "does not say", id="half a file"),

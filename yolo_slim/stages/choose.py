@@ -251,7 +251,6 @@ def rehearse(config: Config) -> None:
     """
     chosen = config.prune
     compatible(chosen, landing_mode(config))
-    enough_steps(config)
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model)
@@ -263,3 +262,4 @@ def rehearse(config: Config) -> None:
     found = Findings(harmless, layer_table(config, detector))
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
     choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
+    enough_steps(config)
