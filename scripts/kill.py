@@ -119,7 +119,7 @@ class Trials:
         return Place(self.folder / "blank")
 
     def trial(self, number: int, chosen: list[str]) -> list[dict[str, Any]]:
-        """Up to three kills of one command, and the command to its end: a row each."""
+        """Up to five kills of one command, and the command to its end: a row each."""
         rng = random.Random(f"{self.seed}-{number}")
         name = chosen[number % len(chosen)]
         case, otherwise = CASES[name], rng.random() < 0.4
@@ -128,7 +128,7 @@ class Trials:
         place, rows = Place(self.folder / f"trial-{number}"), []
         shutil.rmtree(place.folder, ignore_errors=True)
         start.copy(place.folder)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(2, 5)):
             how = rng.choices(list(HOW), list(HOW.values()))[0]
             wait, reads = seconds * rng.random() ** 1.2 * 1.05, rng.random() < 0.2
             row = {"trial": number, "case": name, "how": how, "otherwise": otherwise, "after_s": round(wait, 3)}

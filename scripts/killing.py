@@ -194,7 +194,7 @@ def halves(folder: Path) -> Iterator[str]:
 
 def hidden(path: Path) -> bool:
     """Whether a name says that it is of no account: a temporary file, or what one is made in."""
-    return any(part.startswith((".", "tmp")) for part in path.parts)
+    return any(part.startswith((".", "tmp", "new-")) for part in path.parts)
 
 
 def left(place: Place) -> list[str]:

@@ -68,6 +68,12 @@ def test_no_model_and_no_run(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+def test_what_a_strangers_run_says_is_checked_as_if_it_had_been_typed(begun: Path, original: Path) -> None:
+    content = json.loads((begun / "slim" / "run.json").read_text())
+    (begun / "slim" / "run.json").write_text(json.dumps({**content, "imgsz": 65}))
+    refused(run("report", f"model={original}", f"runs={begun}"), begun / "slim" / "run.json", "imgsz", "65")
+
+
 @pytest.fixture
 def begun(original: Path, data: Path, tmp_path: Path) -> Path:
     """A runs folder with a run of `original` that says no more than what it is of."""

@@ -236,3 +236,12 @@ def test_an_untrained_model_is_its_yaml(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     assert identity.sum_of(str(tmp_path / "tiny.yaml")) == record.sha256(tmp_path / "tiny.yaml")
     assert identity.sum_of("yolov5n.yaml") is None, "one of Ultralytics' own goes by its name"
+
+
+def test_a_folder_of_data_is_the_yaml_in_it(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data.parent, tmp_path / "shapes")
+    before = identity.sum_of_data(str(folder))
+    (folder / "labels" / "train.cache").write_bytes(b"x")
+    assert identity.sum_of_data(str(folder)) == before
+    other_data(data, folder).rename(folder / data.name)
+    assert identity.sum_of_data(str(folder)) != before

@@ -33,10 +33,10 @@ def complete(config: Config) -> Config:
     if model is None:
         raise SlimError(f"model: needed, e.g. model=best.pt (there is no run in {config.folder} that says which)")
     run = run if run and _is_of(run, config) else None
-    imgsz = config.imgsz or (run.imgsz if run else _trained_at(model))
-    return config.model_copy(
-        update={"model": model, "imgsz": imgsz, "data": config.data or (run.data if run else None)}
-    )
+    data, imgsz = config.data or (run.data if run else None), config.imgsz or (run.imgsz if run else _trained_at(model))
+    # As if they had been typed: a run may be somebody else's.
+    found = check({"model": model, "data": data, "imgsz": imgsz}, f"{config.folder / identity.FILE}")
+    return config.model_copy(update={key: getattr(found, key) for key in ("model", "data", "imgsz")})
 
 
 def _is_of(run: Identity, config: Config) -> bool:

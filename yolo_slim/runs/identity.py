@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class Identity:
 
 def identity_of(config: Config) -> Identity:
     """What a complete configuration asks for."""
-    return Identity(str(config.model), sum_of(config.model), config.data, sum_of(config.data), int(config.imgsz or 0))
+    model = str(config.model)
+    return Identity(model, sum_of(model), config.data, sum_of_data(config.data), int(config.imgsz or 0))
 
 
 def sum_of(file: str | None) -> str | None:
@@ -46,6 +48,14 @@ def sum_of(file: str | None) -> str | None:
         return record.sha256(Path(file)) if file and Path(file).is_file() else None
     except (OSError, ValueError):
         return None
+
+
+def sum_of_data(data: str | None) -> str | None:
+    """The sha256 of what describes a data set: a file, or the YAML files in a folder."""
+    if not data or not Path(data).is_dir():
+        return sum_of(data)
+    files = sorted(p for p in Path(data).glob("*.y*ml") if p.is_file())
+    return sha256("".join(f"{p.name} {sum_of(str(p))}\n" for p in files).encode()).hexdigest() if files else None
 
 
 def read(folder: Path) -> Identity | None:

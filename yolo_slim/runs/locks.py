@@ -154,7 +154,7 @@ def tidy(folder: Path) -> None:
     for path in [p for stage in STAGES for p in (folder / stage).rglob("*")]:
         if re.fullmatch(r"\..*\.part(\.\w+)?", path.name):
             path.unlink(missing_ok=True)
-        elif re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) and path.is_dir():  # by the module of that name
+        elif re.fullmatch(r"(new|tmp)(-yolo-slim-)?[a-z0-9_]{8}", path.name) and path.is_dir():  # of `tempfile`
             shutil.rmtree(path, ignore_errors=True)
     _unlink_parts(folder)
 
