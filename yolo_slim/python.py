@@ -21,7 +21,7 @@ from yolo_slim.given import Given, batches_of, checkpoint_path, detector_from, o
 from yolo_slim.measure import Cost
 from yolo_slim.stages.choose import Findings, evidence_from
 from yolo_slim.stages.prune import Pruned, cut_to_plan
-from yolo_slim.training.calibrate import check_channels
+from yolo_slim.training.calibrate import check_channels, dataset_info
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -55,7 +55,10 @@ def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:
             f"expected a detector of Ultralytics to save, as from load() or prune(...).model, got a "
             f"{type(module).__name__}: nothing would load its checkpoint. torch.save() keeps other modules"
         )
-    return checkpoint.save(module, checkpoint_path(target), **extra)
+    try:
+        return checkpoint.save(module, checkpoint_path(target), **extra)
+    except OSError as e:
+        raise SlimError(f"cannot write {target}: {e.strerror or e}. Choose another folder") from e
 
 
 def trace(detector: Given, imgsz: int | tuple[int, int] | None = None) -> Trace:
@@ -135,7 +138,7 @@ def prune(
             f"{type(module).__name__}: give calibration= instead"
         )
     if config.data:
-        check_channels(image_channels(module, config.imgsz), config.data)
+        check_channels(image_channels(module, config.imgsz), dataset_info(config.data)["channels"], config.data)
     evidence = evidence_from(config)
     if calibration is not None:
         evidence = replace(evidence, images=batches_of(calibration, module, config.imgsz))

@@ -24,7 +24,7 @@ def original(config: Config) -> Record:
         detector = checkpoint.load(config.model)
         _check_classes(config, detector.model[-1].nc)
         if config.data:
-            check_channels(image_channels(detector), config.data)
+            check_channels(image_channels(detector), dataset_info(config.data)["channels"], config.data)
 
     def work(folder: Path) -> tuple:
         final = detector if not untrained else _train(config, folder, settings)

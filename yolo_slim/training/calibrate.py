@@ -113,13 +113,18 @@ def dataset_info(data: str) -> dict:
         raise SlimError(f"cannot use the data set {data}: {e}") from e
 
 
-def check_channels(reads: int, data: str) -> None:
-    """Whether a data set's images have the channels that a detector reads.
+def check_channels(reads: int, has: int, data: str) -> None:
+    """Nothing, where a data set's images have the channels that a detector reads.
+
+    Args:
+        reads: channels of the images that the detector was made for.
+        has: `channels` of the data set.
+        data: its name.
 
     Raises:
-        SlimError: they have others, or the data set cannot be used.
+        SlimError: they have others.
     """
-    if (has := dataset_info(data)["channels"]) != reads:
+    if has != reads:
         raise SlimError(
             f"the detector reads images of {reads} channels, but those of {data} have {has}: give the data set that it "
             f"was trained on, or say `channels: {reads}` in the YAML, if its files have as many"

@@ -49,7 +49,7 @@ class SlimTrainer(DetectionTrainer):
                 f"the detector was trained for {expected} classes, but {self.args.data} names {got}. "
                 "Use the data set it was trained on, or train a detector for this one first"
             )
-        check_channels(image_channels(weights), self.args.data)
+        check_channels(image_channels(weights), self.data["channels"], self.args.data)
         weights.criterion = None
         return weights.float().requires_grad_(True)
 
