@@ -219,6 +219,8 @@ def test_any_kind_of_path_will_do(original, tmp_path):
         pytest.param(100, "multiple of 16, the detector's largest stride in pixels, got 100: take 96 or 112", id="100"),
         pytest.param(8, "got 8: take 16", id="too small"),
         pytest.param((64, 100), "got 100: take 96 or 112", id="one of two"),
+        pytest.param(np.array(100), "got 100: take 96 or 112", id="numpy's"),
+        pytest.param(2**70, "at most 32768", id="huge"),
     ],
 )
 def test_a_size_that_does_not_fit_is_told(imgsz, said, loaded):
@@ -280,6 +282,7 @@ NO_IMAGES = {
     "none": ([], "got none: leave it out"),
     "a number": (3, "got a int"),
     "a path": ("images/", "number 0 is a str"),
+    "one image": (image[0], r"of shape \(3, 64, 64\); image\[None\] is a batch of one"),
     "without a batch": ([image[0]], r"of shape \(3, 64, 64\); image\[None\] is a batch of one"),
     "of no image": ([image[:0]], r"of shape \(0, 3, 64, 64\)"),
     "of whole numbers": ([(image * 255).byte()], r"of torch.uint8: batch.float\(\) / 255"),

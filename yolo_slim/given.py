@@ -55,7 +55,8 @@ def detector_from(given: Given) -> nn.Module:
             "expected a detector: a path to a checkpoint, an ultralytics.YOLO or a torch.nn.Module, got a "
             f"{type(given).__name__}{hint}"
         )
-    module = unwrap_model(given)
+    wrapped = isinstance(given, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(given, "_orig_mod")
+    module = unwrap_model(given) if wrapped else given
     if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise SlimError(f"{name} has no weights: it is on the meta device")
     return _of_ultralytics(module, name) if isinstance(module, BaseModel) else _in_full(module)
@@ -81,16 +82,21 @@ def _in_full(module: nn.Module) -> nn.Module:
 
 
 def path_of(given: Any) -> Path:
+    """Text, or whatever stands for a path, as a path.
+
+    Raises:
+        SlimError: it is neither.
+    """
     if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
         raise SlimError(f"expected a path as text or as a pathlib.Path, got a {type(given).__name__}: {given!r:.80}")
     return Path(given)
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The path, fit to be written to.
+    """The path, if a checkpoint may be called so.
 
     Raises:
-        SlimError: it is no checkpoint's, or its folder cannot be.
+        SlimError: it is no checkpoint's, or would be in a file.
     """
     if path.is_dir() or path.suffix != ".pt":
         hint = f"{path / 'slim.pt'}" if path.is_dir() or not path.suffix else f"{path.with_suffix('.pt')}"
@@ -98,12 +104,8 @@ def checkpoint_path(path: Path) -> Path:
             f"expected the path of a checkpoint, ending in .pt, such as {hint}, got {path}: other formats are exported "
             "from it, by `yolo-slim export` or YOLO('slim.pt').export(format='onnx')"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as e:
-        raise SlimError(f"cannot write {path}: {path.parent} is a file, not a folder. Choose another folder") from e
-    except OSError as e:
-        raise SlimError(f"cannot write {path}: {e.strerror or e} ({path.parent}). Choose another folder") from e
+    if file := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):
+        raise SlimError(f"cannot write {path}: {file} is a file, not a folder. Choose another folder")
     return path
 
 
@@ -140,7 +142,8 @@ def size_of(detector: nn.Module, imgsz: Any) -> int | tuple[int, int]:
     """
     if imgsz is None:
         return own_size(detector)
-    sides = list(map(plain, imgsz)) if isinstance(imgsz, (list, tuple, np.ndarray)) else [plain(imgsz)]
+    given = imgsz.tolist() if isinstance(imgsz, np.ndarray) else imgsz
+    sides = list(map(plain, given)) if isinstance(given, (list, tuple)) else [plain(given)]
     if len(sides) not in (1, 2) or not all(_is_side(side) for side in sides):
         raise SlimError(
             f"expected imgsz to be a side in pixels, at most {LARGEST}, or (height, width), got {imgsz!r:.80}"
@@ -162,9 +165,8 @@ def batches_of(calibration: Any, detector: nn.Module, imgsz: int) -> list[Tensor
     Raises:
         SlimError: they are none.
     """
-    given = [calibration] if isinstance(calibration, Tensor) and calibration.ndim == 4 else calibration
     try:
-        batches = list(given)
+        batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
     except TypeError:
         raise SlimError(f"calibration: expected {WANTED}, got a {type(calibration).__name__}") from None
     if not batches:

@@ -54,7 +54,10 @@ def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:
             f"expected a detector of Ultralytics to save, as from load() or prune(...).model, got a "
             f"{type(module).__name__}: nothing would load its checkpoint. torch.save() keeps other modules"
         )
-    return checkpoint.save(module, checkpoint_path(target), **extra)
+    try:
+        return checkpoint.save(module, checkpoint_path(target), **extra)
+    except OSError as e:
+        raise SlimError(f"cannot write {target}: {e.strerror or e}. Choose another folder") from e
 
 
 def trace(detector: Given, imgsz: int | tuple[int, int] | None = None) -> Trace:
