@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from fuzzing import exports
 from fuzzing.case import Case
 from fuzzing.checkpoints import WAYS, odd, shown
