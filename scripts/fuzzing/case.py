@@ -233,7 +233,7 @@ def verdict(case: Case, ended: Ended, folder: Path) -> tuple[str, str]:
         return "other", "a control sequence of a file is printed"
     if ended.code == 0:
         return ("silent", "accepted") if case.never else ("accepted", "")
-    if not ended.err.startswith("yolo-slim: ") or ended.err.count("\nyolo-slim: "):
+    if f"\n{ended.err}".count("\nyolo-slim: ") != 1 or "Warning: " in ended.err:
         return "other", f"not one message: {ended.err[:200]!r}"
     if left := half_written(folder / "work" / "runs"):
         return "other", f"half-written: {left}"
