@@ -18,7 +18,10 @@ real files and right settings, one in twenty cases, that were turned away.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import hashlib
+import io
 import json
 import multiprocessing
 import random
@@ -175,9 +178,13 @@ def prepare() -> None:
     import yolo_slim.stages.finetune
     import yolo_slim.stages.inspect
     import yolo_slim.stages.run
+    from yolo_slim import cli
 
-    detector = yolo_slim.load(pickles.CORPUS / "slim-once.pt")
-    yolo_slim.prune(detector, imgsz=64, ratio=0.3, min_channels=1, round_to=1)
+    whole = pickles.CORPUS / "slim-once.pt"
+    yolo_slim.prune(yolo_slim.load(whole), imgsz=64, ratio=0.3, min_channels=1, round_to=1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.main(["inspect", str(whole), "imgsz=64"])
+    gc.freeze()  # else every child copies what its collector looks at
 
 
 def run(args: argparse.Namespace) -> Rows:

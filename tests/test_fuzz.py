@@ -11,7 +11,16 @@ from tiny import ROOT, script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and time of a process are read from /proc")
 
-DOSE = {"pickles": 40, "checkpoints": 40, "exports": 40, "cards": 40, "settings": 40, "yamls": 40, "data": 12, "training": 6}
+DOSE = {
+    "pickles": 40,
+    "checkpoints": 40,
+    "exports": 40,
+    "cards": 40,
+    "settings": 40,
+    "yamls": 40,
+    "data": 12,
+    "training": 6,
+}
 FAULTS = ("traceback", "hang", "memory", "code run", "network", "silent", "other", "benign refused")
 
 DEEDS = """
@@ -64,7 +73,8 @@ for name in deeds:
         for benign in (False, True):
             case = watched.Case([name], name, benign=benign, never=not benign, seconds=20 if name == "memory" else 1)
             home = pathlib.Path(folder) / str(benign)
-            found[f"{name}, {'benign' if benign else 'never'}"] = watched.verdict(case, watched.attempt(case, home), home)[0]
+            outcome, _ = watched.verdict(case, watched.attempt(case, home), home)
+            found[f"{name}, {'benign' if benign else 'never'}"] = outcome
 print(json.dumps(found))
 """
 

@@ -6,6 +6,7 @@ what a case makes Python do; the deed itself is stopped. Linux only: memory and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -196,10 +197,8 @@ def _watched(pid: int, seconds: float, before: int) -> tuple[int, bool, int]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)  # its group is its own: setsid
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _resident(pid: int) -> int:
@@ -234,7 +233,7 @@ def verdict(case: Case, ended: Ended, folder: Path) -> tuple[str, str]:
         return "other", "a control sequence of a file is printed"
     if ended.code == 0:
         return ("silent", "accepted") if case.never else ("accepted", "")
-    if not ended.err.startswith("yolo-slim: ") or ended.err.count("\nyolo-slim: "):
+    if f"\n{ended.err}".count("\nyolo-slim: ") != 1 or "Warning: " in ended.err:
         return "other", f"not one message: {ended.err[:200]!r}"
     if left := half_written(folder / "work" / "runs"):
         return "other", f"half-written: {left}"
@@ -250,8 +249,6 @@ def _last_words(ended: Ended) -> str:
 
 
 def half_written(runs: Path) -> list[str]:
-    """Files of stages that are not done."""
-    if not runs.is_dir():
-        return []
-    files = [path for path in runs.rglob("*") if path.is_file()]
-    return [str(path.relative_to(runs)) for path in files if not any((p / "stage.json").is_file() for p in path.parents)]
+    """Files of stages that are not done: runs/NAME/STAGE/... without the record that is written last."""
+    stages = [stage for stage in runs.glob("*/*") if stage.is_dir() and not (stage / "stage.json").is_file()]
+    return [str(path.relative_to(runs)) for stage in stages for path in stage.rglob("*") if path.is_file()]

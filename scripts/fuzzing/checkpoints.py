@@ -1,11 +1,9 @@
-"""Real checkpoints, broken: bytes on their way, and content that torch reads and no training writes."""
+"""Real checkpoints, broken: bytes on their way, and content that torch reads and that no training writes."""
 
 from __future__ import annotations
 
 import copy
-import io
 import random
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from fuzzing.case import PLANTED, Case
+from fuzzing.damage import BYTES, is_whole
 from fuzzing.pickles import CORPUS
 
 FILES = ["slim-once.pt", "slim-twice.pt", "v5-8.0.196-final.pt", "v8-8.2.0-final.pt", "v3-tiny-8.3.0-midway.pt",
@@ -45,111 +44,6 @@ def case(rng: random.Random, work: Path) -> Case:
         return Case(["load", "missing.pt"], f"{name} {told}: not written, {type(e).__name__}")
     return Case(words, f"{name} {told}", never=never)
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bytes
-
-
-def is_whole(raw: bytes) -> bool:
-    """Whether every file in the zip is what its checksum says, and there once."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as file:
-            return file.testzip() is None and len(set(file.namelist())) == len(file.namelist())
-    except Exception:
-        return False
-
-
-def a_flipped_bit(rng: random.Random, raw: bytes) -> bytes:
-    """Anywhere."""
-    at = rng.randrange(len(raw))
-    return raw[:at] + bytes([raw[at] ^ (1 << rng.randrange(8))]) + raw[at + 1 :]
-
-
-def flipped_in_tensors(rng: random.Random, raw: bytes) -> bytes:
-    """One byte, in the data of a tensor."""
-    with zipfile.ZipFile(io.BytesIO(raw)) as file:
-        entry = rng.choice([e for e in file.infolist() if "/data/" in e.filename and e.file_size])
-    start = raw.index(entry.filename.encode(), entry.header_offset)
-    at = start + len(entry.filename) + int.from_bytes(raw[start - 2 : start], "little") + rng.randrange(entry.file_size)
-    return raw[:at] + bytes([raw[at] ^ (1 + rng.randrange(255))]) + raw[at + 1 :]
-
-
-def flipped_in_pickle(rng: random.Random, raw: bytes) -> bytes:
-    """One to four bytes of the pickle, its checksum made right again."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw)) as file, zipfile.ZipFile(out, "w") as copy_:
-        for entry in file.infolist():
-            content = bytearray(file.read(entry))
-            if entry.filename.endswith("data.pkl"):
-                for _ in range(rng.randint(1, 4)):
-                    content[rng.randrange(len(content))] = rng.randrange(256)
-            copy_.writestr(entry, bytes(content))
-    return out.getvalue()
-
-
-def cut_short(rng: random.Random, raw: bytes) -> bytes:
-    """A copy that was interrupted."""
-    return raw[: rng.choice([0, 1, 4, 100, len(raw) - 1, len(raw) - 22, rng.randrange(len(raw))])]
-
-
-def a_block(rng: random.Random, raw: bytes) -> tuple[int, int]:
-    """Start and end."""
-    size = rng.choice([16, 512, 4096])
-    start = rng.randrange(max(1, len(raw) - size))
-    return start, start + size
-
-
-def zeroed(rng: random.Random, raw: bytes) -> bytes:
-    """A block of a bad disk."""
-    start, end = a_block(rng, raw)
-    return raw[:start] + bytes(len(raw[start:end])) + raw[end:]
-
-
-def swapped(rng: random.Random, raw: bytes) -> bytes:
-    """Two blocks."""
-    (a, b), (c, d) = sorted((s, s + 512) for s in (rng.randrange(len(raw) // 1024) * 1024 for _ in range(2)))
-    return raw[:a] + raw[c:d] + raw[b:c] + raw[a:b] + raw[d:] if b <= c else zeroed(rng, raw)
-
-
-def left_out(rng: random.Random, raw: bytes) -> bytes:
-    """A block is missing, and all behind it moved."""
-    start, end = a_block(rng, raw)
-    return raw[:start] + raw[end:]
-
-
-def noise(rng: random.Random, raw: bytes) -> bytes:
-    """A block of something else."""
-    start, end = a_block(rng, raw)
-    return raw[:start] + rng.randbytes(end - start) + raw[end:]
-
-
-def longer(rng: random.Random, raw: bytes) -> bytes:
-    """Something before or behind."""
-    more = rng.choice([b"\x00" * 100, b"PK\x03\x04", rng.randbytes(999), raw])
-    return more + raw if rng.random() < 0.5 else raw + more
-
-
-def text_mode(rng: random.Random, raw: bytes) -> bytes:
-    """Sent as a text."""
-    return rng.choice([raw.replace(b"\n", b"\r\n"), raw.decode("utf-8", "replace").encode(), raw.replace(b"\x00", b"")])
-
-
-def without_an_entry(rng: random.Random, raw: bytes) -> bytes:
-    """One of the zip's files is gone, or empty, or of another length."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw)) as file, zipfile.ZipFile(out, "w") as copy_:
-        chosen, how = rng.choice(file.namelist()), rng.randrange(3)
-        for entry in file.infolist():
-            content = file.read(entry)
-            if entry.filename == chosen:
-                content = [None, b"", content + content][how]
-            if content is not None:
-                copy_.writestr(entry.filename, content)
-    return out.getvalue()
-
-
-BYTES = [a_flipped_bit, flipped_in_tensors, flipped_in_tensors, flipped_in_pickle, flipped_in_pickle, cut_short, zeroed,
-         swapped, left_out, noise, longer, text_mode, without_an_entry]  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Content: each deed says what it did, and whether to accept it is a fault
@@ -193,7 +87,8 @@ def shown(value: object) -> str:
 
 def an_entry(rng: random.Random, ckpt: dict) -> Told:
     """Of the checkpoint's dict."""
-    key = rng.choice(["model", "ema", "train_args", "epoch", "optimizer", "best_fitness", "date", "version", "yolo_slim",
+    key = rng.choice(["model", "ema", "train_args", "epoch", "optimizer", "best_fitness", "date", "version",
+        "yolo_slim",
                       "updates", "scaler", "extra", 3, None])  # fmt: skip
     if rng.random() < 0.2:
         ckpt.pop(key, None)
@@ -231,7 +126,8 @@ def a_yaml_field(rng: random.Random, ckpt: dict) -> Told:
             return None
     value = rng.choice([odd(rng), [[-1, 10**7, "Conv", [64, 3, 2]]], [[-1, 1, "Conv", [10**9, 3, 2]]],
                         {"backbone": [[-1, 10**7, "Conv", [8]]], "head": []}, [{"model.0.conv": [10**9, -5, "x"]}],
-                        [{"no.such": [0]}], [{"model.0.conv": []}], "__import__('os').system('touch fuzzcanary')"])  # fmt: skip
+                        [{"no.such": [0]}], [{"model.0.conv": []}],
+                        "__import__('os').system('touch fuzzcanary')"])  # fmt: skip
     try:
         place[path[-1]] = value
     except (IndexError, TypeError):
@@ -252,7 +148,8 @@ def an_attribute(rng: random.Random, ckpt: dict) -> Told:
         return None
     usual = ["i", "f", "type", "np", "stride", "kernel_size", "padding", "dilation", "groups", "in_channels", "eps",
              "out_channels", "momentum", "num_features", "nc", "nl", "reg_max", "no", "c", "d", "size", "scale_factor",
-             "mode", "inplace", "add", "training", "padding_mode", "track_running_stats", "legacy", "dynamic"]  # fmt: skip
+             "mode", "inplace", "add", "training", "padding_mode", "track_running_stats", "legacy",
+             "dynamic"]  # fmt: skip
     own = [name for name in found[1].__dict__ if not name.startswith("_")]
     name = rng.choice(own or usual) if rng.random() < 0.7 else rng.choice(usual)
     value = odd(rng)
@@ -283,7 +180,9 @@ def torchs_own(rng: random.Random, ckpt: dict) -> Told:
     if rng.random() < 0.2:
         found[1].__dict__.pop(name, None)
         return f"{found[0]} without {name}", False
-    value = rng.choice([odd(rng), {}, OrderedDict({0: nn.ReLU()}), OrderedDict({0: "x"}), OrderedDict({"x": torch.zeros(2)})])
+    value = rng.choice(
+        [odd(rng), {}, OrderedDict({0: nn.ReLU()}), OrderedDict({0: "x"}), OrderedDict({"x": torch.zeros(2)})]
+    )
     found[1].__dict__[name] = value
     return f"{found[0]}.{name} = {shown(value)}", False
 
@@ -353,7 +252,8 @@ def a_tensor(rng: random.Random, ckpt: dict) -> Told:
 def not_a_checkpoint(rng: random.Random, ckpt: dict) -> Told:
     """A state dict, a list, only the detector."""
     detector = the_one(ckpt)
-    content = rng.choice([detector.state_dict() if detector else {}, {"model": detector.state_dict() if detector else 1},
+    content = rng.choice([detector.state_dict() if detector else {},
+        {"model": detector.state_dict() if detector else 1},
                           {"state_dict": {}}, {"model": [detector]}, {"model": {"model": detector}},
                           {"model": nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))}])  # fmt: skip
     ckpt.clear()

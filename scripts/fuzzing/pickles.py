@@ -44,10 +44,11 @@ def zipped(entries: list[tuple[str, bytes]], how: int = zipfile.ZIP_STORED) -> b
 @functools.cache
 def bomb(name: str) -> bytes:
     """A zip file of megabytes whose one entry has gigabytes."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(name, "w") as entry:
-        for _ in range(30):
-            entry.write(bytes(10**8))
+    out, nothing = io.BytesIO(), bytes(10**8)
+    zipping = zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with zipping as file, file.open(name, "w", force_zip64=True) as entry:
+        for _ in range(23):
+            entry.write(nothing)
     return out.getvalue()
 
 
@@ -169,7 +170,13 @@ def as_wrong_sum(rng: random.Random, stream: bytes, base: Entries) -> bytes:
 def as_old(rng: random.Random, stream: bytes, base: Entries) -> bytes:
     """torch's container before 1.6: five pickles in a row, any of which may be the hostile one."""
     info = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    parts = [pickle.dumps(MAGIC, 2), pickle.dumps(1001, 2), pickle.dumps(info, 2), pickle.dumps({}, 2), pickle.dumps([], 2)]
+    parts = [
+        pickle.dumps(MAGIC, 2),
+        pickle.dumps(1001, 2),
+        pickle.dumps(info, 2),
+        pickle.dumps({}, 2),
+        pickle.dumps([], 2),
+    ]
     parts[rng.choice([2, 3, 3, 3, 4])] = stream
     return b"".join(parts)
 
@@ -178,7 +185,13 @@ def as_tar(rng: random.Random, stream: bytes, base: Entries) -> bytes:
     """torch's container before that."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as file:
-        for name in ("sys_info", "pickle", "storages", "tensors", rng.choice(["x", "../../fuzzcanary", "/tmp/fuzzcanary"])):
+        for name in (
+            "sys_info",
+            "pickle",
+            "storages",
+            "tensors",
+            rng.choice(["x", "../../fuzzcanary", "/tmp/fuzzcanary"]),
+        ):
             content = stream if name in ("pickle", rng.choice(["storages", "tensors"])) else pickle.dumps(0, 2)
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

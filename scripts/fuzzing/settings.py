@@ -1,4 +1,4 @@
-"""Settings in YAML and in words: wrong values in right places, right ones in wrong places, and texts that are no YAML."""
+"""Settings in YAML and in words: wrong values in right places, right ones in wrong places, texts that are no YAML."""
 
 from __future__ import annotations
 
@@ -23,26 +23,39 @@ REAL = ("prune", "prune", "prune", "inspect")
 """Stages that are run; of the others the settings are read."""
 
 ODD = [
-    "", "null", "~", "true", "yes", "off", "0", "-1", "1", "3", "7", "32", "64", "33", "0.5", "-0.5", "1.5", "1e3", "1e-9",
-    "1e400", "-1e400", ".inf", "-.inf", ".nan", "9" * 19, "9" * 30, "9" * 400, "9" * 4301, "-" + "9" * 5000, "0x10", "0o17",
+    "", "null", "~", "true", "yes", "off", "0", "-1", "1", "3", "7", "32", "64", "33", "0.5", "-0.5", "1.5", "1e3",
+    "1e-9",
+    "1e400", "-1e400", ".inf", "-.inf", ".nan", "9" * 19, "9" * 30, "9" * 400, "9" * 4301, "-" + "9" * 5000, "0x10",
+    "0o17",
     "1_000", "0b1", "1:30", "2021-02-30", "2021-02-28", "2021-02-28 25:00:00", "!!int x", "!!float x", "!!timestamp x",
-    "!!bool x", "!!null x", "!!binary '*'", "!!set {a}", "!!omap [a]", "!!python/object/apply:os.system [touch fuzzcanary]",
+    "!!bool x", "!!null x", "!!binary '*'", "!!set {a}", "!!omap [a]",
+    "!!python/object/apply:os.system [touch fuzzcanary]",
     "!!python/name:os.system", "!x y", "x", "auto", "none", "None", "nan", "inf", "cpu", "0,1", "cuda:0", "mps", "-",
-    "[]", "{}", "[[]]", "[{}]", "[null]", "[1]", "[x]", "[0.5]", "[0.5, 0.5]", "[.nan]", "[-1, 2]", "[[[[[]]]]]", "[true]",
-    "{a: 1}", "{a: {b: {c: []}}}", "{1: 2}", "{null: 1}", "{[1]: 2}", "{a: 1, a: 2}", "{model.2.*: 0.3}", "{flops: 0.5}",
-    "{flops: [1]}", "{flops: .nan}", "{x: 0.5, flops: 0.5}", "'", '"', "'x", "[", "{", "[1", "{a", "&a [*a]", "*a", "&a x",
-    "a: b", "a: b: c", "- x", "? x", "|", ">", "%", "@x", "`x`", "#x", "x #y", "<<", "{<<: 1}", "\x00", "'\\0'", '"\\0"',
-    '"\\ud800"', '"\\x1b[7;35m"', PLANTED, "\x7f", "\u2028", "\ufeff", "ü", "🦆", "../../x", "/", ".", "..", "x/y", "~/x",
-    "x" * 300, "x" * 70000, "[" * 1000, "[" * 30000, "{a: " * 1000, "- " * 3000, "([a-z]+)+$", "*" * 50, "[*", "model.[",
-    "os:system", "os:getcwd", "x:y", ":", "x.py:f", "http://127.0.0.1:9/x.yaml", "$HOME", "%s", "{0}", "torch", "l1", "obs",
-    "random", "group_lasso", "onnx", "[onnx, onnx]", "[onnx, 3]", "2**63", "1/2", "50%", "0,5", "x.pt", "best.pt", "data.yaml",
+    "[]", "{}", "[[]]", "[{}]", "[null]", "[1]", "[x]", "[0.5]", "[0.5, 0.5]", "[.nan]", "[-1, 2]", "[[[[[]]]]]",
+    "[true]",
+    "{a: 1}", "{a: {b: {c: []}}}", "{1: 2}", "{null: 1}", "{[1]: 2}", "{a: 1, a: 2}", "{model.2.*: 0.3}",
+    "{flops: 0.5}",
+    "{flops: [1]}", "{flops: .nan}", "{x: 0.5, flops: 0.5}", "'", '"', "'x", "[", "{", "[1", "{a", "&a [*a]", "*a",
+    "&a x",
+    "a: b", "a: b: c", "- x", "? x", "|", ">", "%", "@x", "`x`", "#x", "x #y", "<<", "{<<: 1}", "\x00", "'\\0'",
+    '"\\0"',
+    '"\\ud800"', '"\\x1b[7;35m"', PLANTED, "\x7f", "\u2028", "\ufeff", "ü", "🦆", "../../x", "/", ".", "..", "x/y",
+    "~/x",
+    "x" * 300, "x" * 70000, "[" * 1000, "[" * 30000, "{a: " * 1000, "- " * 3000, "([a-z]+)+$", "*" * 50, "[*",
+    "model.[",
+    "os:system", "os:getcwd", "x:y", ":", "x.py:f", "http://127.0.0.1:9/x.yaml", "$HOME", "%s", "{0}", "torch", "l1",
+    "obs",
+    "random", "group_lasso", "onnx", "[onnx, onnx]", "[onnx, 3]", "2**63", "1/2", "50%", "0,5", "x.pt", "best.pt",
+    "data.yaml",
 ]  # fmt: skip
 """Values as one types them."""
 
 
 NEAR = [
-    "0", "-1", "1", "2", "8", "64", "0.1", "0.5", "1.0", "1.5", "-0.5", "1e-9", "1e9", "1e30", ".inf", ".nan", "true", "false",
-    "null", "none", "auto", "x", "[0]", "[1, 2]", "[0.5]", "{a: 1}", "1000000", "2147483648", "''", "'1'", "l1", "l2", "cpu",
+    "0", "-1", "1", "2", "8", "64", "0.1", "0.5", "1.0", "1.5", "-0.5", "1e-9", "1e9", "1e30", ".inf", ".nan", "true",
+    "false",
+    "null", "none", "auto", "x", "[0]", "[1, 2]", "[0.5]", "{a: 1}", "1000000", "2147483648", "''", "'1'", "l1", "l2",
+    "cpu",
 ]  # fmt: skip
 """Values of the right type, or nearly."""
 
@@ -72,7 +85,8 @@ def a_key(rng: random.Random) -> str:
     if rng.random() < 0.85:
         return key
     return rng.choice(
-        [key + "s", key.upper(), key + ".x", key.replace(".", ".."), key[:-1], "." + key, key + ".", "", "x", "__class__",
+        [key + "s", key.upper(), key + ".x", key.replace(".", ".."), key[:-1], "." + key, key + ".", "", "x",
+        "__class__",
          "prune.__init__", "model_config", "prune.model_fields", key.replace(".", "_"), key + " ", "ü", "a.b.c.d.e"]
     )  # fmt: skip
 
@@ -97,7 +111,9 @@ def case(rng: random.Random, work: Path) -> Case:
     how = rng.random()
     if how < 0.45:
         wrong = [f"{a_key(rng)}={a_value(rng)}" for _ in range(rng.choice([1, 1, 2, 3]))]
-        wrong += rng.choice([[], [], [], ["x"], ["=1"], ["--x=1"], ["a.yaml", "b.yaml"], ["missing.yaml"], [".", "x=1"]])
+        wrong += rng.choice(
+            [[], [], [], ["x"], ["=1"], ["--x=1"], ["a.yaml", "b.yaml"], ["missing.yaml"], [".", "x=1"]]
+        )
         words = [*right, *wrong]
         rng.shuffle(words)
         told = " ".join(wrong)
@@ -120,10 +136,14 @@ def a_text(rng: random.Random, how: float) -> bytes:
         return rng.choice(TEXTS)
     lines = template.splitlines()
     return rng.choice([
-        "\r\n".join(lines).encode(), template.encode("utf-16"), template.encode("latin-1", "replace"), b"\xef\xbb\xbf" + template.encode(),
-        template.replace("  ", "\t").encode(), (template + template).encode(), ("---\n" + template + "---\n" + template).encode(),
-        "\n".join(rng.sample(lines, len(lines))).encode(), b"- " + template.encode(), template.replace(":", "=").encode(),
-        template.encode() + b"prune: {ratio: 0.5}\n", b"{" + template.encode(), b"\x00" * 100, b"x" * 10**6, b"k: v\n" * 10**4,
+        "\r\n".join(lines).encode(), template.encode("utf-16"), template.encode("latin-1", "replace"),
+        b"\xef\xbb\xbf" + template.encode(),
+        template.replace("  ", "\t").encode(), (template + template).encode(),
+        ("---\n" + template + "---\n" + template).encode(),
+        "\n".join(rng.sample(lines, len(lines))).encode(), b"- " + template.encode(), template.replace(":",
+            "=").encode(),
+        template.encode() + b"prune: {ratio: 0.5}\n", b"{" + template.encode(), b"\x00" * 100, b"x" * 10**6,
+        b"k: v\n" * 10**4,
         b"".join(b"k%d: v\n" % i for i in range(10**4)), b"model: [" + b"x," * 10**5 + b"]",
     ])  # fmt: skip
 
@@ -134,8 +154,10 @@ def benign(rng: random.Random, work: Path) -> Case:
     words = rng.sample(
         ["runs=out #3", "name=20240101", "prune.criterion=l2", "prune.scope=layer", "prune.exclude=[model.0]", "seed=7",
          "prune.layers={model.2.*: 0.2}", "prune.min_keep=0.2", "finetune.epochs=1e1", "finetune.distill=null",
-         "sweep.flops=[0.8,0.6]", "bench=null", "prune.normalize=lamp", "prune.depth={blocks: 0}", "export.formats=[onnx]",
-         "finetune.train={batch: 4, lr0: 0.01}", "device=cpu", "runs=it's", "prune.target=null", "finetune.train.batch=8",
+         "sweep.flops=[0.8,0.6]", "bench=null", "prune.normalize=lamp", "prune.depth={blocks: 0}",
+             "export.formats=[onnx]",
+         "finetune.train={batch: 4, lr0: 0.01}", "device=cpu", "runs=it's", "prune.target=null",
+             "finetune.train.batch=8",
          "prune.iterations={rounds: 1}", "runs=2", "prune.seed=123456789", "finetune.train.optimizer=SGD"], 3
     )  # fmt: skip
     words = [word for word in words if word != "finetune.epochs=1e1" or stage not in REAL]
@@ -159,9 +181,11 @@ def training(rng: random.Random, work: Path) -> Case:
     wrong = [f"{name}: {a_value(rng)[:500]}" for name in names]
     if rng.random() < 0.2:
         wrong = [rng.choice(["classes: [99]", "freeze: 1000000", "batch: .nan", "optimizer: x", "lr0: -1", "box: .nan",
-                             "batch: 10**9", "workers: 10000", "momentum: 2", "close_mosaic: -5", "mosaic: 7", "lr0: 1e30",
+                             "batch: 10**9", "workers: 10000", "momentum: 2", "close_mosaic: -5", "mosaic: 7",
+                             "lr0: 1e30",
                              "single_cls: true", "fraction: 0.0001", "nbs: 0", "warmup_epochs: -3", "cache: disk",
-                             "optimizer: Rprop", "pretrained: http://127.0.0.1:9/x.pt", "freeze: [0,1,2,3]", "cls: .inf",
+                             "optimizer: Rprop", "pretrained: http://127.0.0.1:9/x.pt", "freeze: [0,1,2,3]",
+                             "cls: .inf",
                              "multi_scale: true", "time: 0.00001", "patience: 0"])]  # fmt: skip
     told = ", ".join(wrong)
     return Case([*TRAINED, f"sparse_train.train={{{told}, workers: 0}}".replace("\x00", "")], told[:200], seconds=60)
@@ -171,7 +195,8 @@ def benign_training(rng: random.Random, work: Path) -> Case:
     """Right ones."""
     start(rng, work)
     drawn(work)
-    right = rng.sample(["batch: 4", "lr0: 0.001", "optimizer: SGD", "mosaic: 0.0", "freeze: 1", "cos_lr: true", "fliplr: 0.0",
+    right = rng.sample(["batch: 4", "lr0: 0.001", "optimizer: SGD", "mosaic: 0.0", "freeze: 1", "cos_lr: true",
+        "fliplr: 0.0",
                         "weight_decay: 0.001", "patience: 5", "rect: false", "dropout: 0.0"], 3)  # fmt: skip
     told = ", ".join(right)
     return Case([*TRAINED, f"sparse_train.train={{{told}, workers: 0}}"], told, benign=True, seconds=60)

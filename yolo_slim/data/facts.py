@@ -83,13 +83,6 @@ def dataset_for(
     """
     single, head = single_cls or one_class(detector), detector.model[-1].nc
     info = dataset_info(data, single_cls=single)
-    described_as = getattr(detector, "yaml", None) or {}
-    takes = described_as.get("channels", described_as.get("ch", 3))
-    if takes != info["channels"]:
-        raise SlimError(
-            f"{whose} looks at images of {takes} channels, but {data} says `channels: {info['channels']}`: "
-            "give the data set that the detector was trained on"
-        )
     if not single or head != 1:
         names = detector.names if len(detector.names) == head else {i: str(i) for i in range(head)}
         check_names(names, info["names"], whose, str(data))
