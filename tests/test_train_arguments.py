@@ -114,7 +114,7 @@ def test_every_argument_of_ultralytics_has_wrong_values_here() -> None:
     assert {*BETWEEN, *ONE_OF, *SPECIAL, *IDLE} <= DEFAULT_CFG_DICT.keys()
 
 
-@pytest.mark.parametrize("key", WRONG)
+@pytest.mark.parametrize("key", sorted(WRONG))
 def test_wrong_values_are_refused_with_their_argument(key: str) -> None:
     for value in WRONG[key]:
         text = told("original", **{key: value})
