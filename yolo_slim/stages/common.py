@@ -33,7 +33,7 @@ WEIGHTS = ("original", "sparse", "pruned", "finetuned")
 """The stages that write a detector, in order."""
 
 NOT_IN_CARD = {"file_mb", "images", "labels", "per_class", "replicates", *NOT_MEASURED} - {"map50", "map50_95"}
-"""Metrics that a checkpoint does not carry: the card itself changes the file's size, and is a few hundred bytes a step."""
+"""Metrics that a checkpoint does not carry: the card itself changes its size, and is to stay small."""
 
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
