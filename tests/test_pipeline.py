@@ -35,13 +35,13 @@ from yolo_slim import SlimError, SlimTrainer, checkpoint, record
 from yolo_slim.channels import cut, plan_from_kept
 from yolo_slim.cli import main
 from yolo_slim.config import read_config
-from yolo_slim.measure import cost
+from yolo_slim.measure import NOT_MEASURED, cost
 from yolo_slim.stages.common import train_in
 from yolo_slim.stages.report import report_stage
 
 ROWS = ["original", "sparse", "pruned", "finetuned"]
 STAGES = [*ROWS, "export", "bench", "report"]
-MEASURED = {"params", "macs", "flops", "file_mb", "map50", "map50_95", "split"}
+MEASURED = {"params", "macs", "flops", "file_mb", "split", "images", "labels", "per_class", "replicates", *NOT_MEASURED}
 PRUNE = {"round_to": 4, "min_channels": 4}
 
 

@@ -40,7 +40,7 @@ TOLD = 8
 """Changes that set a stage going again: as many as are told."""
 
 NOT_IN_CARD = {"file_mb", "images", "labels", "per_class", "replicates", *NOT_MEASURED} - {"map50", "map50_95"}
-"""Metrics that a checkpoint does not carry: a card is a few hundred bytes a step, and changes the size of its file."""
+"""Metrics that a checkpoint does not carry: the card itself changes its size, and is to stay small."""
 
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
