@@ -13,7 +13,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "text": set(),
     "errors": {"text"},
     "config": {"errors"},
-    "record": {"errors"},
+    "record": {"errors", "text"},
     "formats": {"errors", "text"},
     "checkpoint": {"errors", "formats"},
     "channels": {"errors"},

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
-from rich.console import Console
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
@@ -24,10 +23,11 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy, cost
 from yolo_slim.record import Record
+from yolo_slim.stages.console import Terminal
 from yolo_slim.training.calibrate import dataset_info
 from yolo_slim.training.trainer import SlimTrainer, train
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal(highlight=False, soft_wrap=True)
 
 WEIGHTS = ("original", "sparse", "pruned", "finetuned")
 """The stages that write a detector, in order."""

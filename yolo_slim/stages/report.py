@@ -19,6 +19,7 @@ from yolo_slim.record import Record
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.pictures import pictures
+from yolo_slim.text import tidy
 
 CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses."""
@@ -60,8 +61,9 @@ def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> di
     for name, jpeg in small.items():
         record.write_bytes(folder / name, jpeg)
     plots = report.draw(content, folder)
-    record.write_text(outputs["html"], report.page(content, folder))
-    record.write_text(outputs["page"], report.markdown(content, [p.name for p in plots]))
+    shown = tidy(content)  # names of classes and files come from files
+    record.write_text(outputs["html"], report.page(shown, folder))
+    record.write_text(outputs["page"], report.markdown(shown, [p.name for p in plots]))
     return outputs | {p.stem: p for p in plots}
 
 
