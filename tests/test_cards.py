@@ -12,14 +12,16 @@ import torch
 from tiny import PX, refused, run
 from torch import nn
 
-from yolo_slim import checkpoint
+from yolo_slim import checkpoint, record
 from yolo_slim.deploy import card_in
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.cards import card_of
+from yolo_slim.report import markdown, page
+from yolo_slim.stages.console import Terminal
 from yolo_slim.stages.inspect import history, plan_of
-from yolo_slim.text import lines, printable
+from yolo_slim.text import lines, printable, tidy
 
-pytest_plugins = ["tiny"]
+pytest_plugins = ["tiny", "handmade"]
 
 STEP = {"stage": "pruned", "settings": {}, "params": 3, "flops": 5.0}
 
@@ -105,6 +107,28 @@ def test_a_terminal_is_told_nothing_by_a_name(detector: nn.Module, tmp_path: Pat
     assert answer.code == 0, answer
     assert "[bold]a[/[red].pt" in answer.out.replace("\n", "")
     assert not [c for c in answer.out if c in "\x1b\x07\x9b\u202e\r\x00"]
+
+
+@pytest.mark.parametrize("name", ["[red]x", "[/]", "[/bold]", "a[b", "[bold", "x]", "[link=http://a]b"])
+def test_a_path_is_no_markup(name: str, capsys: pytest.CaptureFixture) -> None:
+    terminal = Terminal(highlight=False, soft_wrap=True)
+    terminal.print(f"[bold]done[/]: {name}\x1b[31m")
+    assert capsys.readouterr().out.removeprefix("[bold]").replace("[/]:", ":").strip().endswith(f"{name}[31m")
+
+
+def test_a_page_tells_nobody_anything(report: dict, tmp_path: Path) -> None:
+    """Names of classes, of files and of stages, in report.md and in report.html."""
+    report["rows"][0]["stage"] = report["export"]["files"][0]["file"] = NASTY
+    report["name"] = report["data"] = NASTY
+    for row in report["rows"]:
+        row["per_class"] = {NASTY: 0.5}
+    shown = tidy(report)
+    for text in (markdown(shown), page(shown, tmp_path)):
+        record.write_text(tmp_path / "page", text)
+        found = (tmp_path / "page").read_text(encoding="utf-8")
+        assert not [c for c in found if c in "\x1b\x07\x9b\u202e\r\x00"]
+        assert "gnp.exe" in found
+    assert "]0;owned[31mred2Jgnp.exe [bold]x[/nothing]" in markdown(shown), "on one line"
 
 
 def test_a_message_tells_a_terminal_nothing(tmp_path: Path) -> None:

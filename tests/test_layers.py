@@ -15,7 +15,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "errors": {"text"},
     "scratch": {"errors"},
     "config": {"errors"},
-    "record": {"errors", "__version__"},
+    "record": {"errors", "text", "__version__"},
     "formats": {"errors", "text"},
     "checkpoint": {"errors", "formats"},
     "runs": {"checkpoint", "config", "errors", "record"},

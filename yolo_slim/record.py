@@ -17,6 +17,7 @@ from typing import Any
 
 from yolo_slim import __version__
 from yolo_slim.errors import SlimError, why
+from yolo_slim.text import lines
 
 FILE = "stage.json"
 
@@ -124,8 +125,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of text."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of text, without control characters: names in it may come from a file."""
+    write_bytes(path, lines(text).encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

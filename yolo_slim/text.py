@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # of ASCII and Latin-1, but tabs and line ends
@@ -19,3 +20,12 @@ def printable(text: object) -> str:
 def lines(text: object) -> str:
     """Without control characters, but for the ends of lines, and tabs."""
     return CONTROL.sub("", str(text))
+
+
+def tidy(value: Any) -> Any:
+    """Plain values in one another, with every text in them `printable`."""
+    if isinstance(value, dict):
+        return {tidy(key): tidy(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [tidy(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value

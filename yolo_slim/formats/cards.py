@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.plain import check_plain
-from yolo_slim.text import printable
+from yolo_slim.text import printable, tidy
 
-LONGEST_TEXT = 10_000
 MOST_STEPS = 10_000
 
 
@@ -65,17 +64,9 @@ def card_of(found: Any) -> dict[str, Any]:
         first = e.errors(include_url=False)[0]
         place = ".".join(["card", *map(str, first["loc"])])
         raise SlimError(f"carries no sound model card: {printable(place)}: {first['msg']}") from e
-    card = _plain(found)
+    card = tidy(found)
     _check_plan(card.get("plan") or [])
     return card
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_plain(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return printable(value)[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _check_plan(plan: list[dict[str, list[int]]]) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
-from rich.console import Console
 from torch import nn
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
@@ -28,13 +27,14 @@ from yolo_slim.measure import NOT_MEASURED, accuracy, cost
 from yolo_slim.record import Record
 from yolo_slim.runs import WEIGHTS, identity
 from yolo_slim.runs.lineage import story
+from yolo_slim.stages.console import Terminal
 from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
 from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.finite import unsound
 from yolo_slim.training.resuming import STARTED, StartAfresh, epochs_done
 from yolo_slim.training.trainer import SlimTrainer, train
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal(highlight=False, soft_wrap=True)
 
 TOLD = 8
 """Changes that set a stage going again: as many as are told."""

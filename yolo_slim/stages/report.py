@@ -22,6 +22,7 @@ from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.labels import labelled
 from yolo_slim.stages.pictures import pictures
+from yolo_slim.text import tidy
 
 CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses; without labels on val, only the first of them was measured."""
@@ -66,8 +67,9 @@ def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> di
     for name, jpeg in small.items():
         record.write_bytes(folder / name, jpeg)
     plots = report.draw(content, folder)
-    record.write_text(outputs["html"], report.page(content, folder))
-    record.write_text(outputs["page"], report.markdown(content, [p.name for p in plots]))
+    shown = tidy(content)  # names of classes and files come from files
+    record.write_text(outputs["html"], report.page(shown, folder))
+    record.write_text(outputs["page"], report.markdown(shown, [p.name for p in plots]))
     return outputs | {p.stem: p for p in plots}
 
 
