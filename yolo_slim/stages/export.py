@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, deploy, record, report
 from yolo_slim.config import Config
+from yolo_slim.data.facts import dataset_for
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
@@ -70,6 +71,7 @@ def export(config: Config) -> Record:
 def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
     """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
     detector = checkpoint.load(weights)
+    dataset_for(detector, config.data, str(weights))
     _check_side(config, detector)
     card = _card(weights, detector)
     files = [*_floats(config, weights, card, folder), *_quantised(config, weights, card, detector, folder)]

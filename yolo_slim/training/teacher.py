@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.utils.tal import make_anchors
 
+from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.distill import Scene, View
 from yolo_slim.errors import SlimError
 
@@ -30,9 +31,8 @@ def raw(output: Any) -> Mapping[str, Any]:
 
 def names_of(detector: nn.Module) -> tuple[str, ...]:
     """Of its classes; (): it has none but numbers, as Ultralytics gives where a data set or a YAML has no names."""
-    names = tuple(map(str, dict(detector.names).values()))
-    numbers = all(name in (str(i), f"class_{i}") for i, name in enumerate(names))
-    return () if numbers or len(names) != detector.model[-1].nc else names
+    names = numbered(detector.names)
+    return () if is_nameless(names) or len(names) != detector.model[-1].nc else tuple(names.values())
 
 
 class Taps:
