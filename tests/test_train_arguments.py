@@ -56,7 +56,7 @@ WRONG = {  # argument -> values that training would fail with, go astray with, o
     "plots": ["x"],
     "agnostic_nms": ["x"],
     "classes": [-1, "x", [], [True], [0, 0], [1.0], ["a"]],
-    "lr0": [0, -1, 2, NAN, True, "x"],
+    "lr0": [-1, 2, NAN, True, "x"],
     "lrf": [-1, 2, NAN],
     "momentum": [1, -0.1, NAN],
     "weight_decay": [-1, 2, NAN],

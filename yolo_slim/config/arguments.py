@@ -40,7 +40,6 @@ BETWEEN: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("degrees", "shear"), (-180, 180)),
     **dict.fromkeys(("patience", "close_mosaic"), (0, LARGEST)),
     "conf": (0, 0.99),
-    "lr0": (1e-12, 1),
     "max_det": (1, 100_000),
     "momentum": (0, 0.9999),
     "nbs": (1, 65_536),

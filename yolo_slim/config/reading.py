@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -121,7 +120,7 @@ def _place(key: str) -> tuple[tuple[str, ...], Any]:
 def _say_what_is_replaced(path: tuple[str, ...], word: str, before: Words) -> None:
     for earlier in [each for each in before if each[: len(path)] == path]:
         if (old := before.pop(earlier)) != word:
-            print(f"{plain(old)} is replaced by {plain(word)}, which comes later", file=sys.stderr)
+            print(f"{plain(old)} is replaced by {plain(word)}, which comes later")
     before[path] = word
 
 

@@ -37,7 +37,8 @@ def check_value(value: Any, annotation: Any, depth: int = 0) -> None:
         if takes_number(annotation):
             raise ValueError(f"expected a number, got {value}")
     elif isinstance(value, (int, float)):
-        check_number(value)
+        if takes_number(annotation) or isinstance(value, int):  # others say more of a number that is none
+            check_number(value)
     elif isinstance(value, str):
         if not takes_number(annotation):
             check_text(value)
