@@ -224,7 +224,20 @@ def norms_of(detector: nn.Module) -> int:
     return sum(4 * n.positions * len(n.channels) for n in trace(detector, PX).norms.values())
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino", "torchscript", "opencv", "ncnn"])
+@pytest.mark.parametrize(
+    ("kind", "runtime"),
+    [
+        ("grey", "torch"),
+        ("four", "torch"),
+        ("focus", "torch"),
+        ("four", "onnxruntime"),
+        ("grey", "openvino"),
+        ("four", "torchscript"),
+        ("grey", "opencv"),
+        ("four", "ncnn"),
+        ("focus", "ncnn"),
+    ],
+)
 def test_every_runtime_takes_its_images(kind, runtime, tmp_path):
     """As latency targets and `bench` start it; and what it says is what PyTorch says."""
     if runtime not in ("torch", *deploy.present()):
@@ -266,6 +279,7 @@ def test_a_teacher_looks_at_the_same_images(kind):
 # ---- stages ----
 
 
+@pytest.mark.parametrize("kind", ["grey", "four", "focus"])
 def test_stages_without_training(kind, pictures, tmp_path, monkeypatch):
     """inspect, prune, export, bench and report, with a data set of its own."""
     monkeypatch.chdir(tmp_path)
@@ -285,7 +299,7 @@ def test_stages_without_training(kind, pictures, tmp_path, monkeypatch):
     assert YOLO(slim).model(batch)[0].shape == (2, 4 + CLASSES, 80)
 
 
-@pytest.mark.parametrize("kind", ["grey", "four", "focus"], scope="module")
+@pytest.mark.parametrize("kind", ["grey", "four", "focus"])
 def test_stages_that_train(kind, pictures, tmp_path, monkeypatch):
     """A landing, a cut, and fine-tuning that learns from the original."""
     monkeypatch.chdir(tmp_path)
