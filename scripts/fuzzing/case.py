@@ -30,7 +30,7 @@ PLANTED = "\x1b[7;35m"
 
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen", "pty.spawn",
         "webbrowser.open", "os.forkpty")  # fmt: skip
-NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind",
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
            "urllib.Request", "http.client.connect", "ftplib.connect", "smtplib.connect")  # fmt: skip
 WRITES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.truncate",
           "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.unpack_archive")  # fmt: skip
