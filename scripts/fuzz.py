@@ -27,6 +27,7 @@ import multiprocessing
 import random
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -96,7 +97,8 @@ def try_one(kind: str, number: int, seed: int, keep: Path | None) -> Row:
 
 def _keep(case: Case, folder: Path, to: Path, why: str) -> None:
     shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(folder, to, symlinks=True, ignore_dangling_symlinks=True)
+    with contextlib.suppress(shutil.Error):  # of what is no file, all else is copied
+        shutil.copytree(folder, to, symlinks=True)
     variables = [f"{name}={shlex.quote(value)}" for name, value in case.env.items()]
     command = ["yolo-slim", *case.words]
     if case.words[0] == "load":
@@ -156,13 +158,19 @@ def _try(asked: tuple[str, int, int, Path | None]) -> Row:
     return try_one(*asked)
 
 
+def _interruptible() -> None:
+    """Ctrl-C is for the first process, which then ends the others: they stop what they have started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+
+
 def rows_of(asked: list[tuple[str, int, int, Path | None]], workers: int) -> Iterator[Row]:
     """Each as it is done; all is imported once, before the workers part."""
     prepare()
     if workers == 1:
         yield from map(_try, asked)
         return
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    with multiprocessing.get_context("fork").Pool(workers, _interruptible) as pool:
         yield from pool.imap_unordered(_try, asked, chunksize=1)
 
 
@@ -184,6 +192,7 @@ def prepare() -> None:
     yolo_slim.prune(yolo_slim.load(whole), imgsz=64, ratio=0.3, min_channels=1, round_to=1)
     with contextlib.redirect_stdout(io.StringIO()):
         cli.main(["inspect", str(whole), "imgsz=64"])
+    datasets.model()
     gc.freeze()  # else every child copies what its collector looks at
 
 

@@ -42,7 +42,7 @@ deeds = {
     "exit 1": lambda: sys.exit(1),
     "crash": lambda: os.abort(),
     "os.system": lambda: os.system("true"),
-    "caught": lambda: __import__("contextlib").suppress(Exception).__class__ and [quiet(os.system, "true"), None][1],
+    "caught": lambda: quiet(os.system, "true"),
     "subprocess": lambda: subprocess.run(["true"]),
     "exec": lambda: exec("fuzzcanary = 1"),
     "look up": lambda: socket.getaddrinfo("localhost", 9),
@@ -52,7 +52,8 @@ deeds = {
     "spin": lambda: [None for _ in iter(int, 1)] and None,
     "sleep": lambda: time.sleep(100),
     "memory": lambda: [bytearray(b"x") * (3 * 10**9), None][1],
-    "two messages": lambda: [print("a warning", file=sys.stderr), refuse()],
+    "two messages": lambda: [print("yolo-slim: one", file=sys.stderr), refuse()],
+    "a warning": lambda: [print("x.py:7: UserWarning: old", file=sys.stderr), refuse()],
     "control sequence": lambda: print(watched.PLANTED),
     "left": left,
 }
@@ -135,6 +136,7 @@ def test_what_is_watched_for_is_seen() -> None:
         "sleep": "hang",
         "memory": "memory",
         "two messages": "other",
+        "a warning": "other",
         "control sequence": "other",
         "left": "other",
     }

@@ -30,7 +30,7 @@ PLANTED = "\x1b[7;35m"
 
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen", "pty.spawn",
         "webbrowser.open", "os.forkpty")  # fmt: skip
-NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind",
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
            "urllib.Request", "http.client.connect", "ftplib.connect", "smtplib.connect")  # fmt: skip
 WRITES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.truncate",
           "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.unpack_archive")  # fmt: skip
@@ -81,7 +81,11 @@ def attempt(case: Case, folder: Path) -> Ended:
             _child(case, folder)
         finally:
             os._exit(70)
-    code, hung, peak = _watched(pid, case.seconds, before)
+    try:
+        code, hung, peak = _watched(pid, case.seconds, before)
+    except BaseException:  # interrupted: nobody watches it any more
+        _kill(pid)
+        raise
     said = [(folder / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err", "events")]
     return Ended(code, said[0], said[1], said[2].splitlines(), hung, peak)
 
@@ -101,7 +105,8 @@ def _child(case: Case, folder: Path) -> None:
     os.chdir(folder / "work")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**9, 10**9))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.addaudithook(Watch(events, folder))
     code = _command(case)
     sys.stdout.flush()

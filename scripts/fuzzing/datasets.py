@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import io
@@ -28,9 +29,10 @@ NAMES = {0: "circle", 1: "square", 2: "triangle", 3: "star"}
 
 
 @functools.cache
-def _model() -> Path:
+def model() -> Path:
     """Eight images to train on and four to validate on, drawn once for all cases."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-shapes-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         make_shapes.draw(folder / "shapes", train=8, val=4, test=0, imgsz=64, seed=0)
     return folder / "shapes"
@@ -38,7 +40,7 @@ def _model() -> Path:
 
 def drawn(work: Path) -> Path:
     """A data set in `work`/shapes."""
-    shutil.copytree(_model(), work / "shapes")
+    shutil.copytree(model(), work / "shapes")
     return work / "shapes"
 
 
