@@ -123,6 +123,34 @@ def test_a_training_that_was_complete(command, place, damage):
     assert "training was complete" in again(command, place)
 
 
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, command, monkeypatch):
+    """A rename may outlive a power cut that the content does not."""
+    synced, named = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_sync(fd):
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def noted_replace(source, target):
+        named.append((Path(target).name, os.stat(source).st_ino in synced))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    given = dict(word.split("=", 1) for word in command[1:])
+    fit(SlimTrainer, given["model"], tmp_path, given["data"], epochs=1, val=False)
+    finals = [each for each in named if each[0] in ("best.pt", "last.pt")]
+    assert finals == [("best.pt", True), ("last.pt", True), ("best.pt", True)], "the last of them stripped"
+
+
+@pytest.mark.parametrize("results", [None, {}, 3, {"epoch": [1.0], "time": []}, {"epoch": ["one"]}, {"epoch": [None]}])
+def test_results_that_were_damaged_before_begin_anew(place, results):
+    reworked(lambda c: c.update(train_results=results))(place / "weights" / "last.pt")
+    assert epochs_done(place, json.loads((place / STARTED).read_text())) == 1
+    assert not (place / "results.csv").exists()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Whether it can go on
 

@@ -134,7 +134,8 @@ def _ghost(tensor: torch.Tensor) -> torch.Tensor:
 
 def channels_of(detector: nn.Module) -> int:
     """Channels of the images that a detector takes."""
-    said = detector.yaml.get("channels") if isinstance(getattr(detector, "yaml", None), dict) else None
+    yaml = getattr(detector, "yaml", None) or {}
+    said = yaml.get("channels", yaml.get("ch"))  # as it was called before Ultralytics 8.3.100
     if is_whole(said, 1, 1024):
         return said
     first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))

@@ -138,7 +138,7 @@ class RecoveringTrainer(DetectionTrainer):
         return (
             f"training broke down in epoch {epoch + 1} of {self.epochs}, {TRIES + 1} times in a row: {broken}. Nothing "
             "of that was written"
-            + (f", and {self.last} is as it was after epoch {epoch}" if epoch else "")
+            + (f", and {self.last} is as it was after epoch {epoch}" if self.last.exists() else "")
             + f". Likely causes: a learning rate that is too high (optimizer={args.optimizer}, lr0={args.lr0:g}: try a "
             f"tenth); gains of the loss (box={args.box:g}, cls={args.cls:g}, dfl={args.dfl:g}); labels that are "
             f"wrong; mixed precision (amp={args.amp}: try amp=false). Set them under the stage's train: section, and "

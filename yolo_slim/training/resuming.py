@@ -87,12 +87,14 @@ def _resumable(ckpt: dict[str, Any], file: Path) -> None:
 
 def _rewrite_results(file: Path, results: Any) -> None:
     """results.csv as it was when last.pt was written: a kill may have left half a row, or one of an epoch to come."""
-    columns = results if isinstance(results, dict) else {}
-    rows = list(zip(*columns.values(), strict=False))
+    try:
+        rows = list(zip(*results.values(), strict=True))
+        lines = [",".join(results), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    except (AttributeError, TypeError, ValueError):  # it was damaged already when last.pt was written
+        rows = []
     if not rows:
         file.unlink(missing_ok=True)
         return
-    lines = [",".join(columns), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
     part = file.with_name(f".{file.name}.part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     part.replace(file)
