@@ -83,6 +83,11 @@ def check_yaml(description: Any) -> None:
             )
     if "slim" in description:
         _check_slim(description, description["slim"])
+        return
+    try:
+        check_description(description)
+    except SlimError as e:
+        raise SlimError(f"is no sound detector: its `yaml` {e}") from e
 
 
 def _check_slim(description: dict[str, Any], slim: Any) -> None:

@@ -77,7 +77,8 @@ def _check_levels(detector: nn.Module, head: nn.Module) -> None:
 def _check_boxes(head: nn.Module) -> None:
     """How boxes are read off, and how many: as the head was made, not as it was left in the middle of an export."""
     dfl = getattr(head, "dfl", None)
-    sums = isinstance(dfl, DFL) and dfl.c1 == head.reg_max == getattr(getattr(dfl, "conv", None), "in_channels", None)
+    sizes = [getattr(dfl, "c1", None), head.reg_max, getattr(getattr(dfl, "conv", None), "in_channels", None)]
+    sums = isinstance(dfl, DFL) and all(is_whole(n, 1, 1024) for n in sizes) and len({*sizes}) == 1
     if not (sums or (head.reg_max == 1 and isinstance(dfl, nn.Identity))):
         raise SlimError(
             f"is no sound detector: its head has reg_max {head.reg_max}, and a dfl that does not sum as many"

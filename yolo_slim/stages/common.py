@@ -64,11 +64,13 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         what = record.changes(before, settings, sums) or ["its files are not as its record says"]
         more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
         console.print(f"{stage}: done before, and done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
+    if stage in WEIGHTS and (start := _first_checkpoint(inputs)):
+        checkpoint.card(start)  # what is wrong with it shows before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
-    of, start = identity.begin(config.folder, identity.identity_of(config)), time.time()
+    of, begun = identity.begin(config.folder, identity.identity_of(config)), time.time()
     try:
         outputs, metrics, details = work(folder)
     except BrokenPipeError:
@@ -86,7 +88,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         named,
         {name: record.sha256(path) for name, path in outputs.items()},
         metrics,
-        round(time.time() - start, 1),
+        round(time.time() - begun, 1),
         record.versions(),
         details,
         of,
@@ -105,13 +107,17 @@ def _remove_replaced(folder: Path, done: Record) -> None:
 
 def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
     """Write into a checkpoint what it was made from, and how: the card of the first checkpoint, and one more step."""
-    start = next((path for path in inputs if path.suffix == ".pt"), None)
+    start = _first_checkpoint(inputs)
     begun = checkpoint.card(start) if start else {}
     if not begun and start:
         begun = {"source": {"file": start.name, "sha256": record.sha256(start)}}
     numbers = {k: v for k, v in step.items() if k not in NOT_IN_CARD}
     card = {**begun, "steps": [*begun.get("steps", []), numbers], "versions": record.versions()}
     checkpoint.inscribe(weights, json.loads(json.dumps(card)))
+
+
+def _first_checkpoint(inputs: list[Path]) -> Path | None:
+    return next((path for path in inputs if path.suffix == ".pt"), None)
 
 
 def check_device(device: str) -> None:

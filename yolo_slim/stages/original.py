@@ -9,8 +9,9 @@ from yolo_slim.channels import image_channels
 from yolo_slim.config import Config
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.record import Record
-from yolo_slim.stages.common import measured, run_stage, say, train_arguments, train_in
+from yolo_slim.stages.common import measured, run_stage, say, split_of, train_arguments, train_in
 from yolo_slim.stages.labels import tell_if_unlabelled
+from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.trainer import SlimTrainer
 
 
@@ -26,6 +27,8 @@ def original(config: Config) -> Record:
             dataset_for(detector, config.data, config.model)
 
     def work(folder: Path) -> tuple:
+        if config.data:
+            _ = Batches(config.data, config.imgsz, 0, split=split_of(config)).dataset  # there to be measured on
         final = detector if not untrained else _train(config, folder, settings)
         final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
