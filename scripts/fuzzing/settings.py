@@ -129,7 +129,7 @@ def a_text(rng: random.Random, how: float) -> bytes:
     pairs = [(a_key(rng), a_value(rng)) for _ in range(rng.choice([1, 1, 2, 4]))]
     if how < 0.7:
         return "".join(nested(*pair) for pair in pairs).encode(errors="surrogatepass")
-    template = "model: x.pt\nimgsz: 64\n" + TEMPLATE.read_text().split("imgsz: 640")[1].partition("\n")[2]
+    template = "model: x.pt\nimgsz: 64\ndevice:" + TEMPLATE.read_text().split("\ndevice:")[1]
     if how < 0.85:
         return mutated(rng, template.encode())
     if how < 0.93:
