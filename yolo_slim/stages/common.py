@@ -55,7 +55,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     if before:
         what = record.changes(before, settings, sums) or ["its files are not as its record says"]
         more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
-        console.print(f"{stage}: done before, and done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
+        console.print(f"{stage}: done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
