@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import json
 import os
@@ -66,6 +67,7 @@ def fork(work: Callable[[], int | None], log: Path) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()  # as a process that was not forked does: multiprocessing deletes its folder then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

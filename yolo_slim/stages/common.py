@@ -63,7 +63,7 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
     if before:
         what = record.changes(before, settings, sums) or ["its files are not as its record says"]
         more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
-        console.print(f"{stage}: done before, and done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
+        console.print(f"{stage}: done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     if stage in WEIGHTS and (start := _first_checkpoint(inputs)):
         checkpoint.card(start)  # what is wrong with it shows before anything is written
     try:
