@@ -122,6 +122,7 @@ STEMS = {
     "four": (lambda: Stem(width=4), 4),
     "seven": (lambda: Stem(width=7), 7),
     "twelve": (lambda: Stem(width=12), 12),
+    "four hundred": (lambda: Stem(width=400), 400),
     "Focus": (lambda: Stem(Focus(3, 8, 3)), 3),
     "grey Focus": (lambda: Stem(Focus(1, 8, 3)), 1),
     "space to depth": (lambda: Stem(Fn(lambda x: pixel_unshuffle(x, 4)), width=48), 3),
