@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import sys
 from pathlib import Path
 
 import cv2
@@ -302,12 +303,13 @@ def test_stages_without_training(kind, pictures, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["grey", "four", "focus"])
 def test_stages_that_train(kind, pictures, tmp_path, monkeypatch):
-    """A landing, a cut, and fine-tuning that learns from the original."""
+    """A pull on the scales, a cut, and fine-tuning that learns from the original."""
     monkeypatch.chdir(tmp_path)
     model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
     words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.target.flops=0.7"]
     words += ["prune.calib_images=4", "prune.min_channels=2", "prune.round_to=1"]
-    words += [f"{section}={{epochs: 2, train: {{batch: 2}}}}" for section in ("sparse_train", "finetune")]
+    words += [f"{section}={{epochs: 1, train: {{batch: 2}}}}" for section in ("sparse_train", "finetune")]
+    words += ["sparse_train.mode=polarization"]  # it compares detectors on an image
     for stage in ("sparse-train", "prune", "finetune"):
         answer = run(stage, *words)
         assert answer.code == 0, (stage, answer)
@@ -319,6 +321,7 @@ def test_stages_that_choose(kind, stage, pictures, tmp_path, monkeypatch):
     """A sweep, a scan, and a cut by time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("yolo_slim.stages.turns.RETAKES", 0)  # a busy machine will do
+    monkeypatch.setattr(sys.modules["yolo_slim.measure.latency"], "SETTLE", 0)
     model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
     words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.calib_images=4", "sparse_train.epochs=0"]
     words += {
