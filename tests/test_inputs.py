@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-from pathlib import Path
 
-import cv2
 import pytest
 import torch
 import yaml
 from networks import Act, Fn, randomise_norms
-from tiny import CLASSES, PX, TINY, refused, run, script
+from tiny import PX, TINY
 from torch import nn
 from torch.nn.functional import pixel_unshuffle
-from ultralytics import YOLO
 from ultralytics.nn.modules import Focus
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yolo_slim import SlimError, SlimTrainer, checkpoint, cost, deploy, measure, prune, trace
+from yolo_slim import SlimError, checkpoint, cost, deploy, measure, prune, trace
 from yolo_slim.channels import image_channels
 from yolo_slim.channels import trace as traced
 from yolo_slim.deploy.focus import without_slices
 from yolo_slim.measure import latency
 from yolo_slim.stages.clock import Clock
-from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.distill import losses_between, pair, sees_the_same
 from yolo_slim.training.teacher import Taps, Teacher, entering
 
@@ -53,29 +47,6 @@ def detector_of(kind: str) -> nn.Module:
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory):
-    """Kind -> the YAML of a data set with images that it reads: grey ones from colour files, four channels as PNG."""
-    made: dict[int, Path] = {}
-
-    def data_for(kind: str) -> Path:
-        channels = KINDS[kind][1]
-        if channels not in made:
-            folder = tmp_path_factory.mktemp("pictures") / "shapes"
-            with contextlib.redirect_stdout(io.StringIO()):
-                made[channels] = script("make_shapes").draw(folder, train=6, val=3, test=0, imgsz=PX, seed=0)
-            for file in folder.rglob("images/**/*.*") if channels == 4 else ():
-                bgra = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2BGRA)
-                bgra[..., 3] = bgra[..., :3].mean(-1)
-                file.unlink()
-                cv2.imwrite(str(file.with_suffix(".png")), bgra)
-            described = yaml.safe_load(made[channels].read_text())
-            made[channels].write_text(yaml.safe_dump({**described, "channels": channels}))
-        return made[channels]
-
-    return data_for
 
 
 # ---- the one function ----
@@ -122,6 +93,7 @@ STEMS = {
     "four": (lambda: Stem(width=4), 4),
     "seven": (lambda: Stem(width=7), 7),
     "twelve": (lambda: Stem(width=12), 12),
+    "four hundred": (lambda: Stem(width=400), 400),
     "Focus": (lambda: Stem(Focus(3, 8, 3)), 3),
     "grey Focus": (lambda: Stem(Focus(1, 8, 3)), 1),
     "space to depth": (lambda: Stem(Fn(lambda x: pixel_unshuffle(x, 4)), width=48), 3),
@@ -274,71 +246,3 @@ def test_a_teacher_looks_at_the_same_images(kind):
     taps = Taps(student, entering(student), "the student")
     found = pair(student, taps, Teacher(teacher, "itself", student.stride.tolist()), None)
     assert len(losses_between([found], {"features": {"mimic": {}}, "outputs": {}}).names) == 1
-
-
-# ---- stages ----
-
-
-@pytest.mark.parametrize("kind", ["grey", "four", "focus"])
-def test_stages_without_training(kind, pictures, tmp_path, monkeypatch):
-    """inspect, prune, export, bench and report, with a data set of its own."""
-    monkeypatch.chdir(tmp_path)
-    model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
-    words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}"]
-    words += ["sparse_train.epochs=0", "prune.target.flops=0.7", "prune.calib_images=4", "prune.min_channels=2"]
-    words += ["prune.round_to=1", "bench.runs=3", "bench.runtimes=[torch,onnxruntime]", "report.latency_runs=3"]
-    words += ["export.formats=[onnx]", "export.images=2", "export.map_tolerance=1"]
-    for stage in ("inspect", "prune", "export", "bench", "report"):
-        answer = run(stage, *words)
-        assert answer.code == 0, (stage, answer)
-    slim = tmp_path / "runs/slim/pruned/pruned.pt"
-    assert "Plan: " in run("inspect", slim, f"imgsz={PX}").out
-    assert (tmp_path / "runs/slim/report/report.html").is_file()
-    batch = next(iter(Batches(str(pictures(kind)), PX, 2)))
-    assert batch.shape[1] == KINDS[kind][1]
-    assert YOLO(slim).model(batch)[0].shape == (2, 4 + CLASSES, 80)
-
-
-@pytest.mark.parametrize("kind", ["grey", "four", "focus"])
-def test_stages_that_train(kind, pictures, tmp_path, monkeypatch):
-    """A landing, a cut, and fine-tuning that learns from the original."""
-    monkeypatch.chdir(tmp_path)
-    model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
-    words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.target.flops=0.7"]
-    words += ["prune.calib_images=4", "prune.min_channels=2", "prune.round_to=1"]
-    words += [f"{section}={{epochs: 2, train: {{batch: 2}}}}" for section in ("sparse_train", "finetune")]
-    for stage in ("sparse-train", "prune", "finetune"):
-        answer = run(stage, *words)
-        assert answer.code == 0, (stage, answer)
-    assert image_channels(checkpoint.load("runs/slim/finetuned/slim.pt")) == KINDS[kind][1]
-
-
-@pytest.mark.parametrize(("kind", "stage"), [("four", "sweep"), ("focus", "sensitivity"), ("grey", "prune")])
-def test_stages_that_choose(kind, stage, pictures, tmp_path, monkeypatch):
-    """A sweep, a scan, and a cut by time."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("yolo_slim.stages.turns.RETAKES", 0)  # a busy machine will do
-    model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
-    words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.calib_images=4", "sparse_train.epochs=0"]
-    words += {
-        "sweep": ["sweep.criteria=[l1]", "sweep.flops=[0.7]", "sweep.workers=1", "prune.min_channels=2"],
-        "sensitivity": ["prune.sensitivity.images=2", "prune.sensitivity.ratios=[0.5]"],
-        "prune": ["prune.target.latency=0.95", "latency.runtime=torch", "latency.samples=8", "latency.runs=3"],
-    }[stage]
-    answer = run(stage, *words)
-    assert answer.code == 0, answer
-
-
-@pytest.mark.parametrize(("kind", "other"), [("grey", "colour"), ("colour", "grey"), ("focus", "four")])
-def test_images_of_other_channels_are_refused(kind, other, pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (has, reads), data = (KINDS[other][1], KINDS[kind][1]), pictures(other)
-    model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
-    words = [f"model={model}", f"imgsz={PX}", f"data={data}", "prune.ratio=0.3", "sparse_train.epochs=0"]
-    refused(run("prune", *words), f"reads images of {reads} channels", f"{data} have {has}")
-    assert not (tmp_path / "runs").exists()
-    with pytest.raises(SlimError, match=f"reads images of {reads} channels.*have {has}"):
-        prune(detector_of(kind), imgsz=PX, data=data, ratio=0.3)
-    slim = checkpoint.save(prune(detector_of(kind), imgsz=PX, ratio=0.3, **SMALL).model, tmp_path / "slim.pt")
-    with pytest.raises(SlimError, match=f"reads images of {reads} channels.*have {has}"):
-        YOLO(slim).train(trainer=SlimTrainer, data=str(data), epochs=1, imgsz=PX, plots=False, device="cpu")

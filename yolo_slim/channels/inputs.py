@@ -21,7 +21,7 @@ from yolo_slim.errors import SlimError
 COMMON = (3, 1, 4)
 """Channels of an image that are tried first, where a detector does not say: colour, grey, colour and something else."""
 MOST = 256
-"""Channels up to which any other number is tried: hyperspectral cameras have some hundred."""
+"""Channels up to which any number is tried, what a convolution reads aside: hyperspectral cameras have some hundred."""
 SIDES = (64, 256, 640)
 """Sides in pixels at which it is tried, besides the one that is asked for: multiples of any stride in use."""
 
@@ -100,8 +100,9 @@ def _worth_trying(detector: nn.Module, sizes: list[tuple[int, int]]) -> Iterator
     said = said_channels(detector)
     likely = list(dict.fromkeys([*([said] if said else []), *COMMON]))
     yield from product(likely, sizes)
-    widest = max((m.in_channels for m in detector.modules() if isinstance(m, nn.Conv2d)), default=0)
-    yield from product((n for n in range(1, min(widest, MOST) + 1) if n not in likely), sizes[:1])
+    widths = [m.in_channels for m in detector.modules() if isinstance(m, nn.Conv2d)]
+    others = dict.fromkeys([*widths[:MOST], *range(1, min(max(widths, default=0), MOST) + 1)])
+    yield from product((n for n in others if n not in likely), sizes[:1])
 
 
 class _Shapes(TorchDispatchMode):

@@ -98,7 +98,7 @@ def _checked(name: str, table: Mapping[str, np.ndarray], groups: tuple[Group, ..
         if wrong := _wrong_with(costs, n):
             raise SlimError(
                 f"expected the cost table {name} to have {n + 1} finite numbers for {group}, the cost of keeping 0 to "
-                f"{n} channels, none negative or below the one before (np.maximum.accumulate makes it so), got {wrong}"
+                f"{n} channels, none below the one before or below 0 (np.maximum.accumulate makes it so), got {wrong}"
             )
         rows[group] = costs
     if not sum(row[-1] for row in rows.values()):
