@@ -79,7 +79,7 @@ def test_steps_as_ultralytics_takes_them(tmp_path, data, model, nbs, warmup):
     [
         pytest.param(160, ["epochs=4", "train={batch: 16}"], id="17 of 20 images left blind"),
         pytest.param(592, ["epochs=3", "train={batch: 16, nbs: 16}"], id="24 of 80 images left blind"),
-        pytest.param(205, ["epochs=10", "train={batch: 16}"], id="130 batches that are 36 steps"),
+        pytest.param(205, ["epochs=10", "train={batch: 16, nbs: 64}"], id="130 batches that are 36 steps"),
         pytest.param(600, ["epochs=10", "train={batch: 16, nbs: 16, fraction: 0.1}"], id="a fraction of the images"),
         pytest.param(600, ["epochs=10", "train={batch: 16, nbs: 16, fraction: 60}"], id="a number of them"),
         pytest.param(200, ["epochs=10", "train={batch: -1}"], id="as many as the memory takes"),
@@ -100,6 +100,8 @@ def test_a_landing_in_too_few_steps_is_refused(tmp_path, images, words):
     [
         pytest.param(205, ["epochs=10", "train={batch: 16, nbs: 16}"], id="BCCD as shipped"),
         pytest.param(592, ["epochs=8", "train={batch: 16, nbs: 16}"], id="296 steps"),
+        pytest.param(205, ["epochs=10", "train={batch: 16}"], id="a step a batch unless it is said otherwise"),
+        pytest.param(205, ["epochs=30"], id="two hundred images as everything is by default"),
         pytest.param(256, ["epochs=8", "train={batch: 16, nbs: 16, warmup_epochs: 1}"], id="the demo"),
         pytest.param(20, ["epochs=0"], id="no landing"),
         pytest.param(20, ["epochs=2", "mode=uniform"], id="a mode that lands nothing"),
@@ -114,7 +116,7 @@ def test_others_are_not(tmp_path, images, words):
 
 def test_more_steps_from_the_same_epochs_are_offered_where_they_are_enough(tmp_path):
     with pytest.raises(SlimError, match=r"36 optimizer steps, one every 4 batches \(nbs=64\).*train\.nbs=16"):
-        words = ["epochs=10", "train={batch: 16, warmup_epochs: 1}"]
+        words = ["epochs=10", "train={batch: 16, nbs: 64, warmup_epochs: 1}"]
         enough_steps(config_of(set_of(tmp_path, 205), *words))
 
 

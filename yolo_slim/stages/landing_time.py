@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import get_split_fraction
@@ -14,6 +15,18 @@ from yolo_slim.config import Config
 from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
 from yolo_slim.training.steps import accumulated, optimizer_steps
+
+
+def landing_arguments(config: Config) -> dict[str, Any]:
+    """`sparse_train.train`, in which a landing takes a step each batch unless it says otherwise (`nbs`).
+
+    Ultralytics gathers 64 images for a step. On a small data set that leaves a landing few of them: on BCCD at 160 px
+    the same 130 batches came to .396 as 36 steps and to .460 as 130 (see `enough_steps`).
+    """
+    chosen = config.sparse_train
+    batch = chosen.train.get("batch", DEFAULT_CFG_DICT["batch"])
+    fixed = chosen.mode == "targeted" and batch >= 1
+    return {**({"nbs": int(batch)} if fixed else {}), **chosen.train}
 
 
 def enough_steps(config: Config) -> None:
@@ -27,7 +40,7 @@ def enough_steps(config: Config) -> None:
         SlimError: it takes fewer.
     """
     chosen = config.sparse_train
-    train = {**DEFAULT_CFG_DICT, **chosen.train}
+    train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
     if chosen.mode != "targeted" or not chosen.epochs or not config.data or train["time"]:  # hours: who knows
         return
     images, nbs = _images(config.data, train["fraction"]), int(train["nbs"])

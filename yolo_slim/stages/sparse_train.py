@@ -18,7 +18,7 @@ from yolo_slim.stages.choose import sources
 from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
-from yolo_slim.stages.landing_time import enough_steps
+from yolo_slim.stages.landing_time import enough_steps, landing_arguments
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
@@ -46,7 +46,7 @@ def sparse_train(config: Config) -> Record:
     inputs = [start, *([scan] if scan else []), *own]
 
     def work(folder: Path) -> tuple:
-        arguments = train_arguments(config, chosen.epochs, chosen.train)
+        arguments = train_arguments(config, chosen.epochs, landing_arguments(config))
         trained = train_in(
             folder,
             TRAINERS[chosen.mode],
