@@ -148,7 +148,6 @@ def test_each_optimizer_is_one_of_ultralytics(name: str) -> None:
 @pytest.mark.parametrize(
     ("stage", "arguments", "words"),
     [
-        pytest.param("finetune", {"optimizer": "SGD", "momentum": 0}, "momentum", id="Nesterov needs a momentum"),
         pytest.param("finetune", {"box": 0, "cls": 0, "dfl": 0.0}, "nothing left to learn", id="no loss"),
         pytest.param("sparse_train", {"time": 1}, "train.time", id="a schedule by epochs, a training by the clock"),
     ],

@@ -162,8 +162,6 @@ SPECIAL = {"batch": _batch, "classes": _classes, "freeze": _freeze, "optimizer":
 
 def _together(arguments: dict[str, Any]) -> Iterator[str]:
     """What is wrong with arguments that are right one by one."""
-    if arguments.get("optimizer", "").lower() == "sgd" and arguments.get("momentum") == 0:
-        yield "momentum: optimizer=SGD looks ahead (Nesterov), which takes a momentum above 0"
     if all(arguments.get(gain) == 0 for gain in ("box", "cls", "dfl")):
         yield "box, cls and dfl are 0: there is nothing left to learn"
     if arguments.get("quantize") and arguments.get("compile"):
