@@ -6,12 +6,15 @@ has made yet are named below it.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import bench_distill
 import bench_equal_latency
 import bench_peers
+import fuzz
+import kill
 
 ROOT = Path(__file__).parents[1]
 TABLES = {
@@ -44,6 +47,12 @@ ROWS = {
 """Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""
 
 
+def counted() -> dict[str, str]:
+    """Tables of inputs and of kills, by name."""
+    trials = json.loads((ROOT / "scripts/kill_rows.json").read_text())
+    return {"fuzz": fuzz.table(), "kill": kill.table([row for trial in trials for row in trial])}
+
+
 def printed(name: str) -> str:
     """The Markdown tables that are printed, and what is missing from them instead of rows of dashes."""
     bench = SCRIPTS[name.partition("-")[0]]
@@ -67,10 +76,10 @@ def _blocks(lines: list[str]) -> list[list[str]]:
 
 def written(text: str) -> str:
     """A README with its tables as they are printed now."""
-    for name in TABLES:
+    for name, table in {**{name: printed(name) for name in TABLES}, **counted()}.items():
         opening, closing = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
         before, rest = text.split(opening)
-        text = f"{before}{opening}{printed(name)}\n{closing}{rest.split(closing)[1]}"
+        text = f"{before}{opening}{table}\n{closing}{rest.split(closing)[1]}"
     return text
 
 

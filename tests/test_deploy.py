@@ -403,3 +403,11 @@ def test_the_stage_needs_something_to_export(original: Path, data: Path, tmp_pat
     runs = tmp_path / "runs"
     refused(run("export", f"model={original}", f"runs={runs}", f"data={data}"), "nothing to export", "yolo-slim prune")
     assert not runs.exists()
+
+
+def test_a_folder_with_an_apostrophe_is_exported_to(seeing, tmp_path):
+    """Ultralytics drops apostrophes from the paths of weights."""
+    folder = tmp_path / "it's #1"
+    folder.mkdir()
+    file = export_file(seeing, folder / "slim.torchscript", PX, "torchscript")
+    assert file.is_file() and contents(folder).keys() == {"slim.torchscript"}

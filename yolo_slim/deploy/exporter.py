@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
 import shutil
@@ -20,7 +19,7 @@ from yolo_slim.checkpoint import reading_for_ultralytics
 from yolo_slim.deploy.card import carry
 from yolo_slim.deploy.focus import CANNOT_SLICE, without_slices
 from yolo_slim.deploy.offline import offline
-from yolo_slim.errors import SlimError
+from yolo_slim.errors import SlimError, why
 from yolo_slim.scratch import Scratch
 
 PACKAGES = {
@@ -78,7 +77,8 @@ def export_file(
     """
     if lacking := missing([format]):
         raise SlimError(f"{format} export needs {', '.join(lacking)}: pip install yolo-slim[export]")
-    with Scratch(target.parent) as folder:
+    # Ultralytics drops apostrophes from the paths of weights, and then looks for them online.
+    with Scratch(None if "'" in str(target.absolute()) else target.parent) as folder:
         copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"
         copied.symlink_to(weights.resolve())
         try:
@@ -96,8 +96,7 @@ def export_file(
         except SlimError:
             raise
         except OSError as e:
-            space = ". Free some space and run it again" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-            raise SlimError(f"cannot write {target}: {e.strerror or e}{space}") from e
+            raise SlimError(f"cannot write {target}: {why(e, target)}") from e
         except Exception as e:  # each format has errors of its own
             raise SlimError(f"Ultralytics' {format} export of {weights} failed: {type(e).__name__}: {e}") from e
         put(written, target)
@@ -123,7 +122,7 @@ def put(written: Path, target: Path) -> None:
     """Rename a file or a folder, in the place of an older one."""
     if target.is_dir():
         shutil.rmtree(target)
-    written.replace(target)
+    shutil.move(written, target)
 
 
 def file_mb(path: Path) -> float:

@@ -121,12 +121,13 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
 
 
 def _curves(file: Path, keys: tuple[str, ...]) -> list[dict[str, float]]:
-    """Ultralytics' results.csv, an entry an epoch: these columns, and the losses."""
-    if not file.is_file():
+    """Ultralytics' results.csv, an entry an epoch: these columns, and the losses; none of a file that is damaged."""
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            lines = [{key.strip(): value for key, value in line.items()} for line in csv.DictReader(opened)]
+        return [{k: float(v) for k, v in line.items() if k in keys or k.endswith("_loss")} for line in lines]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error):
         return []
-    with file.open(newline="", encoding="utf-8") as opened:
-        lines = [{key.strip(): value for key, value in line.items()} for line in csv.DictReader(opened)]
-    return [{k: float(v) for k, v in line.items() if k in keys or k.endswith("_loss")} for line in lines]
 
 
 def _scales(detector: torch.nn.Module) -> list[float]:

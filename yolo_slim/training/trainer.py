@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from yolo_slim import checkpoint
 from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
-from yolo_slim.errors import SlimError, no_images
+from yolo_slim.errors import SlimError, no_images, why
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
 
@@ -161,11 +162,12 @@ class SlimTrainer(RecoveringTrainer):
                     _settle(part, final)
         except OSError as e:
             raise SlimError(
-                f"cannot write {last}: {e.strerror or e}. The last whole epoch is kept; free some space"
+                f"cannot write {last}: {why(e, last)}. The last whole epoch is kept"
             ) from e
         finally:
             for part in (self.last, self.best):
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
             self.last, self.best = last, best
         return True
 
@@ -219,8 +221,8 @@ def train(
     try:
         trainer.train()
     except OSError as e:
-        why = e.strerror or remove_colorstr(str(e))
-        raise SlimError(f"training stopped at {e.filename or save_dir}: {why}") from e
+        reason = why(e) if e.errno else remove_colorstr(str(e))
+        raise SlimError(f"training stopped at {e.filename or save_dir}: {reason}") from e
     except subprocess.CalledProcessError as e:
         raise SlimError(f"training stopped at {save_dir}: a worker ended with {e.returncode}; it says why above") from e
     except RuntimeError as e:
