@@ -121,7 +121,7 @@ def test_a_page_tells_nobody_anything(report: dict, tmp_path: Path) -> None:
     report["rows"][0]["stage"] = report["export"]["files"][0]["file"] = NASTY
     report["name"] = report["data"] = NASTY
     for row in report["rows"]:
-        row["per_class"] = {NASTY: 0.5}
+        row["per_class"] = [{"id": 0, "name": NASTY, "images": 1, "labels": 1, "ap50_95": 0.5}]
     shown = tidy(report)
     for text in (markdown(shown), page(shown, tmp_path)):
         record.write_text(tmp_path / "page", text)

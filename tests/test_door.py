@@ -293,6 +293,15 @@ def test_a_number_beyond_todays_bounds_is_todays_default(detector: nn.Module, tm
     assert (found["box"], found["lr0"]) == (3.0, 0.5) and "foreign" not in found
 
 
+def test_a_variance_that_fp16_could_not_hold_is_its_largest_number(detector: nn.Module, tmp_path: Path) -> None:
+    """Ultralytics stores detectors in fp16 as they are: there a large variance is infinite, and all else is sound."""
+    detector.model[1].bn.running_var[0] = 1e6
+    torch.save({"model": copy.deepcopy(detector).half(), "ema": None, "train_args": {}}, tmp_path / "best.pt")
+    loaded = checkpoint.load(tmp_path / "best.pt").model[1].bn.running_var
+    assert loaded[0] == torch.finfo(torch.float16).max
+    assert torch.equal(loaded[1:], detector.model[1].bn.running_var[1:].half().float())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Saving
 

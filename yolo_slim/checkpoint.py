@@ -163,11 +163,19 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
         raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
     with _about(path):
         check_detector(detector)
+        _clamp_overflow(detector)
         check_finite(detector.float())
         detector.args = _arguments(ckpt.get("train_args") or {})
     detector.task = "detect"
     detector.criterion = None
     return detector.eval().requires_grad_(True)
+
+
+def _clamp_overflow(detector: nn.Module) -> None:
+    """A running variance that fp16 could not hold, as Ultralytics leaves it, becomes its largest number, as in `save`."""
+    for name, tensor in detector.named_buffers():
+        if name.endswith("running_var") and tensor.dtype == torch.float16:
+            tensor.clamp_(max=torch.finfo(torch.float16).max)
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
