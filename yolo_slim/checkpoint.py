@@ -172,7 +172,7 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
 
 
 def _clamp_overflow(detector: nn.Module) -> None:
-    """A running variance that fp16 could not hold, as Ultralytics leaves it, becomes its largest number, as in `save`."""
+    """A running variance that fp16 could not hold, as Ultralytics leaves it: its largest number, as `save` has it."""
     for name, tensor in detector.named_buffers():
         if name.endswith("running_var") and tensor.dtype == torch.float16:
             tensor.clamp_(max=torch.finfo(torch.float16).max)
