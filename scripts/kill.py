@@ -155,12 +155,12 @@ class Trials:
         if how == "worker" and others and code is not None:
             return {"wrong": wrong}
         (os.killpg if how == "group" else os.kill)(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
         until = time.monotonic() + 20
         while (orphans := session(pid)) and time.monotonic() < until:
             time.sleep(0.05)
         for orphan in orphans:
             os.kill(orphan, signal.SIGKILL)
+        os.waitpid(pid, 0)  # only now: until then no other process can have its number
         wrong += [f"{len(orphans)} processes outlived the one that was killed"] if orphans else []
         return {"wrong": wrong}
 
