@@ -55,7 +55,7 @@ class Case:
     trains: bool = False  # a training that was killed goes on from an epoch: not to the same numbers
 
 
-SPARSE = ("sparse_train.epochs=3",)
+SPARSE = ("sparse_train.epochs=3", "sparse_train.min_steps=0")
 CASES = {
     "original": Case("prune", ("model=tiny.yaml",), ("seed=1",), reader="finetune", trains=True),
     "sparse-train": Case("sparse-train", (*SPARSE, "sparse_train.mode=uniform"), ("seed=1",), (), "prune", True),
