@@ -133,8 +133,13 @@ class Place:
 
     def copy(self, folder: Path) -> Place:
         """The same elsewhere: nothing in it tells where it is."""
-        shutil.copytree(self.folder, folder)
+        shutil.copytree(self.folder, folder, ignore=_sockets)
         return Place(folder)
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Of loaders that were killed: they can be removed, and not copied."""
+    return [name for name in names if (Path(folder) / name).is_socket()]
 
 
 def experiment(folder: Path) -> Place:
@@ -200,7 +205,8 @@ def hidden(path: Path) -> bool:
 
 
 def left(place: Place) -> list[str]:
-    """What a command that has ended should have deleted."""
+STEADY = ("split",)
+"""Of what builds on a training: one that goes on from an epoch has not the same weights, and so not the same widths."""
     found = [p for p in place.runs.rglob("*") if hidden(p.relative_to(place.runs))]
     return [f"left behind: {p.relative_to(place.folder)}" for p in [*found, *place.temp.glob("*")]]
 

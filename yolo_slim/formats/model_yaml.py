@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import warnings
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,7 +190,8 @@ def layers_of(description: dict[str, Any], channels: int = 3) -> nn.Sequential:
         SlimError: it cannot be built, or is larger than any detector.
     """
     try:
-        with bounded(), own_activation():
+        with bounded(), own_activation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of layers without a channel: what is wrong is told in one message
             built, _ = parse_model(copy.deepcopy(description), ch=channels, verbose=False)
     except SlimError:
         raise
