@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
-import warnings
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
