@@ -205,13 +205,13 @@ def hidden(path: Path) -> bool:
 
 
 def left(place: Place) -> list[str]:
-STEADY = ("split",)
-"""Of what builds on a training: one that goes on from an epoch has not the same weights, and so not the same widths."""
+    """What a command that has ended should have deleted."""
     found = [p for p in place.runs.rglob("*") if hidden(p.relative_to(place.runs))]
     return [f"left behind: {p.relative_to(place.folder)}" for p in [*found, *place.temp.glob("*")]]
 
 
-STEADY = ("params", "macs", "flops", "base", "split")
+STEADY = ("split",)
+"""Of what builds on a training: one that goes on from an epoch has not the same weights, and so not the same widths."""
 NOISY = ("latency_ms", "seconds", "file_mb", "weights", "process", "before_ms", "after_ms", "version")
 
 

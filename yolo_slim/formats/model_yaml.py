@@ -191,7 +191,7 @@ def layers_of(description: dict[str, Any], channels: int = 3) -> nn.Sequential:
     """
     try:
         with bounded(), own_activation(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of layers without a channel: what is wrong is told in one message
+            warnings.simplefilter("ignore")  # torch's: what is wrong is told in one message
             built, _ = parse_model(copy.deepcopy(description), ch=channels, verbose=False)
     except SlimError:
         raise

@@ -161,9 +161,7 @@ class SlimTrainer(RecoveringTrainer):
                 if part.exists():
                     _settle(part, final)
         except OSError as e:
-            raise SlimError(
-                f"cannot write {last}: {why(e, last)}. The last whole epoch is kept"
-            ) from e
+            raise SlimError(f"cannot write {last}: {why(e, last)}. The last whole epoch is kept") from e
         finally:
             for part in (self.last, self.best):
                 with suppress(OSError):
