@@ -155,7 +155,6 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("export.tolerance=0", "export.tolerance", id="no tolerance at all"),
         pytest.param("name=a/b", "name", id="a path for a name"),
         pytest.param("name=..", "name", id="a name that leaves the folder"),
-        pytest.param("model=[]", "model", id="no model"),
     ],
 )
 def test_a_mistyped_value_is_refused_with_its_key(word: str, key: str) -> None:

@@ -203,7 +203,8 @@ def test_patterns_are_no_folders(own, place):
 
 def test_labels_are_needed_for_training(own, original, tmp_path):
     shutil.rmtree(own.parent / "labels" / "train")
-    words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "sparse_train.epochs=1"]
+    words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}"]
+    words += ["sparse_train.epochs=1", "sparse_train.min_steps=0"]
     refused(run("sparse-train", *words), "images/train", "No labels found")
 
 
@@ -231,7 +232,8 @@ def test_a_split_that_cannot_be_read_stops_training_in_one_message(own, original
     for image in (own.parent / "images" / split).iterdir():
         image.write_bytes(b"")
     train = {k: v for k, v in ARGUMENTS.items() if k not in ("imgsz", "device")}
-    words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "sparse_train.epochs=1"]
+    words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}"]
+    words += ["sparse_train.epochs=1", "sparse_train.min_steps=0"]
     refused(run("sparse-train", *words, f"sparse_train.train={train}"), "No valid images")
 
 

@@ -125,7 +125,7 @@ def test_a_detector_says_it_itself(key):
     assert image_channels(network) == 6
 
 
-@pytest.mark.parametrize("said", [3, True, "1", None, -1, 0, 10**30, 1.0, [1]])
+@pytest.mark.parametrize("said", [3, True, "1", None, -1, 0, 10**9, 1.0, [1]])
 def test_a_yaml_that_is_wrong_is_not_believed(said):
     """Such as that of a colour detector whose stem was exchanged for a grey one."""
     detector = detector_of("grey")

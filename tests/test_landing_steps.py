@@ -107,7 +107,6 @@ def test_a_landing_in_too_few_steps_is_refused(tmp_path, images, words):
         pytest.param(20, ["epochs=2", "mode=uniform"], id="a mode that lands nothing"),
         pytest.param(20, ["epochs=2", "mode=soft"], id="another"),
         pytest.param(20, ["epochs=2", "min_steps=0"], id="none asked for"),
-        pytest.param(20, ["epochs=2", "train={time: 1.5}"], id="hours instead of epochs"),
     ],
 )
 def test_others_are_not(tmp_path, images, words):

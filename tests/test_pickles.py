@@ -338,7 +338,7 @@ def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
     refused(run("inspect", tmp_path / "folder.pt"), "found a folder")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.pt")
-        refused(run("inspect", tmp_path / "pipe.pt"), "file of another kind")
+        refused(run("inspect", tmp_path / "pipe.pt"), "got a pipe")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")

@@ -126,7 +126,7 @@ WRONG = {
     ),
     "another task's object": (lambda path: YOLO("yolov8n-seg.yaml"), "got SegmentationModel"),
     "no such file": (lambda path: path.with_name("other.pt"), "no checkpoint at .*other.pt"),
-    "a folder": (lambda path: path.parent, "no checkpoint at"),
+    "a folder": (lambda path: path.parent, "expected a checkpoint at .*found a folder"),
     "a path in bytes": (lambda path: bytes(path), "expected a detector.*got a bytes"),
     "a class": (lambda path: YOLO, "got a type"),
 }

@@ -60,6 +60,8 @@ def waiting(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
 def test_who_is_ended_puts_all_away(
     waiting: Callable[[], subprocess.Popen], tmp_path: Path, number: int, code: int, word: str
 ) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("whoever started the tests has them ignore it (nohup)")
     process = waiting()
     assert len(list(tmp_path.glob(f"{HELD}*/big"))) == 1
     process.send_signal(number)
@@ -111,7 +113,7 @@ def test_temporary_folders_are_made_in_one_way() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("TemporaryDirectory", "mkdtemp", "NamedTemporaryFile"):
                 others.append(path.name)
-    assert others == ["scratch.py"]
+    assert sorted(others) == ["locks.py", "scratch.py"], "a command's own, and what libraries leave in it"
 
 
 @pytest.mark.parametrize(

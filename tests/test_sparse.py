@@ -413,12 +413,12 @@ def test_a_resumed_training_knows_where_its_scales_began(tmp_path, data, start):
     assert not any("hardly move" in e for e in events)
 
 
-def test_it_says_when_scales_hardly_move():
+def test_it_says_when_scales_hardly_move(tmp_path):
     """Half of the travel is spent and the median has not moved a tenth of it."""
     bare = object.__new__(SparseTrainer)
     bare.penalty = SimpleNamespace(summary=lambda: dict.fromkeys(ROW, 1.0))
     bare.first, bare.travel, bare.strength = {"q50": 1.0}, Travel(0.5, lambda e: 1.0, 4, 0), 0.5
-    bare.steps, bare._write_row = 0, lambda row: None
+    bare.steps, bare.log, bare.save_dir = 0, [], tmp_path
     with spoken() as events:
         for epoch, progress in enumerate((0.25, 0.5, 0.75)):
             bare.epoch, bare.progress = epoch, progress

@@ -247,6 +247,12 @@ def test_run_rehearses_arguments_before_any_stage(
 
 def test_a_training_stage_alone_looks_first(original: Path, data: Path, tmp_path: Path) -> None:
     settings = [f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "prune.ratio=0.3"]
-    answer = run("sparse-train", *settings, "sparse_train.epochs=1", "sparse_train.train.freeze=1000000")
+    answer = run(
+        "sparse-train",
+        *settings,
+        "sparse_train.epochs=1",
+        "sparse_train.min_steps=0",
+        "sparse_train.train.freeze=1000000",
+    )
     refused(answer, "train.freeze", "11 layers")
     assert not (tmp_path / "runs" / "slim" / "sparse" / "train").exists()

@@ -93,8 +93,8 @@ def export_file(
                 written = Path(model.export(format=format, imgsz=imgsz, **arguments))
         except (ImportError, ConnectionError) as e:
             raise SlimError(f"{format} export needs something that is not installed here: {e}") from e
-        except SlimError:
-            raise
+        except SlimError as e:
+            raise SlimError(str(e).replace(str(copied), str(weights))) from e
         except OSError as e:
             raise SlimError(f"cannot write {target}: {why(e, target)}") from e
         except Exception as e:  # each format has errors of its own

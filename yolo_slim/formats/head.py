@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from ultralytics.nn.modules import DFL, Detect, v10Detect
 
+from yolo_slim.channels import image_channels
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
@@ -113,7 +114,7 @@ def check_run(detector: nn.Module) -> None:
     head.training = True  # raw outputs: nothing is decoded
     try:
         with torch.no_grad(), Counting():
-            image = torch.empty(1, channels_of(detector), PX, PX, device="meta")
+            image = torch.empty(1, image_channels(detector, PX), PX, PX, device="meta")
             out = torch.func.functional_call(detector, state, (image,))
             found = [PX / level.shape[-2] for level in _levels(out)]
     except SlimError:
@@ -131,16 +132,6 @@ def check_run(detector: nn.Module) -> None:
 def _ghost(tensor: torch.Tensor) -> torch.Tensor:
     """The same shape on the meta device, in fp32."""
     return torch.empty_like(tensor, dtype=torch.float32 if tensor.is_floating_point() else None, device="meta")
-
-
-def channels_of(detector: nn.Module) -> int:
-    """Channels of the images that a detector takes."""
-    yaml = getattr(detector, "yaml", None) or {}
-    said = yaml.get("channels", yaml.get("ch"))  # as it was called before Ultralytics 8.3.100
-    if is_whole(said, 1, 1024):
-        return said
-    first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    return first.in_channels // (4 if type(detector.model[0]).__name__ == "Focus" else 1)
 
 
 def _levels(out: Any) -> list[torch.Tensor]:

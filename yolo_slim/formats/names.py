@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from ultralytics.nn import distill_model, modules, tasks
 from ultralytics.utils import IterableSimpleNamespace, loss, tal
@@ -91,6 +92,11 @@ HOMES = ("ultralytics.utils", "ultralytics.yolo.utils")
 """Where Ultralytics keeps its losses, and where it kept them before 8.0.136."""
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (*FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+"""What a training for INT8 notes of its tensors; each is a value, and nothing calls it."""
+
+
 @cache
 def helpers() -> dict[str, Any]:
     """Full name -> what it stands for here, of what is neither torch's own nor an object to be filled."""
@@ -101,4 +107,5 @@ def helpers() -> dict[str, Any]:
         **dict.fromkeys(SCALARS, scalar),
         **dict.fromkeys(PATHS, path),
         "numpy.dtype": np.dtype,
+        **{str(kind): kind for kind in DTYPES},
     }

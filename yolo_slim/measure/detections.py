@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from typing import TypedDict
 
@@ -11,6 +10,7 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionPredictor
 
 from yolo_slim.measure.scores import CONFIDENCE
+from yolo_slim.scratch import Scratch
 
 
 class Box(TypedDict):
@@ -31,7 +31,7 @@ def detections(detector: nn.Module, images: Iterable[np.ndarray], imgsz: int, de
         imgsz: side of the square that they are fitted into.
         device: Ultralytics' name for it.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         args = {"task": "detect", "mode": "predict", "imgsz": imgsz, "device": device, "conf": CONFIDENCE}
         predictor = DetectionPredictor(overrides={**args, "project": folder, "verbose": False, "save": False})
         predictor.setup_model(detector, verbose=False)

@@ -41,7 +41,7 @@ def enough_steps(config: Config) -> None:
     """
     chosen = config.sparse_train
     train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
-    if chosen.mode != "targeted" or not chosen.epochs or not config.data or train["time"]:  # hours: who knows
+    if chosen.mode != "targeted" or not chosen.epochs or not config.data:
         return
     images, nbs = _images(config.data, train["fraction"]), int(train["nbs"])
     batch = int(train["batch"]) if train["batch"] >= 1 else nbs  # what fits into the GPU's memory
