@@ -765,13 +765,14 @@ def named(folder: Path, *names: str) -> Path:
 def test_classes_are_compared_by_name(tmp_path, data):
     """In another order they are as many, and each one is taught as another."""
     ours = named(tmp_path, "disc", "ring", "box", "bar")
-    own = data.with_name("discs.yaml")
-    own.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": ["disc", "ring", "box", "bar"]}))
+    own = Path(data).with_name("discs.yaml")
+    said = yaml.safe_load(Path(data).read_text())
+    own.write_text(yaml.safe_dump({**said, "names": ["disc", "ring", "box", "bar"]}))
     theirs = named(tmp_path, "Ring", "disc", "box", "bar")
     with pytest.raises(SlimError, match=r"`binary` compares class by class: class 0 is 'disc' beside 'Ring' of the te"):
-        fit(DistillTrainer, ours, tmp_path / "a", own, files=under(theirs, outputs={"binary": {}}))
+        fit(DistillTrainer, ours, tmp_path / "a", str(own), files=under(theirs, outputs={"binary": {}}))
     kin = named(tmp_path, "circle", "ring", "box", "bar")  # renamed: it was cut from it
-    fit(DistillTrainer, ours, tmp_path / "b", own, epochs=1, files=under(kin, kin=[True], outputs={"binary": {}}))
+    fit(DistillTrainer, ours, tmp_path / "b", str(own), epochs=1, files=under(kin, kin=[True], outputs={"binary": {}}))
 
 
 @pytest.mark.parametrize(

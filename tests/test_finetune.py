@@ -180,38 +180,24 @@ def test_which_teachers_are_kin(teacher, features, kin, chosen):
 # ---- where detectors come from ----
 
 
+def source(total: str) -> dict:
+    return {"source": {"file": "a.pt", "sha256": total}}
+
+
+def steps(*worth: float) -> dict:
+    return {"steps": [{"stage": "original", "map50": each} for each in worth]}
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "related"),
     [
-        pytest.param(
-            {"source": {"file": "a.pt", "sha256": "ab"}},
-            {"source": {"file": "a.pt", "sha256": "ab"}},
-            True,
-            id="cut from the same",
-        ),
-        pytest.param(
-            {"source": {"file": "a.pt", "sha256": "ab"}},
-            {"source": {"file": "a.pt", "sha256": "cd"}},
-            False,
-            id="from another",
-        ),
-        pytest.param(
-            {"source": {"file": "a.pt", "sha256": "ab"}}, None, False, id="from another, which is no work of ours"
-        ),
-        pytest.param({"source": {"file": "a.pt", "sha256": "THEIRS"}}, None, True, id="from that very file"),
-        pytest.param(
-            {"steps": [{"stage": "original", "map50": 0.5}, {"stage": "pruned"}]},
-            {"steps": [{"stage": "original", "map50": 0.5}]},
-            True,
-            id="trained here first",
-        ),
-        pytest.param(
-            {"steps": [{"stage": "original", "map50": 0.5}]},
-            {"steps": [{"stage": "original", "map50": 0.6}]},
-            False,
-            id="another training of it",
-        ),
-        pytest.param(None, {"source": {"file": "a.pt", "sha256": "ab"}}, True, id="nothing is known of it"),
+        pytest.param(source("ab"), source("ab"), True, id="cut from the same"),
+        pytest.param(source("ab"), source("cd"), False, id="from another"),
+        pytest.param(source("ab"), None, False, id="from another, which is no work of ours"),
+        pytest.param(source("THEIRS"), None, True, id="from that very file"),
+        pytest.param(steps(0.5, 0.4), steps(0.5), True, id="trained here first"),
+        pytest.param(steps(0.5), steps(0.6), False, id="another training of it"),
+        pytest.param(None, source("ab"), True, id="nothing is known of it"),
     ],
 )
 def test_channels_are_compared_with_those_of_what_it_was_cut_from(tmp_path, mine, theirs, related):
@@ -219,8 +205,8 @@ def test_channels_are_compared_with_those_of_what_it_was_cut_from(tmp_path, mine
     teacher = saved(original, tmp_path / "teacher.pt")
     slim = yolo_slim.prune(original, imgsz=PX, ratio=0.4, round_to=1, min_channels=2).model
     student = saved(slim, tmp_path / "student.pt")
-    if mine and mine.get("source") == {"sha256": "THEIRS"}:
-        mine = {"source": {"file": "a.pt", "sha256": record.sha256(teacher)}}
+    if mine == source("THEIRS"):
+        mine = source(record.sha256(teacher))
     for path, card in ((student, mine), (teacher, theirs)):
         if card:
             checkpoint.inscribe(path, card)

@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from ultralytics.nn import distill_model, modules, tasks
 from ultralytics.utils import IterableSimpleNamespace, loss, tal
@@ -92,9 +91,9 @@ HOMES = ("ultralytics.utils", "ultralytics.yolo.utils")
 """Where Ultralytics keeps its losses, and where it kept them before 8.0.136."""
 
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-DTYPES = (*FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
-"""What a training for INT8 notes of its tensors; each is a value, and nothing calls it."""
+FLOATS, WHOLE = ("float16", "bfloat16", "float32", "float64"), ("uint8", "int8", "int16", "int32", "int64")
+DTYPES = frozenset(f"torch.{name}" for name in FLOATS + WHOLE)
+"""What a training for INT8 notes of its tensors. Each is a value, which torch knows by itself and nothing calls."""
 
 
 @cache
@@ -107,5 +106,4 @@ def helpers() -> dict[str, Any]:
         **dict.fromkeys(SCALARS, scalar),
         **dict.fromkeys(PATHS, path),
         "numpy.dtype": np.dtype,
-        **{str(kind): kind for kind in DTYPES},
     }

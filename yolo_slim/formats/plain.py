@@ -16,7 +16,7 @@ from yolo_slim.errors import SlimError
 DEEPEST = 24
 MOST = 1_000_000
 """Values in one another, each counted as often as it is met: what holds itself twice over is endless."""
-LEAVES = (type(None), bool, int, float, str, torch.Tensor, torch.device, np.generic, PurePath)
+LEAVES = (type(None), bool, int, float, str, torch.Tensor, torch.device, torch.dtype, np.generic, PurePath)
 LARGEST = 1 << 63
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED
 from yolo_slim.formats.calls import DTYPE_STATES, ORDERED, TENSOR, Made, Named, Stored, called
-from yolo_slim.formats.names import NAMESPACES, STORAGES, objects
+from yolo_slim.formats.names import DTYPES, NAMESPACES, STORAGES, objects
 from yolo_slim.formats.strangers import full, known, refusal
 
 LONGEST_TEXT = 1 << 20
@@ -105,8 +105,8 @@ def _global(walk: Walk) -> Named:
 
 
 def _plain(value: Any) -> Any:
-    """What may lie in a list, a dict or an object: no class and no function."""
-    if type(value) is Named:
+    """What may lie in a list, a dict or an object: no class and no function; torch's types do nothing."""
+    if type(value) is Named and value.name not in DTYPES:
         raise SlimError(f"keeps {value.name} as a value, which no checkpoint does: refused, since it could be called")
     return value
 
