@@ -16,6 +16,7 @@ from tiny import CLASSES, PX, build, refused, run
 from torch import nn
 from ultralytics.utils import IterableSimpleNamespace
 
+import yolo_slim
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.modules import check_modules
@@ -162,6 +163,7 @@ SPOILT = {
     "hidden parameters": (value("model.1.named_parameters", "x"), "model.1", "named_parameters"),
     "a hidden convolution": (value("model.1.conv", "x"), "conv", "model.1"),
     "a module that is in no list": (value("model.1.spare", nn.Identity()), "model.1.spare", "Identity"),
+    "a tensor in its description": (lambda d: d.yaml.update(scales=torch.zeros(3)), "Tensor", "scales"),
     "hooks": (value("model.1._forward_hooks", OrderedDict({0: nn.BCEWithLogitsLoss()})), "hooks", "model.1"),
     "hooks before": (value("_forward_pre_hooks", OrderedDict({0: nn.BCEWithLogitsLoss()})), "hooks", "the detector"),
     "hooks backwards": (value("model.1._backward_hooks", OrderedDict({0: nn.BCEWithLogitsLoss()})), "hooks", "model.1"),
@@ -291,6 +293,13 @@ def test_a_number_beyond_todays_bounds_is_todays_default(detector: nn.Module, tm
     path = stored(detector, tmp_path / "mine.pt", train_args={"workers": -5, "box": 3.0, "lr0": "0.5", "foreign": 1})
     found = checkpoint.load(path).args
     assert (found["box"], found["lr0"]) == (3.0, 0.5) and "foreign" not in found
+
+
+def test_an_empty_table_of_hooks_is_made_anew(detector: nn.Module, tmp_path: Path) -> None:
+    """Of another type torch could hang no hook into it: the trace of such a detector ended in a TypeError."""
+    detector.model[1].bn._forward_hooks_with_kwargs = {}
+    torch.save({"model": detector, "ema": None, "train_args": {}}, tmp_path / "best.pt")
+    yolo_slim.trace(tmp_path / "best.pt", PX)
 
 
 def test_a_variance_that_fp16_could_not_hold_is_its_largest_number(detector: nn.Module, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.guard import bounded
 from yolo_slim.formats.head import HEADS, MOST_CLASSES, PX
 from yolo_slim.formats.names import layers
-from yolo_slim.formats.plain import are_whole, check_plain, is_number, is_whole
+from yolo_slim.formats.plain import are_whole, check_plain, check_written, is_number, is_whole
 from yolo_slim.formats.yaml_text import LONGEST, values_in
 
 MOST_LAYERS = 1000
@@ -65,6 +65,7 @@ def check_description(description: Any) -> None:
     if not isinstance(description, dict):
         raise SlimError(f"describes no model: it is a {type(description).__name__}, expected backbone and head")
     check_plain(description, "the model YAML")
+    check_written(description, "the model YAML")
     for part in ("backbone", "head"):
         if not isinstance(description.get(part), list):
             raise SlimError(f"describes no model: it lacks its {part}, a list of layers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -79,6 +80,7 @@ def _check(name: str, module: nn.Module, forgotten: frozenset[str]) -> None:
         raise SlimError(f"is no whole detector: {called(name)} lacks what every module has")
     if hook := next((hook for hook in HOOKS if state.get(hook)), None):
         raise SlimError(f"has hooks at {called(name)} ({hook}), which run with the detector: no checkpoint has any")
+    state.update((hook, OrderedDict()) for hook in HOOKS if hook in state)  # empty, and of the type that torch wants
     hidden = _methods(type(module)) & {*state}
     if hidden or state.get("_compiled_call_impl") is not None:
         what = next(iter(sorted(hidden)), "__call__")

@@ -45,6 +45,22 @@ def check_plain(value: Any, place: str) -> None:
         levels.append(_inside(inner, where))
 
 
+def check_written(value: Any, place: str) -> None:
+    """Refuse plain values that no YAML can have held: tensors, and what describes them.
+
+    Args:
+        value: of which `check_plain` has found nothing wrong.
+        place: what it is called where it lies.
+
+    Raises:
+        SlimError: where, and what.
+    """
+    if isinstance(value, (torch.Tensor, torch.dtype, torch.device)):
+        raise SlimError(f"holds a {type(value).__name__} at {_short(place)}, expected what a YAML can say")
+    for where, inner in _inside(value, place):
+        check_written(inner, where)
+
+
 def _check_leaf(value: Any, where: str) -> None:
     if not isinstance(value, (*LEAVES, dict, list, tuple, set, IterableSimpleNamespace)):
         raise SlimError(f"holds a {type(value).__name__} at {_short(where)}, where only plain values belong")
