@@ -173,6 +173,18 @@ def clear(folder: Path) -> None:
         (folder / identity.FILE).unlink(missing_ok=True)
 
 
+def _held_folder() -> tuple[Path, ExitStack]:
+    """A new temporary folder, and what lets go of it. Until it is held another command may take it for left behind."""
+    while True:
+        folder, end = Path(tempfile.mkdtemp(prefix=PREFIX)), ExitStack()
+        end.callback(shutil.rmtree, folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            end.enter_context(held(folder, wait=True))
+            if folder.exists():
+                return folder, end
+        end.close()
+
+
 @contextmanager
 def temporary() -> Iterator[None]:
     """All temporary files of this process, and of those that it starts, go to one folder that is deleted at the end.
@@ -186,12 +198,9 @@ def temporary() -> Iterator[None]:
     try:
         for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             _delete_unless_held(left)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder, end = _held_folder()
     except OSError as e:
         raise SlimError(f"cannot write temporary files: {e.strerror or e}; TMPDIR may name another folder") from e
-    end = ExitStack()
-    end.callback(shutil.rmtree, folder, ignore_errors=True)
-    end.enter_context(held(folder, wait=True))
     try:
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
         yield
