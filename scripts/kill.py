@@ -79,6 +79,8 @@ CASES = {
         True,
     ),
 }
+CUT = [CASES[name] for name in ("original", "rounds", "run")]
+"""Cases in which what was trained is cut."""
 HOW = {"alone": 3, "group": 2, "worker": 2}
 """What is killed, and how often."""
 
@@ -180,7 +182,9 @@ class Trials:
         """What is other than without kills, once the same command is through."""
         if (code := place.through(typed(case))) != 0:
             return [f"the same command again ended with {code}: {place.said}"]
-        here, there = (asked(partial(results, each, trains=case.trains), each) for each in (place, whole))
+        here, there = (
+            asked(partial(results, each, trains=case.trains, cuts=case in CUT), each) for each in (place, whole)
+        )
         unlike = [f"{k}: {here.get(k)}, not {there.get(k)}" for k in here | there if here.get(k) != there.get(k)]
         return [*unlike, *asked(lambda: list(halves(place.runs)), place), *left(place)]
 

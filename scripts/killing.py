@@ -210,19 +210,23 @@ def left(place: Place) -> list[str]:
     return [f"left behind: {p.relative_to(place.folder)}" for p in [*found, *place.temp.glob("*")]]
 
 
-STEADY = ("split",)
-"""Of what builds on a training: one that goes on from an epoch has not the same weights, and so not the same widths."""
+COSTS = ("params", "macs", "flops")
+STEADY = (*COSTS, "base", "split")
+"""Of trainings: one that goes on from an epoch has not the same weights."""
 NOISY = ("latency_ms", "seconds", "file_mb", "weights", "process", "before_ms", "after_ms", "version")
 
 
-def results(place: Place, *, trains: bool) -> dict[str, Any]:
-    """What every finished stage has come to, without what no two runs have in common; of trainings, the epochs."""
+def results(place: Place, *, trains: bool, cuts: bool = False) -> dict[str, Any]:
+    """What every finished stage has come to, without what no two runs have in common; of trainings, the epochs.
+
+    `cuts`: other weights are cut to other widths, so costs are left out as well.
+    """
     from yolo_slim import record
 
     found: dict[str, Any] = {}
     for path in sorted((place.runs / "slim").rglob(record.FILE)):
         name, done = str(path.parent.relative_to(place.runs)), record.read(path.parent)
-        found[name] = done and _told(done.metrics, trains)
+        found[name] = done and _told(done.metrics, _steady(trains, cuts))
         log = path.parent / "train" / "results.csv"
         if log.is_file():
             with log.open() as file:
@@ -230,12 +234,17 @@ def results(place: Place, *, trains: bool) -> dict[str, Any]:
     return found
 
 
-def _told(content: Any, trains: bool) -> Any:
+def _steady(trains: bool, cuts: bool) -> tuple[str, ...] | None:
+    """The numbers that are the same; None: all are."""
+    return tuple(key for key in STEADY if not (cuts and key in COSTS)) if trains else None
+
+
+def _told(content: Any, steady: tuple[str, ...] | None) -> Any:
     if isinstance(content, list):
-        return [_told(entry, trains) for entry in content]
+        return [_told(entry, steady) for entry in content]
     if isinstance(content, dict):
         kept = {k: v for k, v in content.items() if k not in NOISY}
-        if trains:
-            kept = {k: v for k, v in kept.items() if k in STEADY or isinstance(v, list)}
-        return {k: _told(v, trains) for k, v in kept.items()}
+        if steady is not None:
+            kept = {k: v for k, v in kept.items() if k in steady or isinstance(v, list)}
+        return {k: _told(v, steady) for k, v in kept.items()}
     return content
