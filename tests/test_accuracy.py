@@ -86,11 +86,12 @@ def test_the_numbers_are_those_of_predict(detector: nn.Module, data: Path, shift
         pytest.param([True, False, False, None], id="what YAML makes of yes, no, off and ~"),
     ],
 )
-def test_every_class_id_has_its_row(detector: nn.Module, data: Path, names: list) -> None:
+def test_every_class_id_has_its_row(detector: nn.Module, data: Path, tmp_path: Path, names: list) -> None:
     usual = accuracy(detector, str(data), PX, "val")["per_class"]
     detector.names = dict(enumerate(names))
-    own = data.with_name("names.yaml")
-    own.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": list(map(str, names))}))
+    own = tmp_path / "names.yaml"
+    described = {**yaml.safe_load(data.read_text()), "path": str(data.parent), "names": list(map(str, names))}
+    own.write_text(yaml.safe_dump(described))
     found = accuracy(detector, str(own), PX, "val")["per_class"]
     assert [of["id"] for of in found] == list(range(CLASSES))
     assert [of["name"] for of in found] == [str(name) for name in names]
