@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,20 +172,3 @@ def test_a_run_keeps_nothing_of_a_killed_command(tmp_path: Path) -> None:
     locks.tidy(tmp_path)
     assert contents(tmp_path).keys() == set(mine)
     assert not (tmp_path / "export" / "tmp0a_bcdef").exists()
-
-
-def test_temporary_files_are_gone_at_the_end_or_with_the_next_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    (tmp_path / "others").mkdir()
-    killed = tmp_path / f"{locks.PREFIX}killed"
-    (killed / "pymp-1").mkdir(parents=True)
-    with holder(tmp_path / f"{locks.PREFIX}alive"):
-        with locks.temporary():
-            inside = Path(tempfile.mkdtemp())
-            assert inside.parent.parent == tmp_path and os.environ["TMPDIR"] == str(inside.parent)
-            assert not killed.exists()
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["others", f"{locks.PREFIX}alive"]
-    assert os.environ["TMPDIR"] == str(tmp_path) == tempfile.gettempdir()

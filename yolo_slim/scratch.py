@@ -8,6 +8,8 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Iterator
+from multiprocessing import util
 from pathlib import Path
 
 from yolo_slim.errors import SlimError, plain, why
@@ -20,6 +22,8 @@ except ImportError:  # Windows has no such locks: what a kill leaves there stays
 NEW, HELD = "new-yolo-slim-", "tmp-yolo-slim-"
 """How the names of such folders begin: before they are held, and from then on."""
 
+AFTER_ITS_OWN = -200
+"""When multiprocessing is to call what is given to it for the end of the process: its own folder goes at -100."""
 
 A_MINUTE = 60
 """Seconds, ages longer than it takes to hold a new folder."""
@@ -52,6 +56,35 @@ class Scratch:
 
     def __exit__(self, *error: object) -> None:
         self.cleanup()
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[None]:
+    """All temporary files of this process, and of those that it starts, go to one folder that is deleted at the end.
+
+    If the process is killed, the next one of ours deletes it.
+
+    Raises:
+        SlimError: there is nowhere to write them.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    try:
+        folder = Scratch()
+    except SlimError as e:
+        raise SlimError(f"{e}; TMPDIR may name another folder") from e
+    try:
+        tempfile.tempdir = os.environ["TMPDIR"] = folder.name
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+        if any(Path(folder.name).glob("pymp-*")):  # multiprocessing's own, which it wants until the process ends
+            _, remove, what, _ = folder.cleanup.detach()
+            util.Finalize(None, remove, what, exitpriority=AFTER_ITS_OWN)
+        else:
+            folder.cleanup()
 
 
 def sweep(place: Path) -> None:

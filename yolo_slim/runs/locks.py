@@ -13,13 +13,11 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from multiprocessing import util
 from pathlib import Path
 
 from yolo_slim import record
@@ -32,12 +30,6 @@ except ImportError:  # Windows, where two commands on one run are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
-
-AFTER_ITS_OWN = -200
-"""When multiprocessing is to call what is given to it for the end of the process: its own folder goes at -100."""
-
-PREFIX = "yolo-slim-"
-"""Of the folder that holds a command's temporary files, wherever those go."""
 
 _held: dict[str, int] = {}
 """Folders that this process holds -> the thread that does."""
@@ -171,59 +163,3 @@ def clear(folder: Path) -> None:
     identity.put_back(folder)
     if not any((folder / stage).exists() for stage in STAGES):
         (folder / identity.FILE).unlink(missing_ok=True)
-
-
-def _held_folder() -> tuple[Path, ExitStack]:
-    """A new temporary folder, and what lets go of it. Until it is held another command may take it for left behind."""
-    while True:
-        folder, end = Path(tempfile.mkdtemp(prefix=PREFIX)), ExitStack()
-        end.callback(shutil.rmtree, folder, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            end.enter_context(held(folder, wait=True))
-            if folder.exists():
-                return folder, end
-        end.close()
-
-
-@contextmanager
-def temporary() -> Iterator[None]:
-    """All temporary files of this process, and of those that it starts, go to one folder that is deleted at the end.
-
-    If the process is killed, the next one of ours deletes it.
-
-    Raises:
-        SlimError: there is nowhere to write them.
-    """
-    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
-    try:
-        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            _delete_unless_held(left)
-        folder, end = _held_folder()
-    except OSError as e:
-        raise SlimError(f"cannot write temporary files: {e.strerror or e}; TMPDIR may name another folder") from e
-    try:
-        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-        yield
-    finally:
-        tempfile.tempdir = before
-        os.environ.pop("TMPDIR")
-        if variable is not None:
-            os.environ["TMPDIR"] = variable
-        if any(folder.glob("pymp-*")):  # multiprocessing's own, which it wants until the process ends
-            util.Finalize(None, end.close, exitpriority=AFTER_ITS_OWN)
-        else:
-            end.close()
-
-
-def _delete_unless_held(folder: Path) -> None:
-    if str(folder.resolve()) in _held:
-        return
-    try:
-        file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # of another user, or gone by now
-        return
-    try:
-        if _lock(file):
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(file)

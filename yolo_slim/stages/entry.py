@@ -13,6 +13,7 @@ from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity, locks
 from yolo_slim.runs.given import complete
+from yolo_slim.scratch import temporary
 
 Done = TypeVar("Done")
 
@@ -53,7 +54,7 @@ def alone(config: Config) -> Iterator[bool]:
             if not first:
                 yield False
                 return
-            with locks.temporary():
+            with temporary():
                 locks.tidy(folder)
                 try:
                     yield True

@@ -43,7 +43,7 @@ def enough_steps(config: Config) -> None:
     train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
     if chosen.mode != "targeted" or not chosen.epochs or not config.data:
         return
-    images, nbs = _images(config.data, train["fraction"]), int(train["nbs"])
+    images, nbs = training_images(config.data, train["fraction"]), int(train["nbs"])
     batch = int(train["batch"]) if train["batch"] >= 1 else nbs  # what fits into the GPU's memory
     taken = partial(optimizer_steps, images, batch=batch, warmup_epochs=train["warmup_epochs"])
     steps, needed = taken(chosen.epochs, nbs=nbs), chosen.min_steps
@@ -61,7 +61,7 @@ def enough_steps(config: Config) -> None:
     )
 
 
-def _images(data: str, fraction: float | list) -> int:
+def training_images(data: str, fraction: float | list) -> int:
     """Training images, as Ultralytics finds them; those that it cannot read among them."""
     info = dataset_info(data)
     try:
