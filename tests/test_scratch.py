@@ -177,8 +177,8 @@ if __name__ == "__main__":
 
 def test_what_multiprocessing_wants_to_the_end_is_there_until_then(tmp_path: Path) -> None:
     (tmp_path / "serves.py").write_text(SERVES)
-    (tmp_path / "tmp").mkdir()
-    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-    done = subprocess.run([sys.executable, "serves.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("{'a': 1}\n", "")
-    assert list((tmp_path / "tmp").iterdir()) == []
+    with tempfile.TemporaryDirectory() as place:  # a short name: it becomes part of a socket's
+        env = {**os.environ, "TMPDIR": place}
+        done = subprocess.run([sys.executable, "serves.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("{'a': 1}\n", "")
+        assert list(Path(place).iterdir()) == []
