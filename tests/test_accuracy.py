@@ -109,9 +109,9 @@ def unlabelled(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Pa
 
 
 def words(original: Path, unlabelled: Path, tmp_path: Path) -> list[str]:
-    short = ["name=x", "prune.ratio=0.3", "prune.criterion=l1", "prune.reconstruct=none", "prune.recalibrate=4"]
+    short = ["prune.ratio=0.3", "prune.criterion=l1", "prune.reconstruct=none", "prune.recalibrate=4"]
     short += ["sparse_train.epochs=0", "finetune.epochs=1", "finetune.train={batch: 4, workers: 0}"]
-    return [f"model={original}", f"data={unlabelled}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", *short]
+    return ["name=x", f"model={original}", f"data={unlabelled}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", *short]
 
 
 def test_without_labels_nothing_is_measured(detector: nn.Module, unlabelled: Path) -> None:
@@ -156,13 +156,24 @@ def test_a_run_without_labels_goes_on_and_says_so(original, unlabelled, tmp_path
         assert "no image of val has a label" in text and "mAP50-95 0.000" not in text and ">0.000<" not in text
 
 
-def test_the_split_that_is_reported_may_be_the_one_without(original, data, tmp_path):
-    """A test split without labels, as benchmarks give them out: val would do."""
+@pytest.mark.parametrize("images", [True, False], ids=["labels kept back", "never fetched"])
+def test_a_test_split_that_says_nothing_gives_way_to_val(
+    original: Path, data: Path, tmp_path: Path, images: bool
+) -> None:
+    """Such as benchmarks give out; who asks for it gets it."""
     shutil.copytree(data.parent, tmp_path / "set", ignore=shutil.ignore_patterns("*.cache"))
-    shutil.copytree(tmp_path / "set" / "images" / "val", tmp_path / "set" / "images" / "test")
+    if images:
+        shutil.copytree(tmp_path / "set" / "images" / "val", tmp_path / "set" / "images" / "test")
     settings = yaml.safe_load(data.read_text()) | {"test": "images/test"}
     settings.pop("path", None)
     (tmp_path / "set" / data.name).write_text(yaml.safe_dump(settings))
-    answer = run("prune", *words(original, tmp_path / "set" / data.name, tmp_path))
-    assert answer.code == 0, answer
-    assert "no image of test has a label; report.split=val would measure on val" in " ".join(answer.out.split())
+    given = words(original, tmp_path / "set" / data.name, tmp_path)
+    assert run("prune", *given).code == 0
+    metrics = record.read(tmp_path / "runs" / "x" / "pruned").metrics
+    assert (metrics["split"], metrics["images"]) == ("val", 4) and metrics["map50_95"] is not None
+    asked = run("prune", *given[1:], "name=y", "report.split=test")
+    if images:
+        said = "no image of test has a label; report.split=val would measure on val"
+        assert asked.code == 0 and said in " ".join(asked.out.split())
+    else:
+        refused(asked, "test", "set")

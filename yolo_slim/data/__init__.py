@@ -4,7 +4,7 @@ Whoever imports this room has Ultralytics read label caches as `caches` does, se
 """
 
 from yolo_slim.data import guarded
-from yolo_slim.data.facts import Split, dataset_info, split_facts, yaml_of
+from yolo_slim.data.facts import Split, dataset_info, labelled, split_facts, yaml_of
 from yolo_slim.data.names import check_names, one_class
 from yolo_slim.data.validator import LocalValidator
 
@@ -14,6 +14,7 @@ __all__ = [
     "check_names",
     "dataset_info",
     "guarded",
+    "labelled",
     "one_class",
     "split_facts",
     "yaml_of",

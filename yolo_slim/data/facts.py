@@ -134,6 +134,15 @@ def split_facts(data: str | Path, split: str, *, single_cls: bool = False) -> Sp
     return Split(len(boxes), sum(map(bool, boxes)), sum(boxes))
 
 
+def labelled(data: str | Path, split: str) -> bool:
+    """Whether any image of a split has a label.
+
+    Raises:
+        SlimError: as `images_of`.
+    """
+    return split_facts(data, split).labelled > 0
+
+
 def _found(data: str | Path) -> Path:
     """The YAML.
 

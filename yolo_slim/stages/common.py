@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +21,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.config import Config
-from yolo_slim.data import dataset_info, yaml_of
+from yolo_slim.data import dataset_info, labelled, yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import NOT_MEASURED, accuracy, cost
 from yolo_slim.record import Record
@@ -273,10 +273,15 @@ def _fits(detector: nn.Module, arguments: dict[str, Any], where: str, classes: i
 
 
 def split_of(config: Config) -> str:
-    """The split every row is measured on."""
+    """The split every row is measured on: as asked for, else test where its images are there with labels, else val.
+
+    Of many a data set (COCO's test-dev) the labels are kept back, or the images were never fetched.
+    """
     if config.report.split != "auto":
         return config.report.split
-    return "test" if config.data and dataset_info(config.data).get("test") else "val"
+    with suppress(SlimError):
+        return "test" if config.data and labelled(config.data, "test") else "val"
+    return "val"
 
 
 def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:

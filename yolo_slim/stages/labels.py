@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from yolo_slim.config import Config
+from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 from yolo_slim.stages.common import console
-from yolo_slim.training.calibrate import Batches
-
-
-def labelled(config: Config, split: str = "val") -> bool:
-    """Whether any image of the split has a label; false where there is no data set."""
-    return bool(config.data) and any(
-        len(of["cls"]) for of in Batches(config.data, config.imgsz, 0, split=split).dataset.labels
-    )
 
 
 def need_labels(config: Config, purpose: str) -> None:
@@ -25,7 +18,7 @@ def need_labels(config: Config, purpose: str) -> None:
     Raises:
         SlimError: no image of val has a label.
     """
-    if not labelled(config):
+    if not (config.data and labelled(config.data, "val")):
         raise SlimError(
             f"{purpose} on the val split of {config.data}, and no image there has a label: nothing can be measured. "
             "Label some images of val (labels/ beside images/, a .txt of the same name), or let `val:` name others"
@@ -34,7 +27,7 @@ def need_labels(config: Config, purpose: str) -> None:
 
 def tell_if_unlabelled(config: Config) -> None:
     """Before a training that keeps its best epoch: without labels there is none."""
-    if not labelled(config):
+    if not (config.data and labelled(config.data, "val")):
         console.print(
             f"no image in the val split of {config.data} has a label: the fitness of every epoch is 0, the last one "
             "is taken for the best, and training never stops early",

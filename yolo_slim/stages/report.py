@@ -13,6 +13,7 @@ import torch
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import trace
 from yolo_slim.config import Config
+from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
@@ -20,7 +21,6 @@ from yolo_slim.runs.lineage import story
 from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
-from yolo_slim.stages.labels import labelled
 from yolo_slim.stages.pictures import pictures
 from yolo_slim.text import tidy
 
@@ -101,7 +101,7 @@ def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) ->
         of = done[row["stage"]]
         if epochs := of.settings.get("epochs") or of.details.get("epochs"):  # details: trained between rounds
             row["train_epochs"] = epochs
-    before, keys = detectors["original"], CURVES if labelled(config) else CURVES[:1]
+    before, keys = detectors["original"], CURVES if config.data and labelled(config.data, "val") else CURVES[:1]
     return {
         "name": config.name,
         "data": config.data,
