@@ -11,7 +11,7 @@ from yolo_slim.stages import turns
 
 torch.set_num_threads(1)
 # Beside other tests no while is calm.
-turns.PAUSE = 0
+turns.PAUSE = turns.RETAKES = 0
 importlib.import_module("yolo_slim.measure.latency").SETTLE = 0  # its room has a function of that name
 
 LONG = ("test_sweep", "test_kill", "test_readme", "test_rounds", "test_pipeline")

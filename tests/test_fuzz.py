@@ -12,14 +12,14 @@ from tiny import ROOT, script
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and time of a process are read from /proc")
 
 DOSE = {
-    "pickles": 40,
-    "checkpoints": 40,
+    "pickles": 16,
+    "checkpoints": 30,
     "exports": 40,
     "cards": 40,
     "settings": 40,
     "yamls": 40,
-    "data": 12,
-    "training": 6,
+    "data": 8,
+    "training": 4,
 }
 FAULTS = ("traceback", "hang", "memory", "code run", "network", "silent", "other", "benign refused")
 

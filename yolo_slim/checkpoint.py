@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import errno
+import functools
+import hashlib
 import io
 import os
 import re
@@ -243,6 +245,17 @@ def card(path: str | Path) -> dict[str, Any]:
     Raises:
         SlimError: it has one that is none.
     """
+    here(path)
+    try:
+        content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:  # `read` says why
+        content = None
+    return copy.deepcopy(_card(Path(path), content))
+
+
+@functools.lru_cache(maxsize=16)
+def _card(path: Path, content: str | None) -> dict[str, Any]:
+    """Read once for the same bytes: each stage asks for the card of what it began with."""
     found = read(path).get(CARD)
     with _about(path):
         return card_of(found)

@@ -49,7 +49,7 @@ class Scratch:
         except OSError as e:
             raise SlimError(f"cannot make a temporary folder in {plain(place or 'any place')}: {why(e, place)}") from e
         self.name = str(folder)
-        self.cleanup = weakref.finalize(self, _remove, folder, held)
+        self.cleanup = weakref.finalize(self, _remove, folder, held, os.getpid())
 
     def __enter__(self) -> str:
         return self.name
@@ -115,7 +115,9 @@ def _hold(folder: Path) -> int | None:
     return opened
 
 
-def _remove(folder: Path, held: int | None) -> None:
+def _remove(folder: Path, held: int | None, owner: int | None = None) -> None:
+    if owner not in (None, os.getpid()):  # a process that was forked off comes to its end
+        return
     shutil.rmtree(folder, ignore_errors=True)
     if held is not None:
         with contextlib.suppress(OSError):

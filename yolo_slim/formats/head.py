@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from ultralytics.nn.modules import DFL, Detect, v10Detect
 
-from yolo_slim.channels import image_channels
+from yolo_slim.channels.inputs import image_channels, said_channels
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
@@ -114,8 +114,10 @@ def check_run(detector: nn.Module) -> None:
     head.training = True  # raw outputs: nothing is decoded
     try:
         with torch.no_grad(), Counting():
-            image = torch.empty(1, image_channels(detector, PX), PX, PX, device="meta")
-            out = torch.func.functional_call(detector, state, (image,))
+            try:
+                out = _ghost_run(detector, state, said_channels(detector) or 3)
+            except Exception:  # it says nothing, or something else than what it reads
+                out = _ghost_run(detector, state, image_channels(detector, PX))
             found = [PX / level.shape[-2] for level in _levels(out)]
     except SlimError:
         raise
@@ -127,6 +129,10 @@ def check_run(detector: nn.Module) -> None:
     for said in (head.stride, detector.stride):
         if not torch.allclose(said.float(), torch.tensor(found)):
             raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")
+
+
+def _ghost_run(detector: nn.Module, state: dict[str, torch.Tensor], channels: int) -> Any:
+    return torch.func.functional_call(detector, state, (torch.empty(1, channels, PX, PX, device="meta"),))
 
 
 def _ghost(tensor: torch.Tensor) -> torch.Tensor:

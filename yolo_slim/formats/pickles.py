@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED
@@ -17,11 +16,10 @@ MOST_STEPS = 2_000_000
 
 @dataclass(frozen=True)
 class Found:
-    """What a pickle names, and what comes of it."""
+    """What a pickle names."""
 
     names: frozenset[str]
     dtypes: frozenset[str]
-    top: Any
 
 
 def walk(data: bytes, sizes: Mapping[str, int]) -> Found:
@@ -50,4 +48,4 @@ def walk(data: bytes, sizes: Mapping[str, int]) -> Found:
         raise SlimError(DAMAGED.format(f"its pickle breaks off at byte {state.at}")) from e
     if state.at != len(data) or state.stack or state.below:
         raise SlimError(DAMAGED.format(f"its pickle goes on after its end at byte {state.at}"))
-    return Found(frozenset(state.names), frozenset(state.dtypes), state.memo.get(-1))
+    return Found(frozenset(state.names), frozenset(state.dtypes))

@@ -235,7 +235,7 @@ def _build(walk: Walk) -> None:
 
 
 def _stop(walk: Walk) -> None:
-    walk.memo[-1] = _plain(walk.stack.pop())
+    _plain(walk.stack.pop())
     walk.ended = True
 
 

@@ -3,6 +3,7 @@ others, whatever the environment says and whoever else in this process has allow
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def unpickled(path: Path) -> Any:
         SlimError: it is damaged, or would do more than a detector's checkpoint does.
     """
     archive = opened(path)
-    found = walk(archive.pickle, {key: len(content) for key, content in archive.storages.items()})
+    found = walked(archive.pickle, tuple((key, len(content)) for key, content in archive.storages.items()))
     file = archive.file()
     del archive
     with allowed(found):
@@ -36,6 +37,12 @@ def unpickled(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as e:  # what was walked can still be nonsense to those whom it fills
             raise SlimError(DAMAGED.format(f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")) from e
+
+
+@functools.lru_cache(maxsize=4)
+def walked(pickle: bytes, sizes: tuple[tuple[str, int], ...]) -> Found:
+    """What `walk` finds: once for the same bytes, as the stages of a run read the same few files again and again."""
+    return walk(pickle, dict(sizes))
 
 
 @contextmanager

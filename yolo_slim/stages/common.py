@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -273,15 +273,17 @@ def _fits(detector: nn.Module, arguments: dict[str, Any], where: str, classes: i
 
 
 def split_of(config: Config) -> str:
-    """The split every row is measured on: as asked for, else test where its images are there with labels, else val.
+    """The split every row is measured on: as asked for, else test where it has labels, else val.
 
-    Of many a data set (COCO's test-dev) the labels are kept back, or the images were never fetched.
+    Many a benchmark (COCO's test-dev) keeps those labels back.
+
+    Raises:
+        SlimError: the data set, or the images that it names, cannot be read.
     """
     if config.report.split != "auto":
         return config.report.split
-    with suppress(SlimError):
-        return "test" if config.data and labelled(config.data, "test") else "val"
-    return "val"
+    named = config.data and dataset_info(config.data).get("test")
+    return "test" if named and labelled(config.data, "test") else "val"
 
 
 def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:
