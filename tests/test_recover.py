@@ -90,7 +90,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_runs(settings: dict, images: bool, expected: list[str], ran: list[str], monkeypatch) -> None:
     slim, net, found, kept = case()
     monkeypatch.setattr(module, "input_means", lambda d, *_: ran.append("measured" if d is net else "beta") or {})
-    recover(slim, net, found, kept, Prune(calib_images=16, **settings), PX, IMAGES if images else [])
+    recover(slim, net, found, kept, Prune(calib_images=16, **settings), IMAGES if images else [])
     assert ran == expected
 
 
@@ -105,7 +105,7 @@ def test_what_runs(settings: dict, images: bool, expected: list[str], ran: list[
 )
 def test_images_are_asked_for(settings: dict, message: str) -> None:
     with pytest.raises(SlimError, match=message):
-        recover(*case(), Prune(**settings), PX, [])
+        recover(*case(), Prune(**settings), [])
 
 
 @pytest.mark.parametrize("settings", [{}, {"reconstruct": "none"}, {"reconstruct": "lstsq", "recalibrate": 9}])
@@ -113,7 +113,7 @@ def test_where_nothing_went_nothing_runs(settings: dict, ran: list[str]) -> None
     """A detector that lost no channel must not be moved by statistics of a few images."""
     net = network()
     found = trace(net, PX)
-    assert recover(net, net, found, np.ones(found.n_channels, bool), Prune(**settings), PX, IMAGES) is net
+    assert recover(net, net, found, np.ones(found.n_channels, bool), Prune(**settings), IMAGES) is net
     assert ran == []
 
 
@@ -130,7 +130,7 @@ EVERYTHING = [
 def test_its_inputs_are_left_alone(settings: dict) -> None:
     slim, net, found, kept = case()
     before = [copy.deepcopy(other.state_dict()) for other in (slim, net)]
-    healed = recover(slim, net, found, kept, Prune(**settings), PX, IMAGES)
+    healed = recover(slim, net, found, kept, Prune(**settings), IMAGES)
     for other, state in zip((slim, net), before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
     assert any(not torch.equal(v, before[0][k]) for k, v in healed.state_dict().items())
@@ -146,14 +146,14 @@ def test_each_recovery_beats_the_one_before_it() -> None:
     """Nothing, constants known without images, constants measured, least squares: on images none of them has seen."""
     slim, net, found, kept = case()
     names = [{"reconstruct": "none", "absorb": how, "recalibrate": 0} for how in ("none", "measured")] + [{}]
-    errors = [error(recover(slim, net, found, kept, Prune(**s), PX, IMAGES), net) for s in names]
+    errors = [error(recover(slim, net, found, kept, Prune(**s), IMAGES), net) for s in names]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"reconstruct": "none", "absorb": "beta", "recalibrate": 0}], ids=str)
 def test_a_detector_in_double_precision(settings: dict) -> None:
     slim, net, found, kept = case(network().double())
-    healed = recover(slim, net, found, kept, Prune(**settings), PX, [b.double() for b in IMAGES])
+    healed = recover(slim, net, found, kept, Prune(**settings), [b.double() for b in IMAGES])
     assert {p.dtype for p in healed.parameters()} == {torch.float64}
 
 
@@ -172,5 +172,5 @@ def test_images_are_read_before_the_bar_is_there(monkeypatch: pytest.MonkeyPatch
             return iter(IMAGES)
 
     monkeypatch.setattr(module, "Progress", Bar)
-    recover(*case(), Prune(), PX, Lazy())
+    recover(*case(), Prune(), Lazy())
     assert events[:2] == ["images", "bar"]

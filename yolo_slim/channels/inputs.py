@@ -25,6 +25,9 @@ MOST = 256
 SIDES = (64, 256, 640)
 """Sides in pixels at which it is tried, besides the one that is asked for: multiples of any stride in use."""
 
+ENOUGH = 128
+"""Side in pixels at which what holds at any size is shown: a map at stride 32 still has corners, edges and a middle."""
+
 
 def image_channels(detector: nn.Module, imgsz: int | tuple[int, int] | None = None) -> int:
     """How many channels the images (B, C, H, W) have that a detector reads.
@@ -47,6 +50,19 @@ def image_channels(detector: nn.Module, imgsz: int | tuple[int, int] | None = No
             "its YAML (detector.yaml['channels'])"
         ) from found.error
     return found.channels if found.error is None else said_channels(detector)
+
+
+def small_image(detector: nn.Module, channels: int, hw: tuple[int, int]) -> tuple[int, int, int]:
+    """(C, H, W) of an image for what does not depend on its size: at most 128 px a side, if the detector runs there.
+
+    Args:
+        detector: left alone.
+        channels: of the images that it reads.
+        hw: the height and width in pixels that it runs at.
+    """
+    least = min(hw[0], ENOUGH), min(hw[1], ENOUGH)
+    runs = least == hw or _tried(ghost_of(detector), channels, least).error is None
+    return channels, *(least if runs else hw)
 
 
 def said_channels(detector: nn.Module) -> int | None:

@@ -89,7 +89,7 @@ class Targeted(Choosing, TargetedTrainer):
         config, wiring = self.config, self.wiring
         chosen = config.prune.model_copy(update={"recalibrate": 0})  # training measures its statistics itself
         slim = cut(detector, wiring, kept)
-        slim = recover(slim, detector, wiring, kept, chosen, config.imgsz, self.evidence.images)
+        slim = recover(slim, detector, wiring, kept, chosen, self.evidence.images)
         now = dict(detector.named_parameters())
         after = widened(slim, detector, wiring, kept).named_parameters()
         return {name: (p - now[name]).detach() for name, p in after if not torch.equal(p, now[name])}

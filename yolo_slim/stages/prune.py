@@ -66,7 +66,7 @@ def cut_to_plan(
 
     def recovered(blocks: list[str], base: nn.Module, wiring: Trace, kept: np.ndarray, slim: nn.Module) -> nn.Module:
         also = depth.readers_of(whole, blocks)
-        return recover(slim, base, wiring, kept, chosen, imgsz, evidence.images, original=detector, also=also)
+        return recover(slim, base, wiring, kept, chosen, evidence.images, original=detector, also=also)
 
     def loss_without(blocks: list[str]) -> float:
         untimed = replace(found, timed=None)  # branches are compared by their loss alone

@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from yolo_slim.channels import Trace, absorb, input_means, reconstruct, silenced
+from yolo_slim.channels import Trace, absorb, input_means, reconstruct, silenced, small_image
 from yolo_slim.config import Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.training.calibrate import first, recalibrate
@@ -21,7 +21,6 @@ def recover(
     wiring: Trace,
     kept: np.ndarray,
     chosen: Prune,
-    imgsz: int,
     images: Iterable[Tensor],
     *,
     original: nn.Module | None = None,
@@ -38,7 +37,6 @@ def recover(
         wiring: of `detector`.
         kept: bool per channel.
         chosen: the `prune:` section.
-        imgsz: image side in pixels.
         images: batches (B, C, H, W); none: nothing is measured.
         original: with the residual branches, where some go.
         also: convolutions that read what those branches added to.
@@ -54,7 +52,7 @@ def recover(
     elif how == "none" or kept.all():
         slim = copy.deepcopy(slim)
     else:
-        slim = absorb(slim, detector, wiring, kept, _means(how, detector, wiring, kept, imgsz, images))
+        slim = absorb(slim, detector, wiring, kept, _means(how, detector, wiring, kept, images))
     n = chosen.recalibrate if chosen.recalibrate is not None else 0 if how == "lstsq" else chosen.calib_images
     if images and n:
         recalibrate(slim, first(images, n))
@@ -112,11 +110,11 @@ def _refit(
 
 
 def _means(
-    how: str, detector: nn.Module, wiring: Trace, kept: np.ndarray, imgsz: int, images: Iterable[Tensor]
+    how: str, detector: nn.Module, wiring: Trace, kept: np.ndarray, images: Iterable[Tensor]
 ) -> dict[str, Tensor]:
     """The constants that are absorbed."""
     if how == "measured":
         return input_means(detector, wiring, images)
-    # with its scale at zero a removed channel is constant on any image
-    blank = next(detector.parameters()).new_zeros(1, wiring.image_channels, imgsz, imgsz)
+    # With its scale at zero a removed channel is constant on any image.
+    blank = next(detector.parameters()).new_zeros(1, *small_image(detector, wiring.image_channels, wiring.imgsz))
     return input_means(silenced(detector, wiring, kept), wiring, [blank])
