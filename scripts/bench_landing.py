@@ -79,7 +79,8 @@ def make(args: argparse.Namespace, rows: dict[str, Any]) -> None:
 def land(config: Config) -> dict[str, Any]:
     """What the detector is worth right after the cut."""
     original(config)
-    sparse_train(config)
+    if config.sparse_train.epochs:
+        sparse_train(config)
     return prune_stage(config).metrics
 
 

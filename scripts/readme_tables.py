@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench_distill
 import bench_equal_latency
+import bench_landing
 import bench_peers
 import fuzz
 import kill
@@ -47,10 +48,13 @@ ROWS = {
 """Name -> where its rows are kept, in scripts/; else that of its script: a row has one number of epochs."""
 
 
-def counted() -> dict[str, str]:
-    """Tables of inputs and of kills, by name."""
-    trials = json.loads((ROOT / "scripts/kill_rows.json").read_text())
-    return {"fuzz": fuzz.table(), "kill": kill.table([row for trial in trials for row in trial])}
+def others() -> dict[str, str]:
+    """Tables that take no arguments, by name."""
+    trials, landings = (
+        json.loads((ROOT / f"scripts/{name}_rows.json").read_text()) for name in ("kill", "bench_landing")
+    )
+    kills = kill.table([row for trial in trials for row in trial])
+    return {"fuzz": fuzz.table(), "kill": kills, "landing": bench_landing.table(landings)}
 
 
 def printed(name: str) -> str:
@@ -76,7 +80,7 @@ def _blocks(lines: list[str]) -> list[list[str]]:
 
 def written(text: str) -> str:
     """A README with its tables as they are printed now."""
-    for name, table in {**{name: printed(name) for name in TABLES}, **counted()}.items():
+    for name, table in {**{name: printed(name) for name in TABLES}, **others()}.items():
         opening, closing = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
         before, rest = text.split(opening)
         text = f"{before}{opening}{table}\n{closing}{rest.split(closing)[1]}"

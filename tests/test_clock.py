@@ -182,6 +182,7 @@ def test_a_sample_of_a_slow_while_is_taken_again(original: Path, monkeypatch: py
     times = lambda ready, runs, **_: {"whole": [now := next(slow)], "narrow": [6.0], "slim": [now / 2]}  # noqa: E731
     monkeypatch.setattr("yolo_slim.stages.turns.measure.in_turn", times)
     monkeypatch.setattr(Timer, "wait", lambda timer, pauses: pauses)
+    monkeypatch.setattr("yolo_slim.stages.turns.RETAKES", 2)
     fitted = []
     monkeypatch.setattr("yolo_slim.stages.clock.fit_layers", lambda *of: fitted.append(of))
     _, baseline = timed(detector, trace(detector, PX), Clock("torch", 1, PX), Latency(samples=8))

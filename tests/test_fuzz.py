@@ -12,14 +12,14 @@ from tiny import ROOT, script
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and time of a process are read from /proc")
 
 DOSE = {
-    "pickles": 16,
-    "checkpoints": 30,
-    "exports": 40,
-    "cards": 40,
-    "settings": 40,
-    "yamls": 40,
-    "data": 8,
-    "training": 4,
+    "pickles": 12,
+    "checkpoints": 20,
+    "exports": 12,
+    "cards": 20,
+    "settings": 20,
+    "yamls": 20,
+    "data": 6,
+    "training": 3,
 }
 FAULTS = ("traceback", "hang", "memory", "code run", "network", "silent", "other", "benign refused")
 

@@ -83,7 +83,6 @@ def test_stages_that_train(kind, pictures, tmp_path, monkeypatch):
 def test_stages_that_choose(kind, stage, pictures, tmp_path, monkeypatch):
     """A sweep, a scan, and a cut by time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("yolo_slim.stages.turns.RETAKES", 0)  # a busy machine will do
     monkeypatch.setattr(sys.modules["yolo_slim.measure.latency"], "SETTLE", 0)
     model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
     words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.calib_images=4", "sparse_train.epochs=0"]

@@ -30,7 +30,7 @@ def kill():
 def test_a_few_kills_leave_no_wrong_state(tmp_path: Path) -> None:
     """The same command goes on where it was, and prints the table of both."""
     answers = []
-    for kills in (1, 3):
+    for kills in (1, 2):
         words = [ROOT / "scripts" / "kill.py", "--kills", kills, "--only", "prune", "--out", tmp_path / "kill"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         answers.append(
@@ -40,7 +40,7 @@ def test_a_few_kills_leave_no_wrong_state(tmp_path: Path) -> None:
         )
     assert [answer.returncode for answer in answers] == [0, 0], answers[-1].stdout + answers[-1].stderr
     rows = [row for trial in json.loads((tmp_path / "kill" / "seed0.json").read_text()) for row in trial]
-    assert len(rows) >= 3 and {row["case"] for row in rows} == {"prune"}
+    assert len(rows) >= 2 and {row["case"] for row in rows} == {"prune"}
     assert answers[-1].stdout.splitlines()[-1].startswith(f"| **all** | {len(rows)} |")
     assert answers[-1].stdout.splitlines()[-1].endswith("| 0 |")
 

@@ -12,6 +12,12 @@ from yolo_slim.stages import turns
 from yolo_slim.stages.turns import Started, Timer, Turn, timed
 
 
+@pytest.fixture(autouse=True)
+def retakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users have it; other tests take no slow while again (see conftest.py)."""
+    monkeypatch.setattr(turns, "RETAKES", 2)
+
+
 def by(turn: Callable[[Any], Turn], pace: Callable[[], tuple[float, ...]] = lambda: (60.0, 6.0)) -> Timer:
     """A timer by which turns are made up."""
 

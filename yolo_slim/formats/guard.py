@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yolo_slim.channels.rules import shape_of
 from yolo_slim.errors import SlimError
 
 MOST_LAYERS = 20_000
@@ -33,11 +34,18 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.met = self.macs = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Never compiled: spares the import of torch._dynamo."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.met += 1
         if self.met > MOST_OPERATIONS:
             raise SlimError(f"takes more than {MOST_OPERATIONS:,} operations for one image: no detector does")
-        out = func(*args, **(kwargs or {}))
+        out = shape_of(func.overloadpacket, args)
+        if out is None:
+            out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             self.macs += out.numel() // max(out.shape[1], 1) * args[1].numel()
         if self.macs > MOST_MACS:

@@ -150,12 +150,17 @@ class SlimTrainer(RecoveringTrainer):
         self.last, self.best = (p.with_name(f".{p.stem}.part.pt") for p in (last, best))
         for part in (self.last, self.best):
             part.unlink(missing_ok=True)  # left behind by a kill
+        save, ckpt = torch.save, {}
+
+        def marked(content: dict[str, Any], *where: Any, **how: Any) -> None:
+            ckpt.update(content, **{MARK: self.mark})
+            save(ckpt, *where, **how)
+
         try:
-            super().save_model()
-            ckpt = {**checkpoint.read(self.last), MARK: self.mark}
-            if self.best.exists():
-                checkpoint.write_whole(ckpt, self.best)
-            checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
+            with patch.object(torch, "save", marked):
+                super().save_model()
+            if ckpt:
+                checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
             # Renamed only when all is on the disk, and last.pt last: it says how far the training is.
             for part, final in ((self.best, best), (self.last, last)):
                 if part.exists():
