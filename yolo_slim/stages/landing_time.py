@@ -20,8 +20,8 @@ from yolo_slim.training.steps import accumulated, optimizer_steps
 def landing_arguments(config: Config) -> dict[str, Any]:
     """`sparse_train.train`, in which a landing takes a step each batch unless it says otherwise (`nbs`).
 
-    Ultralytics gathers 64 images for a step. On a small data set that leaves a landing few of them: on BCCD at 160 px
-    the same 130 batches came to .396 as 36 steps and to .460 as 130 (see `enough_steps`).
+    Ultralytics gathers 64 images for a step. On a small data set that leaves a landing few of them
+    (scripts/bench_landing.py).
     """
     chosen = config.sparse_train
     batch = chosen.train.get("batch", DEFAULT_CFG_DICT["batch"])
@@ -32,9 +32,8 @@ def landing_arguments(config: Config) -> dict[str, Any]:
 def enough_steps(config: Config) -> None:
     """Nothing, where sparse training lands no channels, or takes `sparse_train.min_steps` for it.
 
-    Measured on BCCD at 160 px, cut to FLOPs x0.5, mAP50-95 (val) after the cut: .430 without a landing; .392 after 39
-    steps of one, .417 after 52, .460 after 130, and .396 where the same 130 batches were 36 steps. On another set 111
-    cost 8 points and left 24 of 80 images without a detection above .25, and 296 gained half a point.
+    The number comes from scripts/bench_landing.py: a landing of 13 steps leaves 62 of 72 images of BCCD without a
+    detection above .25, one of 65 is worse than none, and one of 130 is better.
 
     Raises:
         SlimError: it takes fewer.
