@@ -89,7 +89,13 @@ def test_stages_that_choose(kind, stage, pictures, tmp_path, monkeypatch):
     words += {
         "sweep": ["sweep.criteria=[l1]", "sweep.flops=[0.7]", "sweep.workers=1", "prune.min_channels=2"],
         "sensitivity": ["prune.sensitivity.images=2", "prune.sensitivity.ratios=[0.5]"],
-        "prune": ["prune.target.latency=0.95", "latency.runtime=torch", "latency.samples=8", "latency.runs=3"],
+        "prune": [
+            "prune.target.latency=0.95",
+            "latency.runtime=torch",
+            "latency.samples=8",
+            "latency.runs=3",
+            "latency.threads=1",
+        ],
     }[stage]
     answer = run(stage, *words)
     assert answer.code == 0, answer
