@@ -98,7 +98,7 @@ def test_masked_equals_cut(name, px, plans):
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
 def test_masked_equals_cut_on_random_networks(first):
-    """Two hundred networks of YOLO's operators, friendly and hostile: no output moves, no wire is crossed."""
+    """A hundred networks of YOLO's operators, friendly and hostile: no output moves, no wire is crossed."""
     wrong, removed = {}, []
     for seed in range(first, first + 25):
         net = Network(seed)
