@@ -15,12 +15,16 @@ from pathlib import Path
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, read_config
-from yolo_slim.stages.choose import evidence_from
-from yolo_slim.stages.common import measured, run_stage, train_arguments, train_in
+from yolo_slim.pruning.choose import evidence_from
+from yolo_slim.pruning.cut import cut_to_plan
+from yolo_slim.runs.rows import measured
+from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.common import train_arguments
 from yolo_slim.stages.finetune import finetune
 from yolo_slim.stages.original import original
-from yolo_slim.stages.prune import cut_to_plan, prune_stage
+from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
+from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
 
 RECIPE = ("sparse_train.mode=uniform", "sparse_train.epochs=15", "sparse_train.strength=0.3",

@@ -27,14 +27,15 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.channels import trace
 from yolo_slim.config import Config, Prune, read_config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import cost
-from yolo_slim.stages.choose import Findings, judge
-from yolo_slim.stages.clock import Clock, layer_table
-from yolo_slim.stages.common import console, measured
+from yolo_slim.pruning.choose import Findings, judge
+from yolo_slim.pruning.cut import cut_to_plan
+from yolo_slim.runs.rows import measured
 from yolo_slim.stages.original import original
-from yolo_slim.stages.prune import cut_to_plan
-from yolo_slim.stages.turns import Timer
+from yolo_slim.timing.clock import Clock, layer_table
+from yolo_slim.timing.turns import Timer
 
 TITLES = {
     "original": "original",

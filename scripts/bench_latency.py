@@ -26,9 +26,9 @@ from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select,
 from yolo_slim.config import Latency
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.stages.clock import Clock, random_widths, slimmed, timed
-from yolo_slim.stages.stopwatch import as_fast
-from yolo_slim.stages.turns import Timer
+from yolo_slim.timing.clock import Clock, random_widths, slimmed, timed
+from yolo_slim.timing.stopwatch import as_fast
+from yolo_slim.timing.turns import Timer
 
 RUNTIMES = get_args(Latency.model_fields["runtime"].annotation)
 PREDICTED, MET = 0.10, 0.05

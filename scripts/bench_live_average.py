@@ -18,10 +18,10 @@ import yaml
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Prune
+from yolo_slim.data.batches import Batches
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import accuracy
-from yolo_slim.stages.prune import cut_to_plan
-from yolo_slim.training.calibrate import Batches
+from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.training.sparse import SETTINGS, SparseTrainer
 from yolo_slim.training.trainer import train
 

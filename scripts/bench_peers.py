@@ -26,17 +26,21 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, read_config
+from yolo_slim.console import console
 from yolo_slim.data import dataset_info
+from yolo_slim.data.batches import first
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import accuracy, cost
-from yolo_slim.stages.choose import evidence_from
-from yolo_slim.stages.common import console, measured, split_of, train_arguments, train_in
-from yolo_slim.stages.prune import cut_to_plan
+from yolo_slim.pruning.choose import evidence_from
+from yolo_slim.pruning.cut import cut_to_plan
+from yolo_slim.pruning.recalibrate import recalibrate
+from yolo_slim.runs.rows import measured, split_of
+from yolo_slim.stages.common import train_arguments
 from yolo_slim.stages.sparse_train import sparse_train
 from yolo_slim.training import trainer
-from yolo_slim.training.calibrate import first, recalibrate
 from yolo_slim.training.distill import SETTINGS
+from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
 
 TRAIN = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.00143, "warmup_epochs": 1, "warmup_bias_lr": 0.0,

@@ -18,8 +18,8 @@ import torch
 
 from yolo_slim.channels import cut, reconstruct, select, trace
 from yolo_slim.checkpoint import load
+from yolo_slim.data.batches import Batches
 from yolo_slim.importance import score
-from yolo_slim.training.calibrate import Batches
 
 PER_GIB = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is in bytes there, else in KiB
 

@@ -9,7 +9,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import torch
 
-from yolo_slim.stages import turns
+from yolo_slim.timing import turns
 
 torch.set_num_threads(1)
 # Beside other tests no while is calm.

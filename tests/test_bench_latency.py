@@ -9,7 +9,7 @@ from torch import nn
 
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.measure import cost
-from yolo_slim.stages.turns import Turn
+from yolo_slim.timing.turns import Turn
 
 pytest_plugins = ["tiny"]
 

@@ -38,8 +38,8 @@ from yolo_slim.channels import (
 from yolo_slim.config import Prune
 from yolo_slim.importance import Evidence, score_blocks
 from yolo_slim.measure import cost
-from yolo_slim.stages.depth import chosen_blocks, lowest
-from yolo_slim.stages.prune import cut_to_plan
+from yolo_slim.pruning.cut import cut_to_plan
+from yolo_slim.pruning.depth import chosen_blocks, lowest
 
 pytest_plugins = ["tiny"]
 

@@ -15,7 +15,9 @@ from ultralytics.utils.loss import v8DetectionLoss
 
 from yolo_slim import SlimError
 from yolo_slim.data import dataset_info, facts
-from yolo_slim.training.calibrate import Batches, Shown, detection_loss, first, recalibrate
+from yolo_slim.data.batches import Batches, Shown, first
+from yolo_slim.measure.loss import detection_loss
+from yolo_slim.pruning.recalibrate import recalibrate
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ultralytics import YOLO
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
 from yolo_slim.deploy import card_in, export_file
-from yolo_slim.stages.common import sign
+from yolo_slim.runs.stage import sign
 from yolo_slim.stages.inspect import history, plan_of
 
 pytest_plugins = ["tiny"]

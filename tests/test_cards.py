@@ -13,11 +13,12 @@ from tiny import PX, refused, run
 from torch import nn
 
 from yolo_slim import checkpoint, record
+from yolo_slim.console import Terminal
 from yolo_slim.deploy import card_in
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.cards import card_of
+from yolo_slim.formats.writing import write_whole
 from yolo_slim.report import markdown, page
-from yolo_slim.stages.console import Terminal
 from yolo_slim.stages.inspect import history, plan_of
 from yolo_slim.text import lines, printable, tidy
 
@@ -52,7 +53,7 @@ WRONG = {
 @pytest.mark.parametrize(("card", "said"), WRONG.values(), ids=WRONG)
 def test_a_card_that_is_none_in_a_checkpoint(card: Any, said: str, original: Path, tmp_path: Path) -> None:
     ckpt = checkpoint.read(original)
-    checkpoint.write_whole({**ckpt, checkpoint.CARD: card}, tmp_path / "mine.pt")
+    write_whole({**ckpt, checkpoint.CARD: card}, tmp_path / "mine.pt")
     refused(run("inspect", tmp_path / "mine.pt", f"imgsz={PX}"), tmp_path / "mine.pt", "model card", said)
 
 
@@ -90,7 +91,7 @@ NASTY = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202egnp.exe\r\n\x00[bold]x[/nothing]
 def test_a_terminal_is_told_nothing_by_a_card(original: Path, tmp_path: Path) -> None:
     card = {"source": {"file": NASTY, "sha256": NASTY}, "versions": {"yolo-slim": NASTY}}
     card |= {"steps": [{**STEP, "stage": NASTY, "settings": {NASTY: NASTY}, "map50_95": 0.5, "split": NASTY}]}
-    checkpoint.write_whole({**checkpoint.read(original), checkpoint.CARD: card}, tmp_path / "mine.pt")
+    write_whole({**checkpoint.read(original), checkpoint.CARD: card}, tmp_path / "mine.pt")
     answer = run("inspect", tmp_path / "mine.pt", f"imgsz={PX}")
     assert answer.code == 0, answer
     assert "[bold]x[/nothing]" in answer.out, "and what looks like markup is shown as it is"

@@ -17,9 +17,9 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.config import Latency, read_config
-from yolo_slim.stages.clock import Clock, clock, layer_table, random_widths, read, timed
-from yolo_slim.stages.common import unheard
-from yolo_slim.stages.turns import Timer, Turn
+from yolo_slim.console import unheard
+from yolo_slim.timing.clock import Clock, clock, layer_table, random_widths, read, timed
+from yolo_slim.timing.turns import Timer, Turn
 
 pytest_plugins = ["tiny"]
 
@@ -73,10 +73,10 @@ def steady() -> Iterator[None]:
     Four detectors are exported and timed for a table; fewer than eight cannot be asked for.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_slim.stages.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
+        patch.setattr("yolo_slim.timing.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
         real = Clock.timer
         patch.setattr(Clock, "timer", lambda *args, layers=False: real(*args, layers=True) if layers else Steady())
-        patch.setattr("yolo_slim.stages.stopwatch.CLOSE", 1e9)
+        patch.setattr("yolo_slim.timing.stopwatch.CLOSE", 1e9)
         yield
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_table_is_measured_anew(
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / kept.name).write_text(damage)
     table = read(kept)
-    monkeypatch.setattr("yolo_slim.stages.clock.timed", lambda *_: (table, 1.0))
+    monkeypatch.setattr("yolo_slim.timing.clock.timed", lambda *_: (table, 1.0))
     answer = run("prune", *typed(original, tmp_path, "torch"))
     assert answer.code == 0 and "holds no table of layers" in answer.out and "measured anew" in answer.out
     assert read(tmp_path / "latency" / kept.name) == table
@@ -126,7 +126,7 @@ def test_a_table_of_another_format_is_none(
     original: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "latency", tmp_path / "latency")
-    monkeypatch.setattr("yolo_slim.stages.clock.FORMAT", 0)
+    monkeypatch.setattr("yolo_slim.timing.clock.FORMAT", 0)
     assert "kept in" in run("prune", *typed(original, tmp_path, "torch")).out
 
 
@@ -135,7 +135,7 @@ def test_the_detector_that_is_cut_is_the_one_that_is_timed(loaded: nn.Module, sl
     words = [word for word in typed(slim, tmp_path, "torch") if not word.startswith("name=")]
     config, asked = read_config(None, words), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_slim.stages.clock.timed", lambda detector, *_: asked.append(detector) or NO_TABLE)
+        patch.setattr("yolo_slim.timing.clock.timed", lambda detector, *_: asked.append(detector) or NO_TABLE)
         layer_table(config, loaded)
     assert asked == [loaded]
 
@@ -180,11 +180,11 @@ def test_a_sample_of_a_slow_while_is_taken_again(original: Path, monkeypatch: py
     """Its layers as well, and none of them are those of another detector."""
     detector, slow = checkpoint.load(original), iter([60.0, 60.0, 90.0, 60.0, 60.0])  # three, one again, and the whole
     times = lambda ready, runs, **_: {"whole": [now := next(slow)], "narrow": [6.0], "slim": [now / 2]}  # noqa: E731
-    monkeypatch.setattr("yolo_slim.stages.turns.measure.in_turn", times)
+    monkeypatch.setattr("yolo_slim.timing.turns.measure.in_turn", times)
     monkeypatch.setattr(Timer, "wait", lambda timer, pauses: pauses)
-    monkeypatch.setattr("yolo_slim.stages.turns.RETAKES", 2)
+    monkeypatch.setattr("yolo_slim.timing.turns.RETAKES", 2)
     fitted = []
-    monkeypatch.setattr("yolo_slim.stages.clock.fit_layers", lambda *of: fitted.append(of))
+    monkeypatch.setattr("yolo_slim.timing.clock.fit_layers", lambda *of: fitted.append(of))
     _, baseline = timed(detector, trace(detector, PX), Clock("torch", 1, PX), Latency(samples=8))
     assert baseline == 60.0 and next(slow, None) is None
     ((_, keeps, samples),) = fitted

@@ -14,7 +14,7 @@ import yolo_slim
 from yolo_slim import record
 from yolo_slim.config import Config
 from yolo_slim.record import sum_of_sources
-from yolo_slim.stages.common import run_stage
+from yolo_slim.runs.stage import run_stage
 
 PACKAGE = Path(yolo_slim.__file__).parent
 

@@ -20,6 +20,7 @@ from ultralytics.utils import checks, downloads
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import read_config
+from yolo_slim.data.batches import Batches
 from yolo_slim.deploy import (
     RUNTIMES,
     Exported,
@@ -36,7 +37,6 @@ from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.stages.export import _check_side, complaints
-from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
 

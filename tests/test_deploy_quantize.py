@@ -13,9 +13,9 @@ from torch import nn
 from ultralytics import YOLO
 
 from yolo_slim import checkpoint
+from yolo_slim.data.batches import Batches
 from yolo_slim.deploy import file_mb, float_layers, opened, quantize, suffix
 from yolo_slim.errors import SlimError
-from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
 

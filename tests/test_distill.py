@@ -35,9 +35,10 @@ import yolo_slim
 from yolo_slim import SlimError, SlimTrainer, checkpoint
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
+from yolo_slim.pruning.recalibrate import recalibrate
 from yolo_slim.training import images
-from yolo_slim.training.calibrate import recalibrate
-from yolo_slim.training.distill import SETTINGS, DistillTrainer, blocks_of, enrol, same_channels
+from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol
+from yolo_slim.training.pairs import blocks_of, same_channels
 from yolo_slim.training.teacher import Silent, Taps, Teacher, entering, names_of, raw, scene_of, view_of
 
 WEIGHT = 0.5

@@ -15,7 +15,7 @@ from training_helpers import ARGUMENTS, PX, YAML, draw_shapes, saved, tiny
 
 from yolo_slim.distill import LOSSES, Scene, View
 from yolo_slim.distill.workers import average_gradients
-from yolo_slim.training.calibrate import recalibrate
+from yolo_slim.pruning.recalibrate import recalibrate
 from yolo_slim.training.distill import SETTINGS, DistillTrainer
 
 APART = {"darkrank": "ranks the objects of a worker's images", "mgd": "its mask is drawn by each worker"}

@@ -20,6 +20,7 @@ import yolo_slim
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.modules import check_modules
+from yolo_slim.formats.writing import write_whole
 
 pytest_plugins = ["tiny"]
 
@@ -366,7 +367,7 @@ def test_what_cannot_be_written_is_told_as_it_is(
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(SlimError) as caught:
-        checkpoint.write_whole({"model": None}, tmp_path / "slim.pt")
+        write_whole({"model": None}, tmp_path / "slim.pt")
     assert said in str(caught.value) and ("space" in str(caught.value)) == (number == errno.ENOSPC)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,7 @@ from torch import nn
 from ultralytics.nn.tasks import PoseModel, SegmentationModel
 
 from yolo_slim import checkpoint, record
-from yolo_slim.stages import common
+from yolo_slim.training import folder
 
 pytest_plugins = ["tiny"]
 
@@ -443,7 +443,7 @@ def test_ultralytics_arguments_win_over_our_choices(
         (run_folder / "weights").mkdir()
         shutil.copy(model, run_folder / "weights" / "best.pt")
 
-    monkeypatch.setattr(common, "train", stand_in)
+    monkeypatch.setattr(folder, "train", stand_in)
     words = ["finetune", f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", RATIO]
     assert run(*words, "finetune.train={plots: true, workers: 0}").code == 0
     assert (seen["plots"], seen["workers"]) == (True, 0)

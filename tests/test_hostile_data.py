@@ -18,8 +18,8 @@ from training_helpers import ARGUMENTS
 
 from yolo_slim import SlimError
 from yolo_slim.data import dataset_info, split_facts
+from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import images_of
-from yolo_slim.training.calibrate import Batches
 
 pytest_plugins = ["tiny"]
 

@@ -19,7 +19,7 @@ from yolo_slim.channels.surgery import tensors
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, REDUCE, Evidence, score, source_of
-from yolo_slim.stages.choose import evidence_from
+from yolo_slim.pruning.choose import evidence_from
 
 pytest_plugins = ["tiny"]
 

@@ -20,8 +20,9 @@ from yolo_slim.channels import image_channels
 from yolo_slim.channels import trace as traced
 from yolo_slim.deploy.focus import without_slices
 from yolo_slim.measure import latency
-from yolo_slim.stages.clock import Clock
-from yolo_slim.training.distill import losses_between, pair, sees_the_same
+from yolo_slim.timing.clock import Clock
+from yolo_slim.training.distill import losses_between
+from yolo_slim.training.pairs import pair, sees_the_same
 from yolo_slim.training.teacher import Taps, Teacher, entering
 
 pytest_plugins = ["tiny"]

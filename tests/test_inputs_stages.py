@@ -16,7 +16,7 @@ from ultralytics import YOLO
 
 from yolo_slim import SlimError, SlimTrainer, checkpoint, prune
 from yolo_slim.channels import image_channels
-from yolo_slim.training.calibrate import Batches
+from yolo_slim.data.batches import Batches
 
 pytest_plugins = ["tiny"]
 

@@ -15,8 +15,8 @@ from yolo_slim.channels import cut, plan_from_kept, relative_difference, silent,
 from yolo_slim.config import Prune, read_config
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.choose import choose, evidence_from, follow_plan
-from yolo_slim.stages.prune import cut_to_plan
+from yolo_slim.pruning.choose import choose, evidence_from, follow_plan
+from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.stages.sparse_train import _plan
 from yolo_slim.training.landing import MADE_UP
 

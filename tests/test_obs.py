@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from yolo_slim import SlimError
 from yolo_slim.channels import Group, Trace, trace
+from yolo_slim.data.batches import Batches
 from yolo_slim.importance import CRITERIA, Evidence, obs, score
-from yolo_slim.training.calibrate import Batches, detection_loss
+from yolo_slim.measure.loss import detection_loss
 
 pytest_plugins = ["tiny"]
 

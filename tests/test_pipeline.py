@@ -36,8 +36,8 @@ from yolo_slim.channels import cut, plan_from_kept
 from yolo_slim.cli import main
 from yolo_slim.config import read_config
 from yolo_slim.measure import NOT_MEASURED, cost
-from yolo_slim.stages.common import train_in
 from yolo_slim.stages.report import report_stage
+from yolo_slim.training.folder import train_in
 
 ROWS = ["original", "sparse", "pruned", "finetuned"]
 STAGES = [*ROWS, "export", "bench", "report"]

@@ -12,7 +12,7 @@ from yolo_slim import record
 from yolo_slim.config import Config
 from yolo_slim.errors import SlimError
 from yolo_slim.record import FILE, Record, read, sha256, unchanged, versions, write
-from yolo_slim.stages.common import run_stage, sums_of
+from yolo_slim.runs.stage import run_stage, sums_of
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from yolo_slim.cli import main
 from yolo_slim.config import Distill, Prune, read_config
 from yolo_slim.importance import Evidence
 from yolo_slim.measure import NOT_MEASURED, cost
+from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.record import Record
-from yolo_slim.stages.prune import cut_to_plan
 from yolo_slim.stages.rounds import _asked, prune_in_rounds
 
 FLOORS = {"round_to": 4, "min_channels": 4}
@@ -294,7 +294,7 @@ def patched():
             return detector
 
         patch.setattr(checkpoint, "load", remembered)
-        patch.setattr("yolo_slim.stages.common.accuracy", accuracy)
+        patch.setattr("yolo_slim.runs.rows.accuracy", accuracy)
         yield
 
 

@@ -13,10 +13,11 @@ from tiny import PX, contents, refused, run
 from yolo_slim import SlimError, checkpoint, prune, record
 from yolo_slim.channels import trace
 from yolo_slim.config import check, read_config
+from yolo_slim.data.batches import Batches
 from yolo_slim.importance import Evidence
+from yolo_slim.measure.loss import detection_loss
+from yolo_slim.pruning.choose import Findings, choose, curves_in
 from yolo_slim.stages import sensitivity as stage
-from yolo_slim.stages.choose import Findings, choose, curves_in
-from yolo_slim.training.calibrate import Batches, detection_loss
 
 pytest_plugins = ["tiny"]
 

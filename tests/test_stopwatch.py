@@ -15,7 +15,7 @@ from yolo_slim.channels import Plan, Selection
 from yolo_slim.channels.costs import Budget
 from yolo_slim.config import Target, read_config
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.stopwatch import aimed, as_fast, said, stopwatch
+from yolo_slim.timing.stopwatch import aimed, as_fast, said, stopwatch
 
 pytest_plugins = ["tiny"]
 
@@ -108,7 +108,7 @@ def test_both_are_started_and_timed_in_pairs(loaded: nn.Module, slim: Path, monk
         ran.append((*ready, runs))
         return {"whole": [8.0], "narrow": [1.0], "slim": [6.0]}
 
-    monkeypatch.setattr("yolo_slim.stages.turns.measure.in_turn", in_turn)
+    monkeypatch.setattr("yolo_slim.timing.turns.measure.in_turn", in_turn)
     words = ["model=x.pt", f"imgsz={PX}", "latency.runtime=openvino", "latency.threads=1", "latency.runs=7"]
     assert stopwatch(read_config(None, [*words, "prune.target.flops=0.5"]), loaded) is None
     timed = stopwatch(read_config(None, [*words, "prune.target.latency_ms=3"]), loaded)

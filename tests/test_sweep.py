@@ -29,13 +29,13 @@ from yolo_slim.channels import trace
 from yolo_slim.config import RECOVERIES, Config, Prune, check, read_config, words
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
+from yolo_slim.pruning.choose import judge
 from yolo_slim.report import draw, recommended, sentences, stays_within, sweep_markdown, sweep_plot
 from yolo_slim.report.sweep_plot import _apart
 from yolo_slim.report.sweep_words import cliff, failures, falls_off
-from yolo_slim.stages import executors
-from yolo_slim.stages.choose import judge
-from yolo_slim.stages.point import Point, make
 from yolo_slim.stages.sweep import _make, command, grid, section_of
+from yolo_slim.sweeping import executors
+from yolo_slim.sweeping.point import Point, make
 
 pytest_plugins = ["tiny"]
 
@@ -379,7 +379,7 @@ def test_a_criterion_is_asked_once(original: Path, data: Path, tmp_path: Path, m
 
     asked: list[str] = []
     monkeypatch.setattr(
-        "yolo_slim.stages.point.judge", lambda *given: asked.append(given[2].criterion) or judge(*given)
+        "yolo_slim.sweeping.point.judge", lambda *given: asked.append(given[2].criterion) or judge(*given)
     )
     points = grid(config(), original)[1:]
     points[0].folder.mkdir(parents=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from yolo_slim.stages import turns
-from yolo_slim.stages.turns import Started, Timer, Turn, timed
+from yolo_slim.timing import turns
+from yolo_slim.timing.turns import Started, Timer, Turn, timed
 
 
 @pytest.fixture(autouse=True)

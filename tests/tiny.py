@@ -151,7 +151,7 @@ def slim(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @torch.no_grad()
 def seeing(slim: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with norms that follow the images: those of `slim` let hardly anything of them through. Read it only."""
-    from yolo_slim.training.calibrate import Batches
+    from yolo_slim.data.batches import Batches
 
     detector = checkpoint.load(slim).train()
     for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):

@@ -7,22 +7,18 @@ What is read is checked first (`formats`), and nothing is asked of the network. 
 from __future__ import annotations
 
 import copy
-import errno
 import functools
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import nn
-from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import check_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
@@ -36,6 +32,7 @@ from yolo_slim.formats.door import check_detector, check_entries
 from yolo_slim.formats.layers import check_finite
 from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
 from yolo_slim.formats.unpickle import unpickled
+from yolo_slim.formats.writing import content_of, write_whole
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
@@ -235,7 +232,7 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
     path = Path(path)
     if check_yolov5u_filename(path.name, verbose=False) != path.name:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
-    write_whole({**_content(detector), **extra}, path)
+    write_whole({**content_of(detector), **extra}, path)
     return path
 
 
@@ -269,91 +266,8 @@ def inscribe(path: Path, card: dict[str, Any]) -> None:
 def file_bytes(detector: nn.Module) -> int:
     """How large a file `save` would write."""
     file = io.BytesIO()
-    torch.save(_content(detector), file)
+    torch.save(content_of(detector), file)
     return file.tell()
-
-
-def _content(detector: nn.Module) -> dict[str, Any]:
-    stored = copy.deepcopy(detector).cpu()
-    _fit_fp16(stored)
-    stored = stored.half().eval().requires_grad_(False)
-    stored.criterion = None
-    args = stored.args if isinstance(stored.args, dict) else vars(stored.args)
-    stored.args = {k: v for k, v in args.items() if k in DEFAULT_CFG_DICT}
-    return {
-        "date": datetime.now(timezone.utc).isoformat(),
-        "version": ultralytics_version,
-        "license": "AGPL-3.0 (https://ultralytics.com/license)",
-        "epoch": -1,
-        "best_fitness": None,
-        "model": stored,
-        "ema": None,
-        "updates": None,
-        "optimizer": None,
-        "train_args": stored.args,
-    }
-
-
-@torch.no_grad()
-def _fit_fp16(detector: nn.Module) -> None:
-    """A running variance beyond fp16 becomes its largest number, in place: it hardly changes what a norm divides by.
-
-    Raises:
-        SlimError: another tensor is beyond fp16, or is not finite.
-    """
-    most = torch.finfo(torch.float16).max
-    try:
-        check_finite(detector)
-    except SlimError as e:
-        raise SlimError(f"the detector {e}") from e
-    for name, tensor in detector.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.clamp_(max=most)
-        elif tensor.is_floating_point() and tensor.numel() and tensor.abs().max() > most:
-            raise SlimError(
-                f"the detector cannot be saved: {name} holds {tensor.abs().max():.3g}, and fp16, in which detectors "
-                f"are stored, ends at {most:.0f}. Train it with weight decay or a lower learning rate"
-            )
-
-
-def write_whole(ckpt: dict[str, Any], path: Path) -> None:
-    """Save to a temporary name and rename: the file is either the old one or all of the new one, power cuts included.
-
-    Raises:
-        SlimError: the disk is full or cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(ckpt, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _keep_name(path.parent)
-    except (OSError, RuntimeError) as e:
-        raise SlimError(f"cannot write {path}: {_why_unwritten(e)}") from e
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _keep_name(folder: Path) -> None:
-    """Have the disk take a renaming in, where its system lets folders be opened."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _why_unwritten(error: OSError | RuntimeError) -> str:
-    number = next((e.errno for e in (error, error.__context__) if isinstance(e, OSError)), None)
-    why = os.strerror(number) if number else str(error).partition("\n")[0]
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{why}. Nothing was changed; free some space and run it again"
-    return f"{why}. Nothing was changed"
 
 
 def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:

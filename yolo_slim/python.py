@@ -19,8 +19,8 @@ from yolo_slim.config import Target, check
 from yolo_slim.errors import SlimError
 from yolo_slim.given import Given, batches_of, checkpoint_path, detector_from, own_size, path_of, plain, size_of
 from yolo_slim.measure import Cost
-from yolo_slim.stages.choose import Findings, evidence_from
-from yolo_slim.stages.prune import Pruned, cut_to_plan
+from yolo_slim.pruning.choose import Findings, evidence_from
+from yolo_slim.pruning.cut import Pruned, cut_to_plan
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

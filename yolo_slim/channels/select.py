@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from math import ceil, floor
 
 import numpy as np
@@ -15,6 +13,7 @@ from yolo_slim.channels.costs import Budget
 from yolo_slim.channels.groups import Group, Ints, Trace
 from yolo_slim.channels.layer_table import LayerTable
 from yolo_slim.channels.meter import Meter
+from yolo_slim.channels.patterns import by_pattern
 from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.space import SLACK, Space, excess, lowest, met, round_up
 from yolo_slim.errors import SlimError
@@ -118,13 +117,13 @@ def select(
     _check_solver(solver, scope, curves, tolerance, ratio, target)
     if solver == "auto":
         solver = "knapsack" if scope == "global" and TIMED & {*(target or {})} else "threshold"
-    free, share = _patterns(trace, exclude, layers or {}, may_miss=whole is not None)
+    free, share = by_pattern(trace, exclude, layers or {}, may_miss=whole is not None)
     if exclude and not free.any() and not target:  # a target says itself that it cannot be met
         raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
     space = _space(trace, scores, free, share, min_keep, min_channels, round_to, may_empty)
     total = None
     if whole is not None:
-        free, share = _patterns(whole, exclude, layers or {})
+        free, share = by_pattern(whole, exclude, layers or {})
         total = int(sum(g.size for g, f, s in zip(whole.groups, free, share, strict=True) if f and np.isnan(s)))
     meter = Meter(trace, space.counted, tables, overhead, whole=whole, total=total, layers=latency)
     asked = _asked(meter, target or {})
@@ -190,25 +189,6 @@ def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
         why = f"needs {needs[name]}" if name in needs else f"is none of {', '.join(sorted(known))}"
         raise SlimError(f"prune.target.{name} {why}")
     return dict(target)
-
-
-def _patterns(
-    trace: Trace, exclude: Sequence[str], layers: Mapping[str, float], may_miss: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """For every group: may it be cut, and the share to remove there (not a number: the general rule)."""
-    free = np.array([g.reason is None for g in trace.groups])
-    share = np.full(len(trace.groups), np.nan)
-    for pattern in exclude:
-        free[_matching(trace.groups, pattern, "prune.exclude", may_miss)] = False
-    for pattern, ratio in layers.items():
-        share[_matching(trace.groups, pattern, "prune.layers", may_miss)] = ratio
-    return free, share
-
-
-def counted(trace: Trace, exclude: Sequence[str], layers: Mapping[str, float]) -> np.ndarray:
-    """Bool per group: those whose channels a ratio is a share of, neither kept whole nor told a share of their own."""
-    free, share = _patterns(trace, exclude, layers)
-    return free & np.isnan(share)
 
 
 def _space(
@@ -309,19 +289,3 @@ def _ascending(scores: Mapping[str, np.ndarray], group: Group) -> Ints:
             f"{int(np.isnan(score).sum())} are NaN. Is the checkpoint sound?"
         )
     return np.argsort(score, kind="stable")
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern means this module; `model.2` stands for everything below it."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
-
-def _matching(groups: Sequence[Group], pattern: str, setting: str, may_miss: bool) -> list[int]:
-    """Groups with a producer whose module name matches."""
-    found = [i for i, g in enumerate(groups) if any(matches(p, pattern) for p in g.producers)]
-    if not found and not may_miss:  # else it named layers of a branch that is gone
-        names = [p.removesuffix(".conv") for g in groups for p in g.producers]
-        near = get_close_matches(pattern.removesuffix(".conv"), names, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SlimError(f"{setting}: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
-    return found

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from yolo_slim.config.experiment import Config, section
 from yolo_slim.config.hints import inside, names_single_values
-from yolo_slim.config.sections import Config, section
 from yolo_slim.config.yaml_text import Unreadable, parse, parse_word
 from yolo_slim.errors import SlimError, check_file, plain, shown, why
 

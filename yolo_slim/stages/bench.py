@@ -11,12 +11,13 @@ from torch import nn
 from yolo_slim import checkpoint, deploy, measure, record, report
 from yolo_slim.channels import Costs, trace
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
-from yolo_slim.stages.clock import Clock, Started, clock
-from yolo_slim.stages.common import console, lineage, run_stage, slim_weights
 from yolo_slim.stages.entry import continues
+from yolo_slim.timing.clock import Clock, Started, clock
 
 
 @continues

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from yolo_slim import checkpoint, deploy, record, report
 from yolo_slim.config import Config
+from yolo_slim.console import console, quietly
+from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
+from yolo_slim.runs.rows import split_of
+from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
-from yolo_slim.stages.common import console, lineage, quietly, run_stage, slim_weights, split_of
 from yolo_slim.stages.entry import continues
-from yolo_slim.training.calibrate import Batches
 
 FOUND = "export.json"
 """What every file has come to, whether that was enough or not."""

@@ -17,14 +17,17 @@ from ultralytics.data.utils import IMG_FORMATS
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Config, Distill
 from yolo_slim.data import dataset_info
+from yolo_slim.data.batches import Batches
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.common import finished, lineage, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.runs.rows import measured
+from yolo_slim.runs.stage import finished, lineage, run_stage
+from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.labels import tell_if_unlabelled
-from yolo_slim.training.calibrate import Batches
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
+from yolo_slim.training.folder import train_in
 from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer
 

@@ -18,9 +18,9 @@ from yolo_slim.channels import Trace, composed, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
+from yolo_slim.console import console
 from yolo_slim.formats.door import whole
 from yolo_slim.formats.model_yaml import layers_of
-from yolo_slim.stages.common import console
 from yolo_slim.text import printable
 
 COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")

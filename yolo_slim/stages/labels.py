@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console
 
 
 def need_labels(config: Config, purpose: str) -> None:

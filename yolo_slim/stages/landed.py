@@ -8,7 +8,7 @@ from typing import Any
 from yolo_slim import record
 from yolo_slim.config import Config, Prune
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.clock import timing
+from yolo_slim.timing.clock import timing
 
 PLANNED = {"targeted", "soft"}
 """Modes of sparse training that choose the channels themselves, by the `prune:` section."""

@@ -19,11 +19,11 @@ from yolo_slim import checkpoint
 from yolo_slim.channels import Selection, cut, widened
 from yolo_slim.config import Config, Prune, check
 from yolo_slim.importance import Evidence
-from yolo_slim.stages.choose import Curves, Findings, choose, curves_of, evidence_from
-from yolo_slim.stages.clock import layer_table, timing
-from yolo_slim.stages.common import finished
-from yolo_slim.stages.recover import recover
-from yolo_slim.stages.stopwatch import aimed, said, stopwatch
+from yolo_slim.pruning.choose import Curves, Findings, choose, curves_of, evidence_from
+from yolo_slim.pruning.recover import recover
+from yolo_slim.runs.stage import finished
+from yolo_slim.timing.clock import layer_table, timing
+from yolo_slim.timing.stopwatch import aimed, said, stopwatch
 from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.polarization import PolarizedTrainer
 from yolo_slim.training.soft import SoftTrainer

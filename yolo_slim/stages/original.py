@@ -7,11 +7,14 @@ from pathlib import Path
 from yolo_slim import checkpoint
 from yolo_slim.channels import image_channels
 from yolo_slim.config import Config
+from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.record import Record
-from yolo_slim.stages.common import measured, run_stage, say, split_of, train_arguments, train_in
+from yolo_slim.runs.rows import measured, split_of
+from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.labels import tell_if_unlabelled
-from yolo_slim.training.calibrate import Batches
+from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
 
 

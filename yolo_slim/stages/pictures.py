@@ -12,10 +12,11 @@ from ultralytics.utils.patches import imread
 
 from yolo_slim import checkpoint, report
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.data import dataset_info
 from yolo_slim.data.facts import images_of
 from yolo_slim.measure import detections
-from yolo_slim.stages.common import console, split_of
+from yolo_slim.runs.rows import split_of
 
 LOOKED_AT, SHOWN, SIDE = 100, 12, 480
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]

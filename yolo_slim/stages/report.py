@@ -13,12 +13,14 @@ import torch
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import trace
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.runs.lineage import story
-from yolo_slim.stages.common import console, lineage, measured, run_stage, split_of
+from yolo_slim.runs.rows import measured, split_of
+from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.pictures import pictures

@@ -18,13 +18,16 @@ from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import SCHEDULES, Costs, Start, composed, trace
 from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Config, Prune
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
-from yolo_slim.stages.clock import layer_table, timing
-from yolo_slim.stages.common import console, finished, measured, run_stage, say
+from yolo_slim.runs.rows import measured
+from yolo_slim.runs.stage import finished, run_stage
+from yolo_slim.stages.common import say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.prune import cut_stage
+from yolo_slim.timing.clock import layer_table, timing
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
 

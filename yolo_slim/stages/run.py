@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.bench import bench
-from yolo_slim.stages.choose import rehearse
-from yolo_slim.stages.common import console
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import export, missing, rehearse_export
 from yolo_slim.stages.finetune import finetune, rehearse_distill
 from yolo_slim.stages.prune import prune_stage
+from yolo_slim.stages.rehearse import rehearse
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
 

@@ -20,18 +20,20 @@ from ultralytics.utils.torch_utils import select_device
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import Group, Trace, masked, trace
 from yolo_slim.config import Config
+from yolo_slim.console import console, quietly
 from yolo_slim.data import one_class, yaml_of
+from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
+from yolo_slim.measure.loss import detection_loss
+from yolo_slim.pruning.choose import evidence_from, judge, sources
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import evidence_from, judge, sources
-from yolo_slim.stages.common import console, quietly, run_stage, sums_of
+from yolo_slim.runs.stage import run_stage, sums_of
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.landed import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
-from yolo_slim.training.calibrate import Batches, detection_loss
 
 SCAN = "sensitivity.json"
 

@@ -11,17 +11,21 @@ from torch import nn
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Plan, silent, trace
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
+from yolo_slim.pruning.choose import sources
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import sources
-from yolo_slim.stages.common import console, measured, run_stage, say, train_arguments, train_in
+from yolo_slim.runs.rows import measured
+from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
 from yolo_slim.stages.landing_time import enough_steps, landing_arguments
 from yolo_slim.stages.modes import TRAINERS, files_of
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
+from yolo_slim.training.folder import train_in
 from yolo_slim.training.forced import write_log
 from yolo_slim.training.polarization import first_local_min
 

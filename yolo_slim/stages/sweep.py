@@ -17,21 +17,22 @@ from rich.table import Table
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
+from yolo_slim.console import console
+from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import criterion_of
 from yolo_slim.measure import latency
+from yolo_slim.pruning.choose import sources
 from yolo_slim.record import Record
 from yolo_slim.runs.identity import free_name
-from yolo_slim.stages.choose import sources
-from yolo_slim.stages.clock import layer_table
-from yolo_slim.stages.common import check_device, console, run_stage
+from yolo_slim.runs.stage import check_device, run_stage
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.executors import executor, make_all
 from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.original import original
-from yolo_slim.stages.point import Point, file_name, make
 from yolo_slim.stages.sensitivity import SCAN, scan_of
-from yolo_slim.training.calibrate import Batches
+from yolo_slim.sweeping.executors import executor, make_all
+from yolo_slim.sweeping.point import Point, file_name, make
+from yolo_slim.timing.clock import layer_table
 
 SCANS = "sweep/scans"
 """In the run's folder: a scan for each criterion, which decides who goes first in a group."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from yolo_slim import record
 from yolo_slim.config import Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.common import console, finished
+from yolo_slim.runs.stage import finished
 from yolo_slim.stages.original import original
 from yolo_slim.training.resuming import STARTED
 

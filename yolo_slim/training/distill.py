@@ -7,26 +7,23 @@ it, `last.pt` keeps it for a resume, the saved detector has no trace of it.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import composed, image_channels, survivors
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
-from yolo_slim.errors import SlimError
 from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
-from yolo_slim.training.teacher import Taps, Teacher, entering, names_of, raw, scene_of, view_of
+from yolo_slim.training.pairs import blocks_of, channels_at, pair, same_channels, sees_the_same
+from yolo_slim.training.teacher import Taps, Teacher, entering, raw, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "distill.yaml"
@@ -196,97 +193,6 @@ def losses_between(pairs: Sequence[Pair], settings: Mapping[str, Any]) -> Togeth
         for kind, losses in (("features", FEATURES), ("outputs", OUTPUTS))
     )
     return Together(pairs, *chosen)
-
-
-def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int, *, square: bool) -> None:
-    """Nothing, where a teacher can look at the student's images; see `enrol`.
-
-    Raises:
-        SlimError: it expects other channels of colour, or sides that are multiples of a larger stride.
-    """
-    ours, theirs = (image_channels(d) for d in (student, teacher))
-    if ours != theirs:
-        raise SlimError(
-            f"the teacher {name} looks at images of {theirs} channels, the student at {ours}; take a teacher that was "
-            "trained on such images as the student"
-        )
-    ours, theirs = (int(d.stride.max()) for d in (student, teacher))
-    side = math.ceil(imgsz / ours) * ours  # as Ultralytics rounds it
-    if side % theirs:
-        raise SlimError(
-            f"the teacher {name} has a stride of {theirs} pixels: it needs an imgsz that is a multiple of it, not "
-            f"{side}; the next is {math.ceil(side / theirs) * theirs}"
-        )
-    if theirs > ours and not square:
-        raise SlimError(
-            f"the teacher {name} has a stride of {theirs} pixels, the student of {ours}: with train.multi_scale or "
-            "train.rect, images come in sizes that it cannot look at; leave them out, or take another teacher"
-        )
-
-
-def same_channels(student: nn.Module, teacher: nn.Module, imgsz: int) -> dict[str, np.ndarray]:
-    """Which channel of the teacher's map each channel of the student's is: module -> (Cs,), as far as it is known.
-
-    Args:
-        student: cut from `teacher`, or from what was.
-        teacher: it may be slim itself.
-        imgsz: image side in pixels.
-
-    Raises:
-        SlimError: the student does not say that it was cut from such a detector.
-    """
-    cuts, before = (list((d.yaml.get("slim") or {}).get("cuts", [])) for d in (student, teacher))
-    if cuts[: len(before)] != before:
-        raise SlimError("the student was not cut from this teacher: their first cuts differ")
-    return survivors(teacher, imgsz, composed(cuts[len(before) :]))
-
-
-def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Tensor]:
-    """Of some of the teacher's modules, per module (Cs,).
-
-    Raises:
-        SlimError: it is not known which channels leave one of them.
-    """
-    if unknown := [name for name in names if name not in who]:
-        raise SlimError(
-            f"it is not known which channels leave {', '.join(unknown)}: name other layers (finetune.distill.layers), "
-            "or leave the teacher out (finetune.distill=null)"
-        )
-    return [torch.as_tensor(who[name]) for name in names]
-
-
-def blocks_of(student: nn.Module, found: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, str]:
-    """What is compared where channels are compared with themselves: every block, and what enters Detect.
-
-    Nothing has to be learned on the way there, so that a map deep inside teaches as directly as one in front of Detect.
-
-    Args:
-        found: of each teacher, as `same_channels` tells it.
-    """
-    *layers, _ = student.model
-    blocks = [f"model.{i}" for i, m in enumerate(layers) if sum(isinstance(c, nn.Conv2d) for c in m.modules()) > 1]
-    known = [n for n in blocks if all(who is not None and len(who.get(n, ())) for who in found)]
-    return {name: name for name in dict.fromkeys([*known, *entering(student)])}
-
-
-def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | None) -> Pair:
-    """What losses must know of the two: found by running both on a blank image; `taps`: of the student."""
-    device = next(student.parameters()).device
-    side = max(64, int(student.stride.max()), int(teacher.detector.stride.max()))
-    blank = torch.zeros(1, image_channels(student), side, side, device=device)
-    training = student.training
-    taps.open()
-    with torch.no_grad():
-        student.eval()(blank)
-        maps = taps.caught()
-    taps.close()
-    student.train(training)
-    there = teacher.to(device)(blank).maps
-    head = student.model[-1]
-    widths = ([m.shape[1] for m in each] for each in (maps, there))
-    # A student that was cut from its teacher has its classes, by whatever names.
-    names = names_of(student) if same is None else ()
-    return Pair(*widths, same, head.nc, head.reg_max, teacher.classes, teacher.bins, names, teacher.class_names)
 
 
 class _WithTeachers:

@@ -26,6 +26,7 @@ from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images, why
+from yolo_slim.formats.writing import write_whole
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
 
@@ -160,7 +161,7 @@ class SlimTrainer(RecoveringTrainer):
             with patch.object(torch, "save", marked):
                 super().save_model()
             if ckpt:
-                checkpoint.write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
+                write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
             # Renamed only when all is on the disk, and last.pt last: it says how far the training is.
             for part, final in ((self.best, best), (self.last, last)):
                 if part.exists():

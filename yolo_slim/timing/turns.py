@@ -19,8 +19,8 @@ from rich.progress import track
 from torch import nn
 
 from yolo_slim import measure
+from yolo_slim.console import console
 from yolo_slim.scratch import Scratch
-from yolo_slim.stages.common import console
 
 CALM, RETAKES = 0.08, 2
 """How far above their best the original and the narrow detector may be in a while that counts; how often others are

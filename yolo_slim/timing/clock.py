@@ -21,10 +21,10 @@ from torch import nn
 from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, image_channels, trace
 from yolo_slim.config import Config, Latency
+from yolo_slim.console import console, quietly, unheard
 from yolo_slim.errors import SlimError, why
 from yolo_slim.runs.locks import shared
-from yolo_slim.stages.common import console, quietly, unheard
-from yolo_slim.stages.turns import Started, Timer
+from yolo_slim.timing.turns import Started, Timer
 
 PROFILED = 8
 """Runs in which the layers of one detector are timed."""

@@ -23,22 +23,18 @@ from yolo_slim.channels import (
     cut,
     plan_from_kept,
     select,
-    trace,
 )
 from yolo_slim.channels.costs import STORED_BYTES
-from yolo_slim.channels.select import counted
+from yolo_slim.channels.patterns import counted
 from yolo_slim.config import Config, Prune
 from yolo_slim.data import one_class
+from yolo_slim.data.batches import Batches, Shown
 from yolo_slim.data.facts import dataset_for
-from yolo_slim.importance import Evidence, criterion_of, score, source_of
-from yolo_slim.stages import depth
-from yolo_slim.stages.clock import layer_table
-from yolo_slim.stages.common import rehearse_training
-from yolo_slim.stages.landed import compatible, landing_mode
-from yolo_slim.stages.landing_time import enough_steps
-from yolo_slim.stages.recover import absorption
-from yolo_slim.stages.stopwatch import Stopwatch, as_fast
-from yolo_slim.training.calibrate import Batches, Shown, detection_loss
+from yolo_slim.importance import Evidence, score, source_of
+from yolo_slim.measure.loss import detection_loss
+from yolo_slim.pruning import depth
+from yolo_slim.pruning.recover import absorption
+from yolo_slim.timing.stopwatch import Stopwatch, as_fast
 
 Curves: TypeAlias = dict[str, Curve]
 """Group name -> what removing a share of its channels does."""
@@ -240,26 +236,3 @@ def follow_plan(
     if chosen.ratio is not None:
         asked["channels"] = 1 - chosen.ratio
     return Selection(plan, meter.before, meter.costs.of(keeps), asked, meter.of(keeps))
-
-
-def rehearse(config: Config) -> None:
-    """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
-
-    Raises:
-        SlimError: train arguments that do not fit the detector, settings that do not go together, an unknown
-        criterion, a pattern that matches nothing, a target that cannot be met, a landing in too few steps.
-    """
-    chosen = config.prune
-    compatible(chosen, landing_mode(config))
-    if chosen.criterion is not None:
-        criterion_of(chosen.criterion)
-    detector = checkpoint.load(config.model)
-    rehearse_training(config, detector)
-    whole = trace(detector, config.imgsz)
-    blocks = depth.any_blocks(whole, chosen)
-    base, wiring = depth.without(detector, whole, blocks, "none", ())
-    harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
-    found = Findings(harmless, layer_table(config, detector))
-    any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
-    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
-    enough_steps(config)

@@ -12,10 +12,10 @@ from torch import nn
 from yolo_slim.channels import Selection, trace
 from yolo_slim.channels.select import TIMED, amount
 from yolo_slim.config import Config, Target
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.clock import clock_of, timing
-from yolo_slim.stages.common import console
-from yolo_slim.stages.turns import Timer
+from yolo_slim.timing.clock import clock_of, timing
+from yolo_slim.timing.turns import Timer
 
 CLOSE = 0.05
 """By which share of itself a latency may differ from what was expected."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Trace, absorb_missing, drop, emptiable, flattened, missing_means, trace
 from yolo_slim.channels.blocks import overlaps
-from yolo_slim.channels.select import matches
+from yolo_slim.channels.patterns import matches
 from yolo_slim.config import Prune
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, score_blocks
-from yolo_slim.stages.common import console
 
 
 def chosen_blocks(

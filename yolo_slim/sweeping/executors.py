@@ -16,7 +16,7 @@ from types import ModuleType
 
 from yolo_slim.config import Sweep
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.point import Point, work
+from yolo_slim.sweeping.point import Point, work
 
 Start = Callable[[Sequence[Point]], list[Future]]
 

@@ -23,11 +23,12 @@ from yolo_slim.config import RECOVERIES, Config
 from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
+from yolo_slim.pruning.choose import Findings, curves_in, evidence_from, judge, sources
+from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.record import Record
-from yolo_slim.stages.choose import Findings, curves_in, evidence_from, judge, sources
-from yolo_slim.stages.clock import layer_table, timing
-from yolo_slim.stages.common import check_device, measured, sums_of
-from yolo_slim.stages.prune import cut_to_plan
+from yolo_slim.runs.rows import measured
+from yolo_slim.runs.stage import check_device, sums_of
+from yolo_slim.timing.clock import layer_table, timing
 
 
 @dataclass(frozen=True)

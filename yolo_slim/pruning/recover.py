@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Trace, absorb, input_means, reconstruct, silenced, small_image
 from yolo_slim.config import Prune
+from yolo_slim.data.batches import first
 from yolo_slim.errors import SlimError
-from yolo_slim.training.calibrate import first, recalibrate
+from yolo_slim.pruning.recalibrate import recalibrate
 
 
 def recover(

@@ -1,4 +1,4 @@
-"""Unaugmented training images, and batch-norm statistics measured anew on them."""
+"""Images of a split, unaugmented."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from ultralytics.cfg import get_cfg
 
 from yolo_slim.data.facts import dataset_info, images_of
 from yolo_slim.errors import SlimError
@@ -87,35 +85,3 @@ def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:
             return
         yield batch[:n]
         n -= len(batch)
-
-
-def detection_loss(detector: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """Ultralytics' training loss of one labelled batch, a mean over its images."""
-    args, criterion = detector.args, getattr(detector, "criterion", None)
-    # The loss reads its gains there; a criterion made before may hold others.
-    detector.args = get_cfg(overrides=args if isinstance(args, dict) else vars(args))
-    detector.criterion = None
-    try:
-        return detector.loss(batch)[0].sum() / len(batch["img"])
-    finally:
-        detector.args, detector.criterion = args, criterion
-
-
-@torch.no_grad()
-def recalibrate(detector: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Replace running means and variances by the average over these batches; in place, returns the detector.
-
-    "Adaptive batch norm" of EagleEye (Li et al., ECCV 2020, arXiv:2007.02491, 3.3).
-    """
-    norms = [m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    device = next(detector.parameters()).device
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # cumulative average
-    detector.train()
-    for batch in batches:
-        detector(batch.to(device))
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    return detector.eval()

@@ -1,0 +1,20 @@
+"""Ultralytics' training loss, of a detector that is not being trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from ultralytics.cfg import get_cfg
+
+
+def detection_loss(detector: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """Ultralytics' training loss of one labelled batch, a mean over its images."""
+    args, criterion = detector.args, getattr(detector, "criterion", None)
+    # The loss reads its gains there; a criterion made before may hold others.
+    detector.args = get_cfg(overrides=args if isinstance(args, dict) else vars(args))
+    detector.criterion = None
+    try:
+        return detector.loss(batch)[0].sum() / len(batch["img"])
+    finally:
+        detector.args, detector.criterion = args, criterion

@@ -1,0 +1,1 @@
+"""Choose what goes, cut, prove, recover."""

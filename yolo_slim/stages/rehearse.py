@@ -1,0 +1,57 @@
+"""What is wrong with a configuration shows before hours of training."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from yolo_slim import checkpoint
+from yolo_slim.channels import Curve, trace
+from yolo_slim.config import Config
+from yolo_slim.data import dataset_info
+from yolo_slim.importance import Evidence, criterion_of
+from yolo_slim.pruning import depth
+from yolo_slim.pruning.choose import Findings, choose
+from yolo_slim.stages.landed import compatible, landing_mode
+from yolo_slim.stages.landing_time import enough_steps
+from yolo_slim.timing.clock import layer_table
+from yolo_slim.training.folder import check_fits
+
+
+def rehearse(config: Config) -> None:
+    """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
+
+    Raises:
+        SlimError: train arguments that do not fit the detector, settings that do not go together, an unknown
+        criterion, a pattern that matches nothing, a target that cannot be met, a landing in too few steps.
+    """
+    chosen = config.prune
+    compatible(chosen, landing_mode(config))
+    if chosen.criterion is not None:
+        criterion_of(chosen.criterion)
+    detector = checkpoint.load(config.model)
+    rehearse_training(config, detector)
+    whole = trace(detector, config.imgsz)
+    blocks = depth.any_blocks(whole, chosen)
+    base, wiring = depth.without(detector, whole, blocks, "none", ())
+    harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
+    found = Findings(harmless, layer_table(config, detector))
+    any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
+    choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
+    enough_steps(config)
+
+
+def rehearse_training(config: Config, detector: nn.Module) -> None:
+    """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
+
+    Raises:
+        SlimError: with the section and the argument.
+    """
+    untrained = config.model.endswith((".yaml", ".yml"))
+    classes = dataset_info(config.data)["nc"] if untrained and config.data else None
+    if config.original.train.get("single_cls"):
+        classes = 1
+    for name in (*(["original"] if untrained else []), "sparse_train", "finetune"):
+        chosen, where = getattr(config, name), f"{name}.train"
+        if not chosen.epochs:
+            continue
+        check_fits(detector, {**chosen.train, "data": config.data, "imgsz": config.imgsz}, where, classes)

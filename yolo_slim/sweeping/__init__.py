@@ -1,0 +1,1 @@
+"""A point of a sweep's grid, and who makes it."""
