@@ -5,7 +5,7 @@ the scene: a scalar, a mean over images, which its `weight` brings to the size o
 trains besides the student (adapters, generators) it holds itself. One that says `maps_alone` does not look at what a
 teacher predicts: where all do, the teacher's head is not run. One that says `every_block` learns nothing on the way
 from map to map: where all that look at maps say so, and no layers are named, they are given those of every block, not
-of Detect's inputs alone. To add your own, put it into `LOSSES`.
+of Detect's inputs alone. To add your own, put it into `FEATURES` or `OUTPUTS`.
 
 That of `channels` was chosen among 1, 3 and 10 on BCCD's validation images. The other weights are starting points, not
 tuned: at them, the gradient of each loss on a YOLOv5n that was cut to half of its FLOPs is of the size of that of
@@ -13,6 +13,8 @@ Ultralytics' own losses, or somewhat smaller.
 
 Letters: B images, C channels, H height, W width, A positions, K classes, N true boxes.
 """
+
+from collections import ChainMap
 
 from torch import nn
 
@@ -58,6 +60,7 @@ OUTPUTS: dict[str, type[nn.Module]] = {
 }
 """Of predictions, or of objects."""
 
-LOSSES: dict[str, type[nn.Module]] = {**FEATURES, **OUTPUTS}
+LOSSES: ChainMap[str, type[nn.Module]] = ChainMap(FEATURES, OUTPUTS)
+"""Both, as they are when they are asked for."""
 
 __all__ = ["FEATURES", "LOSSES", "OUTPUTS", "Pair", "Scene", "View"]
