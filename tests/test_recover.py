@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from yolo_slim import SlimError
 from yolo_slim.channels import cut, trace
 from yolo_slim.config import Prune
+from yolo_slim.pruning import recover as module
 from yolo_slim.pruning.recover import recover
-from yolo_slim.stages import recover as module
 
 IMAGES = [torch.rand(8, 3, PX, PX, generator=torch.Generator().manual_seed(i)) for i in range(3)]
 
