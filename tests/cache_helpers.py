@@ -1,6 +1,7 @@
 """A data set of one's own with its label caches, and pickles that would run.
 
-A test file asks for the fixture here with `pytest_plugins = ["tiny", "cache_helpers"]`.
+A test file asks for the fixture here with `pytest_plugins = ["tiny", "cache_helpers"]`. (PYTEST_DONT_REWRITE: test
+files import this one before pytest could.)
 """
 
 from __future__ import annotations
