@@ -1,5 +1,6 @@
 """One thread, no network: set before Ultralytics is imported. Long files first, so that no process ends alone."""
 
+import gc
 import importlib
 import os
 
@@ -22,3 +23,9 @@ LONG = ("test_sweep", "test_kill", "test_readme", "test_rounds", "test_pipeline"
 def pytest_collection_modifyitems(items: list) -> None:
     """Files that start processes of their own go first."""
     items.sort(key=lambda item: not item.path.stem.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: Ultralytics collects garbage five times a training, and would look at all of it."""
+    gc.collect()
+    gc.freeze()
