@@ -30,7 +30,11 @@ def started(*words: str, code: str = MAIN, **how: object) -> subprocess.Popen:
 # Streams
 
 
-@pytest.mark.parametrize("words", [["--help"], ["prune", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["prune", "--help"], ["--version"], ["inspect", "model=yolov5n.yaml", "imgsz=64"]],
+    ids=" ".join,
+)
 def test_a_reader_that_has_seen_enough_is_no_error(words: list[str]) -> None:
     reads, writes = os.pipe()
     os.close(reads)

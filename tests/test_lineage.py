@@ -115,6 +115,18 @@ def test_a_report_tells_no_two_cuts_as_one_story(words: list[str], tmp_path: Pat
         assert "Left out, finetuned" in text and "made from other weights than those now in" in text
 
 
+@pytest.mark.parametrize("damage", [True, False], ids=["a byte", "gone"])
+def test_what_is_damaged_is_not_passed_over(words: list[str], tmp_path: Path, damage: bool) -> None:
+    """The stage before it would be exported, and reported on, in its place."""
+    file = tmp_path / "runs" / "slim" / "finetuned" / "slim.pt"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1]) if damage else file.unlink()
+    for stage in ("export", "report", "bench"):
+        refused(run(stage, *words), file, "damaged, or replaced" if damage else "is gone", f"delete {file.parent}")
+        assert not (tmp_path / "runs" / "slim" / stage).exists()
+    assert run("finetune", *words).code == run("report", *words).code == 0
+
+
 def test_fine_tuning_goes_by_no_cut_of_another_detector(words: list[str], tmp_path: Path) -> None:
     """The original was made anew meanwhile: its cut is no teacher's student any more."""
     folder = tmp_path / "runs" / "slim" / "original"

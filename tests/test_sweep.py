@@ -171,6 +171,15 @@ def test_the_findings_in_words(maps: Maps, said: list[str]) -> None:
     assert sentences(content(maps)) == said
 
 
+def test_nothing_is_recommended_where_there_is_nothing_to_lose() -> None:
+    """Any cut stays within 2 points of an original that has fewer."""
+    found = content({("l1", "none"): {0.8: 0.0, 0.5: 0.0}}, original=0.012)
+    (said,) = sentences(found)
+    assert said.startswith("No target can be recommended: the original's mAP50-95 0.012")
+    page = sweep_markdown({**found, "name": "x", "command": "yolo-slim prune"})
+    assert "```bash" not in page and said in page.replace("\\", "")
+
+
 def test_the_page_has_a_line_a_point_and_tells_why_one_is_missing() -> None:
     sweep = content({L1: {0.9: 0.59, 0.5: None}})
     page = sweep_markdown(sweep, ["sweep.png"])
@@ -362,6 +371,7 @@ def typed(model: Path, data: Path, folder: Path) -> list[str]:
         "data": data,
         "imgsz": PX,
         "runs": folder / "runs",
+        "sweep.drop": 1e-4,  # the tiny detector has little more to lose
         "name": "swept",
         "report.latency_runs": 2,
         "prune.round_to": 4,

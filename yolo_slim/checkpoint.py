@@ -117,8 +117,11 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     here(path)
     path = Path(path)
-    if not path.is_file():
-        raise SlimError(_not_there(path))
+    try:
+        if not path.is_file():
+            raise SlimError(_not_there(path))
+    except OSError as e:  # a name that is too long, say
+        raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
     if path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
         raise SlimError(f"expected an Ultralytics checkpoint ending in .pt or a model .yaml, got {path}{packed}")

@@ -24,6 +24,10 @@ OTHER = re.compile(r"\[(?!/?\]|(?:bold|bold green|bold red)\])")
 class Terminal(Console):
     """A rich console that knows the marks used here, and shows any other as it is written."""
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: rich would exit with 1, without a word to whom it concerns."""
+        raise BrokenPipeError
+
     def print(self, *objects: Any, **named: Any) -> None:
         """As rich's, without control characters in texts."""
         shown = [lines(each) if isinstance(each, str) else each for each in objects]

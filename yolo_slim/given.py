@@ -81,6 +81,11 @@ def _in_full(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().float()
 
 
+def _shown(given: Any) -> str:
+    """A short value as it is; of a network the name of its class says enough."""
+    return "" if isinstance(given, (Model, nn.Module)) else f": {' '.join(repr(given).split())[:80]}"
+
+
 def path_of(given: Any) -> Path:
     """Text, or whatever stands for a path, as a path.
 
@@ -88,7 +93,7 @@ def path_of(given: Any) -> Path:
         SlimError: it is neither.
     """
     if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
-        raise SlimError(f"expected a path as text or as a pathlib.Path, got a {type(given).__name__}: {given!r:.80}")
+        raise SlimError(f"expected a path as text or as a pathlib.Path, got a {type(given).__name__}{_shown(given)}")
     return Path(given)
 
 

@@ -47,7 +47,7 @@ def dataset_info(data: str | Path, split: str = "", *, single_cls: bool = False)
 
     Args:
         data: its YAML, or a folder that holds one.
-        split: whose images must be there; else those to validate on, where it has any.
+        split: whose images must be there; else those to train and to validate on, where it names any.
         single_cls: take all classes for one, as Ultralytics does.
 
     Raises:
@@ -63,12 +63,13 @@ def dataset_info(data: str | Path, split: str = "", *, single_cls: bool = False)
             info[key] = placed if isinstance(info[key], list) else placed[0]
     if split and not info.get(split):
         raise SlimError(f"{data} has no '{split}' images")
-    for place in _places(info.get(split or "val")):
-        if not os.path.exists(place):
-            raise SlimError(
-                f"cannot use the data set {data}: its '{split or 'val'}' images are not at {place}, and nothing is "
-                "downloaded here: put them there, or correct `path` in the YAML"
-            )
+    for needed in (split,) if split else ("train", "val"):
+        for place in _places(info.get(needed)):
+            if not os.path.exists(place):
+                raise SlimError(
+                    f"cannot use the data set {data}: its '{needed}' images are not at {place}, and nothing is "
+                    "downloaded here: put them there, or correct `path` in the YAML"
+                )
     one = {"names": dict(ONE), "nc": 1} if single_cls else {}
     return {**info, "path": root, **one}
 

@@ -16,6 +16,7 @@ from yolo_slim.report.sweep_words import (
     stays_within,
     sweep_markdown,
     sweep_rows,
+    tells,
 )
 from yolo_slim.report.tables import markdown, rounds, summary
 
@@ -47,6 +48,7 @@ __all__ = [
     "sweep_markdown",
     "sweep_plot",
     "sweep_rows",
+    "tells",
     "undecided",
     "warnings",
     "worth",

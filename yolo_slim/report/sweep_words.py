@@ -49,6 +49,11 @@ def stays_within(content: dict[str, Any], row: Row) -> bool:
     return row["map50_95"] >= content["original"]["map50_95"] - content["drop"] - 1e-9
 
 
+def tells(content: dict[str, Any]) -> bool:
+    """Whether there is more to lose than may be lost: else every target is as good as any."""
+    return content["original"]["map50_95"] > content["drop"]
+
+
 def recommended(content: dict[str, Any]) -> Row:
     """The best point of the smallest target that stays within `drop`; where none does, the least bad point."""
     rows = candidates(content)
@@ -95,6 +100,12 @@ def _sum(rows: list[Row]) -> float:
 
 def sentences(content: dict[str, Any]) -> list[str]:
     """The findings, one a sentence or two."""
+    if not tells(content):
+        return [
+            f"No target can be recommended: the original's mAP50-95 {content['original']['map50_95']:.3f} is no more "
+            f"than the {100 * content['drop']:g} points that may be lost (sweep.drop). Train it first, or validate on "
+            "images that it was trained for."
+        ]
     said = [_recommendation(content), _scores(content), _cliff(content), _chance(content)]
     return [sentence for sentence in said if sentence]
 
@@ -219,7 +230,7 @@ def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
     sections = [
         f"# Sweep: {plain(content['name'])}",
         "\n\n".join(map(plain, sentences(content))),
-        f"```bash\n{content['command']}\n```",
+        *([f"```bash\n{content['command']}\n```"] if tells(content) else []),
         *(f"![{Path(name).stem}]({name})" for name in plots),
         "## Points\n\n" + table(SWEEP_HEAD, lines),
         "In brackets: the difference to the original in points (1 point = 0.01), and the ratio to it."

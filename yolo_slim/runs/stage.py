@@ -130,8 +130,23 @@ def finished(config: Config, stage: str) -> Path | None:
     return done.output(config.folder / stage) if done else None
 
 
-def lineage(config: Config) -> dict[str, Record]:
-    """The finished stages that build on one another, from the original on; why others are left out is said."""
+def lineage(config: Config, before: str | None = None) -> dict[str, Record]:
+    """The finished stages that build on one another, from the original on; why others are left out is said.
+
+    Args:
+        config: of the run.
+        before: a stage that is about to be done again: its own results do not matter.
+
+    Raises:
+        SlimError: what one of them has written is gone, or is not what it wrote: a stage before it would be taken for
+            the last.
+    """
+    for stage in WEIGHTS[: WEIGHTS.index(before) if before else None]:
+        folder = config.folder / stage
+        if (done := record.stated(folder)) and "weights" in done.outputs and not record.read(folder):
+            file = done.output(folder)
+            what = "is not what it was written as: damaged, or replaced" if file.exists() else "is gone"
+            raise SlimError(f"{file} {what}. Do that stage again, or delete {folder} to go on with what came before it")
     told, left_out = story(config.folder)
     for stage, reason in left_out.items():
         console.print(f"{stage}: left out, {reason}", markup=False)

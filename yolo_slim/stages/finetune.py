@@ -38,7 +38,7 @@ ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 @continues
 def finetune(config: Config) -> Record:
     """runs/<name>/finetuned/slim.pt."""
-    pruned = lineage(config).get("pruned")
+    pruned = lineage(config, "finetuned").get("pruned")
     if pruned is None:
         raise SlimError(
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "

@@ -7,7 +7,7 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.channels import Curve, trace
 from yolo_slim.config import Config
-from yolo_slim.data import dataset_info
+from yolo_slim.data import dataset_info, labelled
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import Findings, choose
@@ -38,6 +38,8 @@ def rehearse(config: Config) -> None:
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
     choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
     enough_steps(config)
+    if config.data and (config.sparse_train.epochs or config.finetune.epochs):
+        labelled(config.data, "val")  # its images can be read
 
 
 def rehearse_training(config: Config, detector: nn.Module) -> None:

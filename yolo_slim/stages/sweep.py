@@ -195,5 +195,6 @@ def _tell(content: dict[str, Any]) -> None:
         listed.add_row(*(cells[i] for i in shown), style="bold green" if row is best else None)
     wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
     wide.print(listed)
-    for line in (*report.failures(content), *report.sentences(content), "Next:", f"  {content['command']}"):
+    then = ("Next:", f"  {content['command']}") if report.tells(content) else ()
+    for line in (*report.failures(content), *report.sentences(content), *then):
         console.print(line, markup=False)
