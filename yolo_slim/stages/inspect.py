@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
@@ -18,7 +17,7 @@ from yolo_slim.channels import Trace, composed, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
-from yolo_slim.console import console
+from yolo_slim.console import Terminal, console
 from yolo_slim.formats.door import whole
 from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.text import printable
@@ -54,7 +53,7 @@ def inspect(config: Config) -> None:
         table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=not folds, overflow="fold")
     for conv in wiring.convs.values():
         table.add_row(*(Text(printable(cell)) for cell in _row(detector, wiring, conv, owner.get(conv.name))))
-    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide = console if console.is_terminal else Terminal(width=PIPED_WIDTH)
     wide.print(table)
     free = wiring.free
     console.print(

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
-from yolo_slim.console import console
+from yolo_slim.console import Terminal, console
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import criterion_of
@@ -193,7 +192,7 @@ def _tell(content: dict[str, Any]) -> None:
         listed.add_column(report.SWEEP_HEAD[i].replace(" ", "\n"), justify="right" if i > 1 else "left", no_wrap=True)
     for row, cells in report.sweep_rows(content):
         listed.add_row(*(cells[i] for i in shown), style="bold green" if row is best else None)
-    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide = console if console.is_terminal else Terminal(width=PIPED_WIDTH)
     wide.print(listed)
     then = ("Next:", f"  {content['command']}") if report.tells(content) else ()
     for line in (*report.failures(content), *report.sentences(content), *then):
