@@ -1,7 +1,6 @@
 """A data set of one's own with its label caches, and pickles that would run.
 
-A test file asks for the fixture here with `pytest_plugins = ["tiny", "cache_helpers"]`. (PYTEST_DONT_REWRITE: test
-files import this one before pytest could.)
+A test file asks for the fixture here with `pytest_plugins = ["tiny", "cache_helpers"]`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
-from facts_helpers import said, write
 from tiny import PX, run
 from ultralytics.data.utils import check_det_dataset
 
@@ -14,7 +15,26 @@ from yolo_slim import SlimError, checkpoint
 from yolo_slim.data import Split, dataset_info, split_facts, yaml_of
 from yolo_slim.measure import accuracy
 
-pytest_plugins = ["tiny", "facts_helpers"]
+pytest_plugins = ["tiny"]
+
+
+@pytest.fixture
+def own(data: Path, tmp_path: Path) -> Path:
+    """The YAML of a data set of one's own, without caches."""
+    shutil.copytree(data.parent, tmp_path / "shapes", ignore=shutil.ignore_patterns("*.cache"))
+    return tmp_path / "shapes" / data.name
+
+
+def said(data: object, **change: Any) -> str:
+    """What `dataset_info` refuses it with."""
+    with pytest.raises(SlimError) as e:
+        dataset_info(data, **change)
+    return str(e.value)
+
+
+def write(own: Path, text: str) -> Path:
+    own.write_text(text)
+    return own
 
 
 PLACES = "train: images/train\nval: images/val\n"

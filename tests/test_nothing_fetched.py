@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from facts_helpers import said, write
 from tiny import PX, contents, refused, run
 
 from yolo_slim import SlimError
 from yolo_slim.data import dataset_info
 from yolo_slim.measure import accuracy
 
-pytest_plugins = ["tiny", "facts_helpers"]
+pytest_plugins = ["tiny"]
+
+
+@pytest.fixture
+def own(data: Path, tmp_path: Path) -> Path:
+    """The YAML of a data set of one's own, without caches."""
+    shutil.copytree(data.parent, tmp_path / "shapes", ignore=shutil.ignore_patterns("*.cache"))
+    return tmp_path / "shapes" / data.name
+
+
+def said(data: object, **change: Any) -> str:
+    """What `dataset_info` refuses it with."""
+    with pytest.raises(SlimError) as e:
+        dataset_info(data, **change)
+    return str(e.value)
+
+
+def write(own: Path, text: str) -> Path:
+    own.write_text(text)
+    return own
 
 
 ADDRESSES = [
