@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -245,16 +245,14 @@ def card(path: str | Path) -> dict[str, Any]:
     Raises:
         SlimError: it has one that is none.
     """
-    here(path)
-    try:
-        content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:  # `read` says why
-        content = None
-    return copy.deepcopy(_card(Path(path), content))
+    path, content = Path(path), b""
+    with suppress(OSError):  # `read` says why
+        content = path.read_bytes() if path.is_file() else b""
+    return copy.deepcopy(_card(path, hashlib.sha256(content).hexdigest()))
 
 
 @functools.lru_cache(maxsize=16)
-def _card(path: Path, content: str | None) -> dict[str, Any]:
+def _card(path: Path, content: str) -> dict[str, Any]:
     """Read once for the same bytes: each stage asks for the card of what it began with."""
     found = read(path).get(CARD)
     with _about(path):

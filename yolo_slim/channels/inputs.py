@@ -121,7 +121,7 @@ def _worth_trying(detector: nn.Module, sizes: list[tuple[int, int]]) -> Iterator
     yield from product((n for n in others if n not in likely), sizes[:1])
 
 
-class _Shapes(TorchDispatchMode):
+class Shapes(TorchDispatchMode):
     """Convolutions and the like are not run but looked up: torch takes ten times as long on the meta device."""
 
     @classmethod
@@ -144,7 +144,7 @@ def _tried(ghost: nn.Module, channels: int, hw: tuple[int, int]) -> Trial:
     handles = [m.register_forward_pre_hook(count) for m in ghost.modules()]
     training = [m for m in ghost.modules() if m.training]
     try:
-        with torch.no_grad(), _Shapes():
+        with torch.no_grad(), Shapes():
             ghost.eval()(torch.empty(1, channels, *hw, device="meta"))
     except Exception as e:  # whatever a layer makes of an image that it was not made for
         return Trial(channels, entered, e)

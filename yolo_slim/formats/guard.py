@@ -12,9 +12,8 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_slim.channels.rules import shape_of
+from yolo_slim.channels.inputs import Shapes
 from yolo_slim.errors import SlimError
 
 MOST_LAYERS = 20_000
@@ -27,25 +26,18 @@ LARGEST_TENSOR = 1 << 31
 """Numbers in one tensor."""
 
 
-class Counting(TorchDispatchMode):
+class Counting(Shapes):
     """Inside, what is run ends: it takes no more operations and comes to no larger tensors than a detector does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.met = self.macs = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Never compiled: spares the import of torch._dynamo."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.met += 1
         if self.met > MOST_OPERATIONS:
             raise SlimError(f"takes more than {MOST_OPERATIONS:,} operations for one image: no detector does")
-        out = shape_of(func.overloadpacket, args)
-        if out is None:
-            out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten.convolution.default:
             self.macs += out.numel() // max(out.shape[1], 1) * args[1].numel()
         if self.macs > MOST_MACS:

@@ -141,13 +141,13 @@ def lineage(config: Config, before: str | None = None) -> dict[str, Record]:
         SlimError: what one of them has written is gone, or is not what it wrote: a stage before it would be taken for
             the last.
     """
+    told, left_out = story(config.folder)
     for stage in WEIGHTS[: WEIGHTS.index(before) if before else None]:
-        folder = config.folder / stage
-        if (done := record.stated(folder)) and "weights" in done.outputs and not record.read(folder):
+        folder, whole = config.folder / stage, stage in told or stage in left_out
+        if not whole and (done := record.stated(folder)) and "weights" in done.outputs:
             file = done.output(folder)
             what = "is not what it was written as: damaged, or replaced" if file.exists() else "is gone"
             raise SlimError(f"{file} {what}. Do that stage again, or delete {folder} to go on with what came before it")
-    told, left_out = story(config.folder)
     for stage, reason in left_out.items():
         console.print(f"{stage}: left out, {reason}", markup=False)
     return told

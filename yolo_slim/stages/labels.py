@@ -8,6 +8,11 @@ from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 
 
+def val_labelled(config: Config) -> bool:
+    """Whether any image of val has a label; false where there is no data set."""
+    return bool(config.data) and labelled(config.data, "val")
+
+
 def need_labels(config: Config, purpose: str) -> None:
     """Before hours of work that would come to nothing.
 
@@ -18,7 +23,7 @@ def need_labels(config: Config, purpose: str) -> None:
     Raises:
         SlimError: no image of val has a label.
     """
-    if not (config.data and labelled(config.data, "val")):
+    if not val_labelled(config):
         raise SlimError(
             f"{purpose} on the val split of {config.data}, and no image there has a label: nothing can be measured. "
             "Label some images of val (labels/ beside images/, a .txt of the same name), or let `val:` name others"
@@ -27,7 +32,7 @@ def need_labels(config: Config, purpose: str) -> None:
 
 def tell_if_unlabelled(config: Config) -> None:
     """Before a training that keeps its best epoch: without labels there is none."""
-    if not (config.data and labelled(config.data, "val")):
+    if not val_labelled(config):
         console.print(
             f"no image in the val split of {config.data} has a label: the fitness of every epoch is 0, the last one "
             "is taken for the best, and training never stops early",

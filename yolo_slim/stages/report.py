@@ -14,7 +14,6 @@ from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import trace
 from yolo_slim.config import Config
 from yolo_slim.console import console
-from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
@@ -23,6 +22,7 @@ from yolo_slim.runs.rows import measured, split_of
 from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
+from yolo_slim.stages.labels import val_labelled
 from yolo_slim.stages.pictures import pictures
 from yolo_slim.text import tidy
 
@@ -94,20 +94,21 @@ def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | 
 def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:
     """The content of report.json."""
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
+    split = split_of(config) if config.data else None
     times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
     rows = [
-        {"stage": stage, "weights": str(path), **measured(config, path), "latency_ms": times[stage]}
+        {"stage": stage, "weights": str(path), **measured(config, path, split), "latency_ms": times[stage]}
         for stage, path in weights.items()
     ]
     for row in rows:
         of = done[row["stage"]]
         if epochs := of.settings.get("epochs") or of.details.get("epochs"):  # details: trained between rounds
             row["train_epochs"] = epochs
-    before, keys = detectors["original"], CURVES if config.data and labelled(config.data, "val") else CURVES[:1]
+    before, keys = detectors["original"], CURVES if val_labelled(config) else CURVES[:1]
     return {
         "name": config.name,
         "data": config.data,
-        "split": split_of(config) if config.data else None,
+        "split": split,
         "imgsz": config.imgsz,
         "measured_on": conditions,
         "rows": rows,
