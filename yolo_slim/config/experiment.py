@@ -5,18 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
-from yolo_slim.config.base import (
-    WIDEST,
-    Section,
-)
+from yolo_slim.config.base import WIDEST, Section
 from yolo_slim.config.pruning import Prune
 from yolo_slim.config.results import Bench, Export, Latency, Report, Sweep
 from yolo_slim.config.training import Finetune, Original, SparseTrain, check_lesson

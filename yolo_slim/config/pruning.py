@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from yolo_slim.config.base import (
-    MOST_EPOCHS,
-    MOST_IMAGES,
-    Section,
-    Share,
-)
+from yolo_slim.config.base import MOST_EPOCHS, MOST_IMAGES, Section, Share
 from yolo_slim.config.values import LARGEST
 
 RECOVERIES: dict[str, dict[str, Any]] = {
@@ -123,8 +114,7 @@ class Prune(Section):
     )
     ratio: Share | None = Field(None, description="share of the prunable channels to remove (or give a target)")
     target: Target | None = Field(
-        None,
-        description="any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}",
+        None, description="any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}"
     )
     sensitivity: Sensitivity = Field(Sensitivity(), description="the scan of solver sensitivity")
     layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

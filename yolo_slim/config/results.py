@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
 from yolo_slim.config.arguments import check_formats
-from yolo_slim.config.base import (
-    MOST_IMAGES,
-    MOST_RUNS,
-    MOST_THREADS,
-    WIDEST,
-    Section,
-    Share,
-)
+from yolo_slim.config.base import MOST_IMAGES, MOST_RUNS, MOST_THREADS, WIDEST, Section, Share
 from yolo_slim.config.pruning import RECOVERIES
 
 
@@ -82,8 +72,7 @@ class Export(Section):
     """The files for devices, and the proof that each agrees."""
 
     formats: list[str] = Field(
-        ["onnx"],
-        description="files to write: onnx, openvino, torchscript, ncnn, or another of Ultralytics' exporter",
+        ["onnx"], description="files to write: onnx, openvino, torchscript, ncnn, or another of Ultralytics' exporter"
     )
     int8: list[Literal["onnx", "openvino"]] = Field(
         [], description="files to write in INT8: onnx (QDQ, by onnxruntime), openvino (by NNCF)"

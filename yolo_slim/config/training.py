@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from yolo_slim.config.base import (
-    MOST_EPOCHS,
-    MOST_STEPS,
-    Section,
-    TrainSection,
-)
+from yolo_slim.config.base import MOST_EPOCHS, MOST_STEPS, Section, TrainSection
 from yolo_slim.errors import shown
 
 
