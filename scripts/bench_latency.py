@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from torch import nn
@@ -24,13 +23,14 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select, trace
 from yolo_slim.config import Latency
+from yolo_slim.config.choices import TIMED_BY_LAYER
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.timing.clock import Clock, random_widths, slimmed, timed
 from yolo_slim.timing.stopwatch import as_fast
 from yolo_slim.timing.turns import Timer
 
-RUNTIMES = get_args(Latency.model_fields["runtime"].annotation)
+RUNTIMES = ("torch", *TIMED_BY_LAYER)
 PREDICTED, MET = 0.10, 0.05
 """How far off a prediction, and a target that was met, may be."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,7 +147,7 @@ def test_a_runtime_that_cannot_run_it(
 
         return run
 
-    left = {name: r._replace(open=broken) if name == "opencv" else r for name, r in deploy.RUNTIMES.items()}
+    left = {name: replace(r, open=broken) if name == "opencv" else r for name, r in deploy.RUNTIMES.items()}
     monkeypatch.setattr("yolo_slim.deploy.runtimes.RUNTIMES", {n: left[n] for n in ("torchscript", "opencv")})
     folder = benched[0]
     before = contents(folder)

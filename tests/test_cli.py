@@ -8,9 +8,9 @@ import pytest
 import yaml
 from tiny import refused, run, run_alone
 
-from yolo_slim import __version__, cli
-from yolo_slim.cli import EXAMPLES, STAGES, USES
+from yolo_slim import __version__
 from yolo_slim.config import Config, read_config, section
+from yolo_slim.stages import STAGES
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
     "run": {"original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"},
@@ -47,7 +47,9 @@ def listed(text: str) -> dict[str, str]:
 def test_usage_names_every_stage_with_its_sentence(words: list[str]) -> None:
     answer = run(*words)
     assert (answer.code, answer.err) == (0, "")
-    assert [stage for stage, what in STAGES.items() if f"{stage} " not in answer.out or what not in answer.out] == []
+    assert [
+        stage for stage, what in STAGES.items() if f"{stage} " not in answer.out or what.help not in answer.out
+    ] == []
     assert "key=value" in answer.out
 
 
@@ -57,7 +59,7 @@ def test_help_lists_every_setting_of_the_stage(stage: str) -> None:
     assert (answer.code, answer.err) == (0, "")
     expected = {key for path in [[], *([name] for name in READS[stage])] for key in leaves(path)}
     assert listed(answer.out).keys() == expected
-    assert EXAMPLES[stage] in answer.out
+    assert STAGES[stage].example in answer.out
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -76,7 +78,7 @@ def test_help_shows_defaults_as_one_may_type_them(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_explains_every_setting(stage: str) -> None:
     text = run(stage, "--help").out
-    for path in [[], *([name] for name in USES[stage])]:
+    for path in [[], *([name] for name in STAGES[stage].sections)]:
         for key, field in leaves(path).items():
             assert field.description, key
             assert field.description in text
@@ -84,7 +86,7 @@ def test_help_explains_every_setting(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_example_of_each_stage_can_be_typed(stage: str) -> None:
-    program, named, *words = EXAMPLES[stage].split()
+    program, named, *words = STAGES[stage].example.split()
     assert (program, named) == ("yolo-slim", stage)
     settings = [word for word in words if "=" in word]
     assert isinstance(read_config(None, ["model=a.pt", *settings]), Config)
@@ -171,7 +173,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(monkeypatch: pytest.Mo
     def interrupted(config: Config) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_stage", lambda name: interrupted)
+    monkeypatch.setitem(STAGES, "prune", interrupted)
     answer = run("prune", "model=a.pt")
     assert answer.code == 130
     assert "interrupted" in answer.err
@@ -182,12 +184,12 @@ def test_a_mistake_of_ours_is_not_disguised_as_one_of_the_user(monkeypatch: pyte
     def broken(config: Config) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_stage", lambda name: broken)
+    monkeypatch.setitem(STAGES, "prune", broken)
     with pytest.raises(ZeroDivisionError):
         run("prune", "model=a.pt")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_its_recipe(stage: str) -> None:
-    recipe = cli._stage(stage)
+    recipe = STAGES[stage].function
     assert recipe.__module__ == f"yolo_slim.stages.{stage.replace('-', '_')}"

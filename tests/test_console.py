@@ -13,8 +13,8 @@ from tiny import PX, contents, refused, run, run_alone
 from torch import nn
 
 from yolo_slim import checkpoint, record
-from yolo_slim.cli import STAGES
 from yolo_slim.errors import SlimError, why
+from yolo_slim.stages import STAGES
 
 pytest_plugins = ["tiny"]
 

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -343,7 +344,7 @@ def test_a_file_that_cannot_be_run_is_told_and_kept(
 
     folder, runtimes = tmp_path / "runs" / "slim" / "export", dict(RUNTIMES)
     for name, fails in (("opencv", False), ("onnxruntime", True)):
-        runtimes[name] = RUNTIMES[name]._replace(open=broken)
+        runtimes[name] = replace(RUNTIMES[name], open=broken)
         monkeypatch.setattr("yolo_slim.deploy.runtimes.RUNTIMES", dict(runtimes))
         monkeypatch.setattr("yolo_slim.deploy.RUNTIMES", dict(runtimes))
         answer = run(*words, "export.images=1")

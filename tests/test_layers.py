@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "checkpoint": {"errors", "formats"},
     "data": {"channels", "errors"},
     "measure": {"channels", "data", "errors", "scratch"},
-    "deploy": {"checkpoint", "data", "errors", "formats", "scratch"},
+    "deploy": {"checkpoint", "config", "data", "errors", "formats", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
     "training": {"channels", "checkpoint", "console", "data", "distill", "errors", "formats", "record", "runs"},
     "timing": {

@@ -15,7 +15,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 import yolo_slim
 from yolo_slim import checkpoint, deploy
-from yolo_slim.cli import STAGES, configured
+from yolo_slim.cli import configured
+from yolo_slim.stages import STAGES
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]

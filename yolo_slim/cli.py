@@ -10,46 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_slim import terminal
 from yolo_slim.errors import NO_MEMORY, REASONS, SlimError, check_file, out_of_memory, plain, why
+from yolo_slim.stages import STAGES
 
 if TYPE_CHECKING:
     from yolo_slim.config import Config
-
-STAGES = {
-    "run": "all stages in order, skipping what is done",
-    "sparse-train": "pull batch-norm scales towards zero, so that the channels that do not matter show",
-    "prune": "remove channels to a ratio or a budget, prove the cut, recalibrate",
-    "sensitivity": "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
-    "finetune": "train the slim detector, which stays slim, with the unpruned one as its teacher (finetune.distill)",
-    "report": "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
-    "bench": "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
-    "export": "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",
-    "sweep": "criterion x target x recovery without training: one table, one plot, the target to ask for",
-    "inspect": "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
-}
-USES = {  # the sections of settings a stage reads, beside the general ones
-    "run": ["original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"],
-    "sparse-train": ["original", "sparse_train", "prune", "latency"],  # targeted: the channels that prune removes
-    "prune": ["original", "sparse_train", "prune", "latency", "finetune"],
-    "sensitivity": ["original", "sparse_train", "prune"],
-    "finetune": ["finetune"],
-    "report": ["report"],
-    "bench": ["bench"],
-    "export": ["export"],
-    "sweep": ["original", "prune", "latency", "sweep", "report"],
-    "inspect": [],
-}
-EXAMPLES = {
-    "run": "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
-    "sparse-train": "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
-    "prune": "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
-    "sensitivity": "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
-    "finetune": "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
-    "report": "yolo-slim report configs/bccd.yaml",
-    "bench": "yolo-slim bench configs/bccd.yaml bench.runtimes=[openvino]",
-    "export": "yolo-slim export configs/bccd.yaml",
-    "sweep": "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
-    "inspect": "yolo-slim inspect best.pt imgsz=320",
-}
 
 MODELS = (".pt", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_model")
 """How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
@@ -120,7 +84,7 @@ def _main(words: list[str]) -> int:
     from yolo_slim.runs.given import complete
 
     config = complete(configured(rest))
-    _stage(stage)(config)
+    STAGES[stage](config)
     return 0
 
 
@@ -144,54 +108,30 @@ def configured(rest: list[str]) -> Config:
     return config
 
 
-def _stage(name: str) -> Any:
-    """The recipe, imported only now: torch takes seconds, and help and mistakes need none of it."""
-    if name == "run":
-        from yolo_slim.stages.run import run as stage
-    elif name == "sparse-train":
-        from yolo_slim.stages.sparse_train import sparse_train as stage
-    elif name == "prune":
-        from yolo_slim.stages.prune import prune_stage as stage
-    elif name == "sensitivity":
-        from yolo_slim.stages.sensitivity import sensitivity as stage
-    elif name == "finetune":
-        from yolo_slim.stages.finetune import finetune as stage
-    elif name == "report":
-        from yolo_slim.stages.report import report_stage as stage
-    elif name == "bench":
-        from yolo_slim.stages.bench import bench as stage
-    elif name == "export":
-        from yolo_slim.stages.export import export as stage
-    elif name == "sweep":
-        from yolo_slim.stages.sweep import sweep as stage
-    else:
-        from yolo_slim.stages.inspect import inspect as stage
-    return stage
-
-
 def _usage() -> str:
     lines = [
         "yolo-slim STAGE [CONFIG.yaml] [key=value ...]",
         "",
         "Makes a trained YOLOv3 or YOLOv5 detector smaller and faster. Stages:",
         "",
-        *(f"  {name:14}{text}" for name, text in STAGES.items()),
+        *(f"  {name:14}{stage.help}" for name, stage in STAGES.items()),
         "",
         "Settings come from the YAML and from key=value words (dotted keys), which win.",
         "yolo-slim STAGE --help lists the settings of a stage with their defaults.",
         "",
-        f"  {EXAMPLES['run']}",
+        f"  {STAGES['run'].example}",
     ]
     return "\n".join(lines)
 
 
-def _stage_help(stage: str) -> str:
+def _stage_help(name: str) -> str:
     from yolo_slim.config import section
 
-    lines = [f"yolo-slim {stage} [CONFIG.yaml] [key=value ...]", "", f"{STAGES[stage].capitalize()}.", ""]
-    for path in [[], *([name] for name in USES[stage])]:
+    stage = STAGES[name]
+    lines = [f"yolo-slim {name} [CONFIG.yaml] [key=value ...]", "", f"{stage.help.capitalize()}.", ""]
+    for path in [[], *([each] for each in stage.sections)]:
         lines += _settings(section(path), path)
-    return "\n".join([*lines, f"Example: {EXAMPLES[stage]}"])
+    return "\n".join([*lines, f"Example: {stage.example}"])
 
 
 def _typed(value: Any) -> str:

@@ -15,7 +15,7 @@ from fuzzing.case import PLANTED, Case
 from fuzzing.datasets import drawn
 from fuzzing.exports import TEXTS, mutated
 from fuzzing.pickles import CORPUS
-from yolo_slim.cli import STAGES
+from yolo_slim.stages import STAGES
 
 TEMPLATE = Path(__file__).parents[2] / "configs" / "template.yaml"
 """Has every setting."""

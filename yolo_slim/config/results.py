@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from yolo_slim.config.arguments import check_formats
 from yolo_slim.config.base import MOST_IMAGES, MOST_RUNS, MOST_THREADS, WIDEST, Section, Share
+from yolo_slim.config.choices import QUANTIZERS, RUNTIMES, TIMED_BY_LAYER, one_of
 from yolo_slim.config.pruning import RECOVERIES
 
 
 class Latency(Section):
     """What a latency target is measured with: once for a detector, then kept under <runs>/latency."""
 
-    runtime: Literal["openvino", "onnxruntime", "torch"] = Field(
-        "onnxruntime", description="what the slim detector will run in, on the CPU; torch: on `device`"
+    runtime: Annotated[str, AfterValidator(one_of(TIMED_BY_LAYER, "torch"))] = Field(
+        "onnxruntime",
+        description="what the slim detector will run in: openvino or onnxruntime, on the CPU; torch, on `device`",
     )
     threads: int | None = Field(
         None, ge=1, le=MOST_THREADS, description="of the runtime; null: as many as the machine has cores"
@@ -27,8 +29,8 @@ class Latency(Section):
 class Bench(Section):
     """The original and the slim detector side by side in the runtimes of this machine; null: not in `run`."""
 
-    runtimes: list[Literal["torch", "onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]] | None = Field(
-        None, description="null: all that are installed"
+    runtimes: list[Annotated[str, AfterValidator(one_of(RUNTIMES, "torch"))]] | None = Field(
+        None, description=f"of torch, {', '.join(RUNTIMES)}; null: all that are installed"
     )
     threads: int | None = Field(
         None, ge=1, le=MOST_THREADS, description="of each runtime; null: as many as the machine has cores"
@@ -74,7 +76,7 @@ class Export(Section):
     formats: list[str] = Field(
         ["onnx"], description="files to write: onnx, openvino, torchscript, ncnn, or another of Ultralytics' exporter"
     )
-    int8: list[Literal["onnx", "openvino"]] = Field(
+    int8: list[Annotated[str, AfterValidator(one_of(QUANTIZERS))]] = Field(
         [], description="files to write in INT8: onnx (QDQ, by onnxruntime), openvino (by NNCF)"
     )
     int8_float: list[str] = Field(

@@ -3,15 +3,15 @@
 from yolo_slim.deploy.card import card_in
 from yolo_slim.deploy.compare import Exported, difference, with_nms
 from yolo_slim.deploy.exporter import ROUNDED, export_file, file_mb, missing, suffix, taken
-from yolo_slim.deploy.profile import PROFILES, by_layer
-from yolo_slim.deploy.quantize import float_layers, quantize
-from yolo_slim.deploy.runtimes import RUNTIMES, opened, present, runtime_of, version_of
+from yolo_slim.deploy.profile import by_layer
+from yolo_slim.deploy.quantize import float_layers, missing_int8, quantize
+from yolo_slim.deploy.runtimes import RUNTIMES, Runtime, opened, present, runtime_of, version_of
 
 __all__ = [
-    "PROFILES",
     "ROUNDED",
     "RUNTIMES",
     "Exported",
+    "Runtime",
     "by_layer",
     "card_in",
     "difference",
@@ -19,6 +19,7 @@ __all__ = [
     "file_mb",
     "float_layers",
     "missing",
+    "missing_int8",
     "opened",
     "present",
     "quantize",

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "onnxslim"),
     "openvino": ("openvino",),
     "ncnn": ("ncnn", "pnnx"),
-    "int8 onnx": ("onnx", "onnxruntime", "onnxslim"),
-    "int8 openvino": ("openvino", "nncf"),
 }
 """What has to be installed to make a format, and to run it."""
 
@@ -35,9 +33,9 @@ ROUNDED = frozenset({"edgetpu", "imx", "rknn", "axelera", "deepx", "qnn", "hailo
 """Formats of chips without float32: Ultralytics rounds by itself, most to INT8, on images of `data`."""
 
 
-def missing(formats: Iterable[str]) -> list[str]:
-    """The packages that are not installed here, of those that these formats (keys of PACKAGES, or others) need."""
-    needed = dict.fromkeys(name for format in formats for name in PACKAGES.get(format, ()))
+def missing(formats: Iterable[str], needs: Mapping[str, Iterable[str]] = PACKAGES) -> list[str]:
+    """The packages that are not installed here, of those that these formats need."""
+    needed = dict.fromkeys(name for format in formats for name in needs.get(format, ()))
     return [name for name in needed if importlib.util.find_spec(name) is None]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from yolo_slim.deploy.runtimes import openvino_model
+from yolo_slim.deploy.engines import openvino_model
 from yolo_slim.scratch import Scratch
 
 Nodes = dict[str, float]
@@ -47,13 +47,6 @@ def in_openvino(file: Path, threads: int, images: np.ndarray, runs: int) -> Node
         turns.append({node.node_name: node.real_time.total_seconds() * 1e3 for node in done})
     # What was not executed in a run, or in less than a microsecond, took nothing in it.
     return {name: float(np.median([turn.get(name, 0.0) for turn in turns[1:]])) for name in set().union(*turns)}
-
-
-PROFILES: dict[str, Callable[[Path, int, np.ndarray, int], Nodes]] = {
-    "onnxruntime": in_onnxruntime,
-    "openvino": in_openvino,
-}
-"""Runtime -> how it tells what operators take: (file, threads, images (B, C, H, W), runs)."""
 
 
 def by_layer(nodes: Mapping[str, float], convs: Collection[str]) -> dict[str, float]:

@@ -6,7 +6,8 @@ One scale over boxes (hundreds of pixels) and scores (at most 1) would round eve
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shutil import copyfile
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from yolo_slim.config import choices
+from yolo_slim.config.choices import Registry
 from yolo_slim.deploy.exporter import missing, put
 from yolo_slim.errors import SlimError, why
 from yolo_slim.scratch import Scratch
@@ -62,12 +65,12 @@ def quantize(format: str, source: Path, target: Path, images: Sequence[np.ndarra
     Raises:
         SlimError: packages are missing, or the quantiser fails.
     """
-    if lacking := missing([f"int8 {format}"]):
+    if lacking := missing_int8([format]):
         raise SlimError(f"{format} in INT8 needs {', '.join(lacking)}: pip install yolo-slim[export]")
     with Scratch(target.parent) as folder:
         written = Path(folder) / target.name
         try:
-            QUANTIZERS[format](source, written, images, floats)
+            QUANTIZERS[format].write(source, written, images, floats)
         except SlimError:
             raise
         except OSError as e:
@@ -177,5 +180,24 @@ def _named(module: str, floats: set[str]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in floats)
 
 
-QUANTIZERS = {"onnx": _onnx, "openvino": _openvino}
-"""Format -> how it is quantised."""
+@dataclass(frozen=True)
+class Quantizer:
+    """How a format is rounded to INT8, and what has to be installed for it."""
+
+    write: Callable[[Path, Path, Sequence[np.ndarray], set[str]], None]  # (source, target, images, floats)
+    packages: tuple[str, ...]
+
+
+QUANTIZERS: Registry[Quantizer] = Registry(
+    {
+        "onnx": Quantizer(_onnx, ("onnx", "onnxruntime", "onnxslim")),
+        "openvino": Quantizer(_openvino, ("openvino", "nncf")),
+    },
+    (choices.QUANTIZERS, lambda quantizer: True),
+)
+"""Format -> how it is quantised. One of your own is put in here, and `export.int8` takes its name."""
+
+
+def missing_int8(formats: Iterable[str]) -> list[str]:
+    """The packages that are not installed here, of those that these formats in INT8 need."""
+    return missing(formats, {name: each.packages for name, each in QUANTIZERS.items()})

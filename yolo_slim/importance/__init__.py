@@ -11,13 +11,13 @@ from yolo_slim.importance.blocks import BLOCK_SCORES, mean_loss, score_blocks
 from yolo_slim.importance.bn_scale import bn_scale
 from yolo_slim.importance.combine import (
     CRITERIA,
-    RAW_NORMS,
     REDUCE,
     Criterion,
     Rows,
     criterion_of,
     rows_of,
     score,
+    scored,
     source_of,
 )
 from yolo_slim.importance.evidence import Evidence
@@ -37,7 +37,6 @@ CRITERIA["random"] = random
 __all__ = [
     "BLOCK_SCORES",
     "CRITERIA",
-    "RAW_NORMS",
     "REDUCE",
     "Criterion",
     "Evidence",
@@ -47,5 +46,6 @@ __all__ = [
     "rows_of",
     "score",
     "score_blocks",
+    "scored",
     "source_of",
 ]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace
-from yolo_slim.importance.combine import Rows, rows_of
+from yolo_slim.importance.combine import Rows, rows_of, scored
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.magnitude import filters_of
 from yolo_slim.importance.places import Place, made, watch
 
 
+@scored(normalize="mean")
 def act_std(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """std(a_c) * ||W[:, c]||_2, summed over the consumers and the slots that the channel fills there: one row.
 
@@ -41,6 +42,7 @@ def act_std(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     return _of_readers(detector, trace, evidence, "act_std", moments, std)
 
 
+@scored(normalize="mean")
 def act_mean(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """mean |a_c| * ||W[:, c]||_2, summed as in `act_std`; for comparison: a constant counts, though it is absorbed.
 

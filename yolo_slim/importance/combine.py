@@ -26,10 +26,25 @@ Criterion = Callable[[nn.Module, Trace, Evidence], Rows]
 """A criterion: high = keep. No rows for a group: it cannot say."""
 
 CRITERIA: dict[str, Criterion] = {}
-# Their size depends on the layer's shape or on weights that the next batch norm rescales: compared over layers only
-# after normalising. The others have a unit of their own: loss (taylor, group_fisher), a share (apoz: of positions,
-# lasso: of the readers' energy), the scale itself.
-RAW_NORMS = {"l1", "l2", "fpgm", "act_std", "act_mean"}
+"""Name -> criterion, those of your own among them: `CRITERIA["mine"] = function`."""
+
+
+def scored(*, normalize: str = "none", per_cost: str = "none") -> Callable[[Criterion], Criterion]:
+    """Say how a criterion's scores are made comparable over layers where the settings leave it open (`auto`).
+
+    Without it they are taken as they are: in a unit of their own, such as loss, or a share of something.
+
+    Args:
+        normalize: mean, l2 or lamp, for scores whose size depends on the layer's shape, or on weights that the next
+            batch norm rescales.
+        per_cost: memory, flops or params, for scores that are to be divided by what removing the channel saves.
+    """
+
+    def mark(judge: Criterion) -> Criterion:
+        judge.normalize, judge.per_cost = normalize, per_cost  # type: ignore[attr-defined]
+        return judge
+
+    return mark
 
 
 def _lamp(scores: np.ndarray) -> np.ndarray:
@@ -76,9 +91,9 @@ def score(
         criterion: a name in `CRITERIA`, or `module:function`.
         group_reduce: joins the producers of a group: max, mean, sum, l2 (root mean square) or first.
         normalize: none; mean or l2 divide by the group's own; lamp: share of the squares that are not smaller, so that
-            the best channel of each group scores 1; auto: mean for `RAW_NORMS`, else none.
-        per_cost: none; memory, flops or params divide by what removing one channel of the group saves; auto: memory
-            for group_fisher, as in its paper, else none.
+            the best channel of each group scores 1; auto: as the criterion says (see `scored`), else none.
+        per_cost: none; memory, flops or params divide by what removing one channel of the group saves; auto: as
+            the criterion says, else none.
         evidence: images and labelled batches for the criteria that look at them, and how to look.
 
     A group about which the criterion can say nothing (no batch norm for bn_scale) scores infinite: it stays whole.
@@ -89,9 +104,9 @@ def score(
     """
     judge = criterion_of(criterion)
     if normalize == "auto":
-        normalize = "mean" if criterion in RAW_NORMS else "none"
+        normalize = getattr(judge, "normalize", "none")
     if per_cost == "auto":
-        per_cost = "memory" if criterion == "group_fisher" else "none"
+        per_cost = getattr(judge, "per_cost", "none")
     found = _judged(judge, criterion, detector, trace, evidence or Evidence())
     saved = savings(trace, per_cost)
     scores = {}

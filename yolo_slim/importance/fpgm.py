@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace
-from yolo_slim.importance.combine import Rows
+from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.magnitude import of_filters
 
 
+@scored(normalize="mean")
 def fpgm(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """sum_j ||F_i - F_j||_2 over the filters of a layer (Eq. 4).
 

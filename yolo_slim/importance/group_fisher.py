@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from yolo_slim.channels import Trace
-from yolo_slim.importance.combine import Rows
+from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.places import gate_gradients
 
 
+@scored(per_cost="memory")  # as in its paper
 def group_fisher(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """Sum over images of (sum over consumers, slots and positions of A * dL_n/dA)^2: one row a group.
 

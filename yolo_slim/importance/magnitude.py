@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Conv, Trace
-from yolo_slim.importance.combine import Rows, rows_of
+from yolo_slim.importance.combine import Rows, rows_of, scored
 from yolo_slim.importance.evidence import Evidence
 
 
+@scored(normalize="mean")
 def l1(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """sum |W_i| of each filter that makes a channel."""
     return of_filters(detector, trace, evidence, lambda filters: filters.abs().sum(1))
 
 
+@scored(normalize="mean")
 def l2(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     """Root of sum W_i^2 of each filter that makes a channel."""
     return of_filters(detector, trace, evidence, lambda filters: filters.square().sum(1).sqrt())

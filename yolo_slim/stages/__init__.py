@@ -1,1 +1,96 @@
-"""The recipes: one stage a file, read top to bottom. Each is a function of a Config and ends by writing its record."""
+"""The recipes: one stage a file, read top to bottom. Each is a function of a Config and ends by writing its record.
+
+What the command line has to know of a stage stands here: its name, the settings it reads, its help. Nothing of it is
+imported before it is asked for: torch takes seconds, and help and mistakes need none of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command: what it does, what it reads, and where its recipe is."""
+
+    recipe: str  # module:function of a Config
+    help: str  # what it does, after "yolo-slim NAME"
+    sections: tuple[str, ...]  # of the settings that it reads, beside the general ones
+    example: str  # a command
+
+    def __call__(self, config: Any) -> Any:
+        """Run it: the recipe is imported only now."""
+        return self.function(config)
+
+    @property
+    def function(self) -> Any:
+        """The recipe."""
+        module, _, name = self.recipe.partition(":")
+        return getattr(import_module(module), name)
+
+
+STAGES = {
+    "run": Stage(
+        "yolo_slim.stages.run:run",
+        "all stages in order, skipping what is done",
+        ("original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"),
+        "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
+    ),
+    "sparse-train": Stage(
+        "yolo_slim.stages.sparse_train:sparse_train",
+        "pull batch-norm scales towards zero, so that the channels that do not matter show",
+        ("original", "sparse_train", "prune", "latency"),
+        "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
+    ),
+    "prune": Stage(
+        "yolo_slim.stages.prune:prune_stage",
+        "remove channels to a ratio or a budget, prove the cut, recalibrate",
+        ("original", "sparse_train", "prune", "latency", "finetune"),
+        "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
+    ),
+    "sensitivity": Stage(
+        "yolo_slim.stages.sensitivity:sensitivity",
+        "how much worse the detector gets when one group alone loses channels: a scan, saved and plotted",
+        ("original", "sparse_train", "prune"),
+        "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
+    ),
+    "finetune": Stage(
+        "yolo_slim.stages.finetune:finetune",
+        "train the slim detector, which stays slim, with the unpruned one as its teacher (finetune.distill)",
+        ("finetune",),
+        "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
+    ),
+    "report": Stage(
+        "yolo_slim.stages.report:report_stage",
+        "parameters, FLOPs, mAP and latency of every stage side by side, with plots",
+        ("report",),
+        "yolo-slim report configs/bccd.yaml",
+    ),
+    "bench": Stage(
+        "yolo_slim.stages.bench:bench",
+        "latency of the original and the slim detector in every runtime here, and where FLOPs became no speed",
+        ("bench",),
+        "yolo-slim bench configs/bccd.yaml bench.runtimes=[openvino]",
+    ),
+    "export": Stage(
+        "yolo_slim.stages.export:export",
+        "write ONNX, OpenVINO, NCNN, ... or INT8 files and compare each with PyTorch on real images",
+        ("export",),
+        "yolo-slim export configs/bccd.yaml",
+    ),
+    "sweep": Stage(
+        "yolo_slim.stages.sweep:sweep",
+        "criterion x target x recovery without training: one table, one plot, the target to ask for",
+        ("original", "prune", "latency", "sweep", "report"),
+        "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
+    ),
+    "inspect": Stage(
+        "yolo_slim.stages.inspect:inspect",
+        "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
+        (),
+        "yolo-slim inspect best.pt imgsz=320",
+    ),
+}
+"""Name -> stage, in the order of `yolo-slim --help`. One of your own is put in here."""

@@ -82,7 +82,7 @@ def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], l
 
 def missing(config: Config) -> list[str]:
     """The packages that this export needs and that are not installed."""
-    return deploy.missing([*config.export.formats, *(f"int8 {format}" for format in config.export.int8)])
+    return list(dict.fromkeys([*deploy.missing(config.export.formats), *deploy.missing_int8(config.export.int8)]))
 
 
 def rehearse_export(config: Config) -> None:

@@ -51,7 +51,7 @@ class Clock:
     @property
     def sees_layers(self) -> bool:
         """Whether the runtime tells what its layers take."""
-        return self.runtime == "torch" or self.runtime in deploy.PROFILES
+        return self.runtime == "torch" or deploy.RUNTIMES[self.runtime].layers is not None
 
     def start(self, detector: nn.Module, folder: Path) -> Started:
         """Make a detector ready: what runs it on an image, and where it sees layers, what tells their milliseconds."""
@@ -60,16 +60,16 @@ class Clock:
             torch.set_num_threads(self.threads)
             run = measure.runner(detector, image, self.where)
             return run, lambda: measure.by_layer(detector, image, PROFILED, self.where)
-        weights, format = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime].format
-        arguments = {"batch": self.batch} if "batch" in deploy.taken(format) else {}
-        file = folder / f"timed{deploy.suffix(format)}"
+        weights, runtime = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime]
+        arguments = {"batch": self.batch} if "batch" in deploy.taken(runtime.format) else {}
+        file = folder / f"timed{deploy.suffix(runtime.format)}"
         with quietly(), unheard():
-            deploy.export_file(weights, file, self.imgsz, format, **arguments)
+            deploy.export_file(weights, file, self.imgsz, runtime.format, **arguments)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 
         def layers() -> dict[str, float]:
-            return deploy.by_layer(deploy.PROFILES[self.runtime](file, self.threads, array, PROFILED), names)
+            return deploy.by_layer(runtime.layers(file, self.threads, array, PROFILED), names)
 
         return lambda: run(array), layers
 

@@ -1,0 +1,116 @@
+"""What is added from outside the package works as what is in it: one entry each, named in the settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import refused, run, run_alone
+from torch import Tensor, nn
+
+from yolo_slim.channels import Trace
+from yolo_slim.config import choices, read_config
+from yolo_slim.deploy import RUNTIMES, Runtime
+from yolo_slim.deploy.quantize import QUANTIZERS, Quantizer
+from yolo_slim.distill import FEATURES, Pair, Scene, View
+from yolo_slim.errors import SlimError
+from yolo_slim.importance import CRITERIA, Evidence, Rows, scored
+
+pytest_plugins = ["tiny"]
+
+SETTINGS = ["imgsz=64", "prune.round_to=4", "prune.min_channels=4", "report.latency_runs=1", "sparse_train.epochs=0"]
+
+
+@scored(normalize="mean")
+def widest(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
+    """The last channels of each group go first."""
+    return {group.name: np.arange(float(group.size))[::-1][None] for group in trace.free}
+
+
+class Means(nn.Module):
+    """A loss of maps: the difference of their means."""
+
+    weight = 1.0
+    maps_alone = True
+
+    def __init__(self, pair: Pair, *, power: float = 2.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, student: View, teacher: View, scene: Scene) -> Tensor:
+        """A scalar."""
+        apart = [(s.mean() - t.mean()).abs() for s, t in zip(student.maps, teacher.maps, strict=True)]
+        return torch.stack(apart).mean() ** self.power
+
+
+def test_a_criterion(original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CRITERIA, "widest", widest)
+    words = [f"model={original}", f"runs={tmp_path}", *SETTINGS, "prune.criterion=widest", "prune.ratio=0.3"]
+    assert run("prune", *words, f"data={data}", "prune.calib_images=4").code == 0
+    kept = json.loads((tmp_path / "slim" / "pruned" / "kept.json").read_text())
+    assert kept and all(stay == list(range(len(stay))) for name, stay in kept.items() if name == "model.0.conv")
+
+
+def test_a_loss(slim: Path, original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEATURES, "means", Means)
+    words = [f"model={original}", f"runs={tmp_path}", *SETTINGS, f"data={data}", "prune.ratio=0.3"]
+    assert run("prune", *words, "prune.criterion=l1", "prune.calib_images=4").code == 0
+    lesson = "finetune.distill={features: {means: {power: 1.0, weight: 3}}}"
+    answer = run("finetune", *words, "finetune.epochs=1", lesson)
+    assert answer.code == 0, answer
+    results = (tmp_path / "slim" / "finetuned" / "train" / "results.csv").read_text()
+    assert "train/means" in results.splitlines()[0], results
+
+
+def test_a_runtime(original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Runtime("onnx", "onnxruntime", RUNTIMES["onnxruntime"].open, RUNTIMES["onnxruntime"].layers)
+    monkeypatch.setitem(RUNTIMES, "mine", mine)
+    words = [f"model={original}", f"runs={tmp_path}", *SETTINGS, f"data={data}", "prune.ratio=0.3"]
+    assert run("prune", *words, "prune.criterion=l1", "prune.calib_images=4").code == 0
+    answer = run("bench", *words, "bench.runtimes=[mine]", "bench.runs=3")
+    assert answer.code == 0, answer
+    rows = json.loads((tmp_path / "slim" / "bench" / "bench.json").read_text())["rows"]
+    assert {row["runtime"] for row in rows} == {"mine"}
+    assert read_config(None, ["model=a.pt", "latency.runtime=mine"]).latency.runtime == "mine"
+
+
+def test_a_runtime_that_is_gone_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as here:
+        here.setitem(RUNTIMES, "mine", Runtime("onnx", "onnxruntime", lambda file, threads: None))
+        assert "mine" in choices.RUNTIMES and "mine" not in choices.TIMED_BY_LAYER
+    assert "mine" not in choices.RUNTIMES
+    with pytest.raises(SlimError, match=r"expected torch, onnxruntime, .* or opencv, got 'mine'"):
+        read_config(None, ["model=a.pt", "bench.runtimes=[mine]"])
+
+
+def test_a_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUANTIZERS, "ncnn", Quantizer(lambda source, target, images, floats: None, ("nowhere_to_be",)))
+    assert read_config(None, ["model=a.pt", "export.int8=[ncnn]"]).export.int8 == ["ncnn"]
+    refused(run("export", "model=tests", "export.int8=[torchscript]"), "expected onnx, openvino or ncnn")
+
+
+@pytest.mark.parametrize("names", [choices.RUNTIMES, choices.TIMED_BY_LAYER, choices.QUANTIZERS])
+def test_the_names_are_those_of_what_is_there(names: list[str]) -> None:
+    there = {
+        id(choices.RUNTIMES): list(RUNTIMES),
+        id(choices.TIMED_BY_LAYER): [name for name, runtime in RUNTIMES.items() if runtime.layers],
+        id(choices.QUANTIZERS): list(QUANTIZERS),
+    }
+    assert names == there[id(names)]
+
+
+def test_a_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine_stage.py").write_text("def count(config): print(f'imgsz {config.imgsz}')\n")
+    code = (
+        "from yolo_slim.stages import STAGES, Stage; from yolo_slim.cli import main; "
+        "STAGES['count'] = Stage('mine_stage:count', 'say the size', (), 'yolo-slim count imgsz=64'); "
+        "sys.path.append('.'); sys.exit(main())"
+    )
+    (tmp_path / "m.pt").touch()
+    (tmp_path / "d.yaml").touch()
+    answer = run_alone("count", "model=m.pt", "data=d.yaml", "imgsz=64", cwd=tmp_path, code=code)
+    assert (answer.code, answer.out) == (0, "imgsz 64\n"), answer
+    assert "count         say the size" in run_alone("--help", cwd=tmp_path, code=code).out
