@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_slim.training.forced import agreed
+from yolo_slim.training.recovery import agreed
 
 
 @pytest.mark.parametrize(("rank", "asked"), [(0, ["here"]), (1, [])])

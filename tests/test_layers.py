@@ -28,7 +28,6 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "measure": {"channels", "data", "errors", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
-    "training": {"channels", "checkpoint", "console", "data", "distill", "errors", "formats", "record", "runs"},
     "timing": {
         "channels",
         "checkpoint",
@@ -53,6 +52,7 @@ MAY_IMPORT["pruning"] = {
     "measure",
     "timing",
 }
+MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "record", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "record", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}
@@ -134,7 +134,7 @@ def test_a_file_keeps_to_its_room(path: Path) -> None:
         pytest.param("channels", "import yolo_slim.cli as c", "channels imports cli", id="renamed"),
         pytest.param("measure", "def f():\n    from yolo_slim.report import draw", "measure imports report", id="late"),
         pytest.param("stages", "from yolo_slim.cli import main", "stages imports cli", id="the command line"),
-        pytest.param("training", "from yolo_slim.config import Config", "training imports config", id="settings"),
+        pytest.param("distill", "from yolo_slim.config import Config", "distill imports config", id="settings"),
         pytest.param("deploy", "from ..errors import SlimError", "import written as ..errors.SlimError", id="relative"),
         pytest.param("report", "from yolo_slim import *", "import written as yolo_slim.*", id="everything"),
         pytest.param("importance", "from ultralytics.nn import tasks", "importance imports ultralytics", id="outside"),

@@ -51,7 +51,7 @@ def killed(tmp_path_factory, command):
     """The runs folder of that training, killed after its first epoch. Read it only."""
     runs = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setitem(modes.TRAINERS, "targeted", killed_after(modes.Targeted, 1))
+        patch.setitem(modes.TRAINERS, "targeted", killed_after(modes.TargetedTrainer, 1))
         run(*command, f"runs={runs}")
     return runs
 
@@ -236,7 +236,7 @@ def test_another_training_s_checkpoints_of_the_same_shape(command, place, tmp_pa
     """Everything about them fits, but they were begun with other settings."""
     other = tmp_path / "other"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setitem(modes.TRAINERS, "targeted", killed_after(modes.Targeted, 1))
+        patch.setitem(modes.TRAINERS, "targeted", killed_after(modes.TargetedTrainer, 1))
         run(*command, f"runs={other}", "sparse_train.landing=0.9")
     for name in ("best.pt", "last.pt"):
         shutil.copy(other / "slim" / "sparse" / "train" / "weights" / name, place / "weights" / name)
@@ -248,7 +248,7 @@ def test_the_state_of_another_kind_of_training(place, tmp_path):
     reworked(lambda c: c.pop("travelled"))(place / "weights" / "last.pt")
     data = checkpoint.read(place / "weights" / "last.pt")["train_args"]["data"]
     with pytest.raises(StartAfresh, match=r"last\.pt does not fit this training"):
-        fit(modes.Targeted, "", place, data, resume=True)
+        fit(modes.TargetedTrainer, "", place, data, resume=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,11 +18,18 @@ from yolo_slim.training.soft import SoftTrainer, zero_filters
 FILES = {SETTINGS: {"every": 1}}
 
 
-class Soft(SoftTrainer):
-    """The least third of every group, by L2."""
+class Least:
+    """Chooses the least third of every group, by L2."""
+
+    def __init__(self, folder, detector, wiring):
+        self.wiring = wiring
 
     def choose(self, detector, gone=None):
         return select(self.wiring, score(detector, self.wiring, "l2"), scope="layer", ratio=1 / 3, round_to=1)
+
+
+class Soft(SoftTrainer):
+    chooser_type = Least
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +102,23 @@ def test_zero_after_each_epoch_and_trained_between(tmp_path, data, start):
 
 @pytest.mark.parametrize(("every", "times"), [(1, 4), (2, 2), (3, 2), (9, 1)])
 def test_every_so_many_epochs_and_at_the_end(tmp_path, data, start, every, times):
-    chosen = []
+    chosen, after = [], []
+
+    class Counted(Least):
+        def choose(self, detector, gone=None):
+            chosen.append(1)
+            return super().choose(detector, gone)
 
     class Counting(Soft):
-        def choose(self, detector, gone=None):
-            chosen.append(self.epoch + 1)
-            return super().choose(detector, gone)
+        chooser_type = Counted
+
+        def begin(self):
+            super().begin()
+            self.add_callback("on_train_epoch_end", lambda trainer: after.append(len(chosen)))
 
     files = {SETTINGS: {"every": every}}
     trainer = fit(Counting, start, tmp_path, data, epochs=4, files=files, **QUICK)
-    assert len(chosen) == times and chosen[-1] == 4
+    assert len(chosen) == times and after[-1] == after[-2] + 1, "the last time after the last epoch"
     assert zeroed(live(trainer), trainer.wiring, trainer.kept) == 1
 
 

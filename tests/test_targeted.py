@@ -22,8 +22,11 @@ from yolo_slim.training.landing import MADE_UP, Drift, Fader, Landing
 from yolo_slim.training.targeted import PLAN, TargetedTrainer
 
 
-class Targeted(TargetedTrainer):
-    """The least half of every group, by L1; those that have gone go first."""
+class Least:
+    """Chooses the least half of every group, by L1; those that have gone go first."""
+
+    def __init__(self, folder, detector, wiring):
+        self.wiring = wiring
 
     def choose(self, detector, gone=None):
         scores = score(detector, self.wiring, "l1")
@@ -37,7 +40,7 @@ class Targeted(TargetedTrainer):
         return {}
 
 
-class Drifting(Targeted):
+class Growing(Least):
     """What stays makes up for what goes: here, by growing by half."""
 
     gain = 0.5
@@ -51,17 +54,27 @@ class Drifting(Targeted):
         return {n: (p - now[n]).detach() for n, p in widened(slim, detector, self.wiring, kept).named_parameters()}
 
 
-class Restless(Targeted):
+class ByChance(Least):
     """Judges by chance, another one each time."""
 
     def choose(self, detector, gone=None):
+        seed = 0 if gone is None else int(gone.sum())
         with torch.no_grad():
             for p in detector.parameters():
-                p.copy_(torch.rand(p.shape, generator=torch.Generator().manual_seed(self.epoch_or(0))))
+                p.copy_(torch.rand(p.shape, generator=torch.Generator().manual_seed(seed)))
         return super().choose(detector, gone)
 
-    def epoch_or(self, otherwise):
-        return getattr(self, "epoch", otherwise)
+
+class Targeted(TargetedTrainer):
+    chooser_type = Least
+
+
+class Drifting(TargetedTrainer):
+    chooser_type = Growing
+
+
+class Restless(TargetedTrainer):
+    chooser_type = ByChance
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +177,7 @@ def test_what_stays_makes_up_for_what_goes(tmp_path, data, start):
     expected = dict(cut(checkpoint.load(start), trainer.wiring, kept).named_parameters())
     for detector in (unwrap_model(trainer.model), trainer.ema.ema):
         for name, p in cut(detector.float(), trainer.wiring, kept).named_parameters():
-            assert torch.allclose(p, (1 + MADE_UP * Drifting.gain) * expected[name], rtol=1e-4, atol=1e-6), name
+            assert torch.allclose(p, (1 + MADE_UP * Growing.gain) * expected[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_batches_that_are_never_stepped_for_do_not_keep_it_up(tmp_path, data, start):
@@ -233,9 +246,12 @@ def test_chosen_anew_only_those_change_that_have_not_begun(tmp_path, data, start
 
 
 def test_nothing_to_land_is_refused(tmp_path, data, start):
-    class Whole(TargetedTrainer):
+    class Nothing(Least):
         def choose(self, detector, gone=None):
             return select(self.wiring, score(detector, self.wiring, "l1"), ratio=0.001)
+
+    class Whole(TargetedTrainer):
+        chooser_type = Nothing
 
     with pytest.raises(SlimError, match=r"removes none.*prune\.target\.flops"):
         fit(Whole, start, tmp_path, data, epochs=1, files=files(), **QUICK)

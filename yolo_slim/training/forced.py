@@ -7,16 +7,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolo_slim.channels import Selection, trace
+from yolo_slim.channels import trace
 from yolo_slim.training.penalty import Penalty
-from yolo_slim.training.recovery import agreed
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "sparsity.yaml"
@@ -59,21 +57,6 @@ class ForcedTrainer(SlimTrainer):
 
     def judge(self, now: dict[str, float]) -> None:
         """Say what is amiss, given `Penalty.summary` at the end of an epoch."""
-
-    def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
-        """Which channels stay, and the scores of all; `gone` (bool per channel) have left already.
-
-        Given by the stage, as a subclass: choosing is the prune stage's.
-        """
-        raise NotImplementedError
-
-    def chosen_now(self, gone: np.ndarray | None = None) -> Selection:
-        """`choose` on a copy of the live weights, the same on all GPUs."""
-
-        def decide() -> Selection:
-            return self.choose(self.copied(), gone)
-
-        return agreed(decide)
 
     def copied(self) -> nn.Module:
         """The detector as it is now, to look at: on the CPU, in eval mode."""

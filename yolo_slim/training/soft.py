@@ -7,6 +7,7 @@ zero after the last epoch is the plan.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Trace
 from yolo_slim.channels.groups import FIXED
+from yolo_slim.training.choosing import Chooser
 from yolo_slim.training.forced import ForcedTrainer
+from yolo_slim.training.recovery import agreed
 
 
 @torch.no_grad()
@@ -37,22 +40,24 @@ def zero_filters(detector: nn.Module, trace: Trace, kept: np.ndarray) -> int:
 
 
 class SoftTrainer(ForcedTrainer):
-    """Zeroes what `choose` leaves out; `SETTINGS`: every (epochs).
+    """Zeroes what its chooser leaves out; `SETTINGS`: every (epochs).
 
     The moving average is left alone: zero for a moment is no value to average towards. The live weights are the result.
     """
 
+    chooser_type: type[Chooser] = Chooser
     kept: np.ndarray | None = None
 
     def begin(self) -> None:
         """Register the end of an epoch; steps are only counted."""
+        self.chooser = self.chooser_type(Path(self.save_dir), unwrap_model(self.model), self.wiring)
         self.optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self.stepped(optimizer))
         self.add_callback("on_train_epoch_end", SoftTrainer._epoch_ends)
 
     def _epoch_ends(self) -> None:
         if (self.epoch + 1) % self.settings["every"] and self.epoch + 1 < self.epochs:
             return
-        before, self.kept = self.kept, self.chosen_now().plan.kept
+        before, self.kept = self.kept, agreed(lambda: self.chooser.choose(self.copied())).plan.kept
         count = zero_filters(unwrap_model(self.model), self.wiring, self.kept)
         if RANK in {-1, 0}:
             back = 0 if before is None else int((self.kept & ~before).sum())

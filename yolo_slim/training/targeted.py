@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Plan, Selection
 from yolo_slim.channels.select import amount
 from yolo_slim.errors import SlimError
+from yolo_slim.training.choosing import Chooser
 from yolo_slim.training.forced import ForcedTrainer
 from yolo_slim.training.landing import Drift, Fader, Landing
 from yolo_slim.training.recovery import agreed
@@ -29,12 +29,14 @@ PLAN = "plan.json"
 
 
 class TargetedTrainer(ForcedTrainer):
-    """Lands what `choose` leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
+    """Lands what its chooser leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
 
+    chooser_type: type[Chooser] = Chooser
     landed: dict[str, Any] | None = None  # the state of a resumed landing
 
     def begin(self) -> None:
         """Choose the channels, or find those of a resumed training, and register the fade."""
+        self.chooser = self.chooser_type(Path(self.save_dir), unwrap_model(self.model), self.wiring)
         end = self.settings["landing"]
         # While the learning rate warms up training cannot answer a loss.
         begin = self.warmup / self.epochs
@@ -43,7 +45,7 @@ class TargetedTrainer(ForcedTrainer):
             self._restore(self.landed)
             self._write_plan()
         else:
-            self._decide(self.chosen_now())
+            self._decide(self._choice())
         self.fader = Fader(self.wiring, unwrap_model(self.model))
         self.optimizer.register_step_post_hook(self._step)
         self.add_callback("on_train_epoch_start", TargetedTrainer._rechoose)
@@ -58,7 +60,7 @@ class TargetedTrainer(ForcedTrainer):
             )
         stay = self.landing.begun & kept
         self.landing.choose(self.wiring, kept, selection.scores)
-        self.drift = Drift(agreed(lambda: self.made_up(self.copied(), kept)), self.landing.faded)
+        self.drift = Drift(agreed(lambda: self.chooser.made_up(self.copied(), kept)), self.landing.faded)
         self._write_plan()
         if RANK not in {-1, 0}:
             return
@@ -74,18 +76,14 @@ class TargetedTrainer(ForcedTrainer):
             outputs = Plan(self.landing.kept).outputs(self.wiring)
             (Path(self.save_dir) / PLAN).write_text(json.dumps(outputs, indent=1))
 
-    def made_up(self, detector: nn.Module, kept: np.ndarray) -> dict[str, Tensor]:
-        """What the weights that stay would gain if all others went at once: parameter -> difference, full width.
-
-        Given by the stage, as a subclass: recovery is the prune stage's.
-        """
-        raise NotImplementedError
+    def _choice(self, gone: np.ndarray | None = None) -> Selection:
+        return agreed(lambda: self.chooser.choose(self.copied(), gone))
 
     def _rechoose(self) -> None:
         """Ask again who leaves, of those who have not begun to: each is judged as late as can be."""
         every = self.settings["rechoose"]
         if every and self.epoch and self.epoch % every == 0 and not self.landing.decided:
-            self._decide(self.chosen_now(self.landing.begun))
+            self._decide(self._choice(self.landing.begun))
 
     def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if self.stepped(optimizer):

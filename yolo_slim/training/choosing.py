@@ -1,0 +1,76 @@
+"""Which channels a training is to lead to: the cut's own choice, made while training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from ultralytics.utils import LOGGER
+
+from yolo_slim import checkpoint
+from yolo_slim.channels import Selection, Trace, cut, widened
+from yolo_slim.config import Config, Prune, check
+from yolo_slim.importance import Evidence
+from yolo_slim.pruning.choose import Curves, Findings, choose, curves_of, evidence_from
+from yolo_slim.pruning.recover import recover
+from yolo_slim.runs.stage import finished
+from yolo_slim.timing.clock import layer_table, timing
+from yolo_slim.timing.stopwatch import aimed, said, stopwatch
+
+CHOICE = "choice.yaml"
+"""In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
+
+SCAN = "scan.yaml"
+"""Likewise: the scan that solver sensitivity goes by."""
+
+
+class Chooser:
+    """Chooses as the prune stage does, and says what would make up for the choice."""
+
+    def __init__(self, folder: Path, detector: nn.Module, wiring: Trace) -> None:
+        """With what lies in the run folder; `detector` as it was when training began."""
+        self.config: Config = check(yaml.safe_load((folder / CHOICE).read_text()), CHOICE)
+        self.wiring, self.scan = wiring, folder / SCAN
+        # With a latency target as the table of layers must be asked for it.
+        self.chosen: Prune = self.config.prune
+        self.evidence: Evidence = evidence_from(self.config, detector)  # read once, however often channels are chosen
+
+    @cached_property
+    def found(self) -> Findings:
+        """What solver sensitivity and a latency target go by, the latter of the original, with the same layers."""
+        scan = self.scan.read_text() if self.scan.exists() else None
+        curves: Curves | None = curves_of(yaml.safe_load(scan)) if scan else None
+        if not timing(self.config):
+            return Findings(curves)
+        whole = checkpoint.load(finished(self.config, "original") or self.config.model)
+        return Findings(curves, layer_table(self.config, whole), timed=stopwatch(self.config, whole))
+
+    def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
+        """By the `prune:` section; `gone` (bool per channel) have left already.
+
+        A first choice is timed; later ones go by what that has said of the table.
+        """
+        selection = choose(detector, self.wiring, self.chosen, self.evidence, gone=gone, found=self.found)
+        if selection.measured:
+            for line in said(selection, self.config.latency.runtime):
+                LOGGER.info(line)
+            self.chosen = self.chosen.model_copy(update={"target": aimed(self.chosen.target, selection)})
+            self.found = replace(self.found, timed=None)
+        return selection
+
+    def made_up(self, detector: nn.Module, kept: np.ndarray) -> dict[str, Tensor]:
+        """What the weights that stay would gain if all others went at once: parameter -> difference, full width.
+
+        By the recovery that follows a cut: least squares, or what is absorbed.
+        """
+        chosen = self.config.prune.model_copy(update={"recalibrate": 0})  # training measures its statistics itself
+        slim = cut(detector, self.wiring, kept)
+        slim = recover(slim, detector, self.wiring, kept, chosen, self.evidence.images)
+        now = dict(detector.named_parameters())
+        after = widened(slim, detector, self.wiring, kept).named_parameters()
+        return {name: (p - now[name]).detach() for name, p in after if not torch.equal(p, now[name])}
