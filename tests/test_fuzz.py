@@ -12,13 +12,13 @@ from tiny import ROOT, script
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and time of a process are read from /proc")
 
 DOSE = {
-    "pickles": 12,
-    "checkpoints": 20,
-    "exports": 12,
-    "cards": 20,
-    "settings": 20,
-    "yamls": 20,
-    "data": 6,
+    "pickles": 10,
+    "checkpoints": 10,
+    "exports": 10,
+    "cards": 10,
+    "settings": 10,
+    "yamls": 10,
+    "data": 3,
     "training": 3,
 }
 FAULTS = ("traceback", "hang", "memory", "code run", "network", "silent", "other", "benign refused")
