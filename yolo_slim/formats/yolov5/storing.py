@@ -98,8 +98,9 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
 
 
 def _unused(head: nn.Module) -> None:
-    """Its grids are made anew at the first image, whatever its release."""
+    """A head as it is before its first image: its grids are made then, whatever its release."""
     vars(head).pop("strides", None)
+    head.export = False  # v2 has no such value of the class
     for name in ("grid", "anchor_grid"):
         if name in vars(head):
             setattr(head, name, [torch.zeros(1)] * head.nl)
