@@ -26,6 +26,7 @@ from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images, why
+from yolo_slim.formats.families import known_family
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
 
@@ -91,6 +92,11 @@ class SlimTrainer(RecoveringTrainer):
         ckpt = checkpoint.read(self.model)
         detector = checkpoint.detector_of(ckpt, self.model)
         untrained = self.args.pretrained is False and not self.resume
+        if untrained and not (family := known_family(detector, str(self.model))).rebuilds:
+            raise SlimError(
+                f"pretrained=False builds a detector anew from its YAML, and {self.model} is of {family.name}, whose "
+                "YAMLs are not built here: leave it out, or train from scratch there"
+            )
         self.model = self.get_model(cfg=detector.yaml, weights=None if untrained else detector)
         return ckpt
 

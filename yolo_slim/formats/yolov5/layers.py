@@ -68,7 +68,7 @@ class AnchorDetect(Detect):
     @property
     def anchors(self) -> Tensor:
         """The buffer, which a value of Detect's class would hide."""
-        return self._buffers["anchors"]
+        return nn.Module.__getattr__(self, "anchors")
 
     @property
     def end2end(self) -> bool:
