@@ -14,6 +14,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "text": set(),
     "terminal": set(),
     "errors": {"text"},
+    "heads": set(),
     "console": {"text"},
     "scratch": {"errors"},
     "config": {"errors"},
@@ -24,9 +25,9 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "distill": {"errors"},
     "formats": {"channels", "errors", "text"},
     "checkpoint": {"errors", "formats"},
-    "data": {"channels", "errors"},
+    "data": {"channels", "errors", "heads"},
     "measure": {"channels", "data", "errors", "scratch"},
-    "deploy": {"checkpoint", "config", "data", "errors", "formats", "scratch"},
+    "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
     "timing": {
         "channels",
@@ -52,7 +53,7 @@ MAY_IMPORT["pruning"] = {
     "measure",
     "timing",
 }
-MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "record", "runs"}
+MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "record", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "record", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}

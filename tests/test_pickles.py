@@ -326,10 +326,11 @@ def test_the_format_before_torch_1_6_is_refused_with_the_way_out(tmp_path: Path)
     refused(run("inspect", tmp_path / "mine.pt"), "before 1.6", "torch.save")
 
 
-def test_a_repository_that_is_not_read_is_told_honestly(tmp_path: Path) -> None:
-    zipped(tmp_path / "mine.pt", entry(called("numpy.core.multiarray", "_reconstruct") + named("models.yolo", "Model")))
+def test_a_layer_of_a_repository_that_is_not_read_is_told_honestly(tmp_path: Path) -> None:
+    """YOLOv7's files look like YOLOv5's up to their layers."""
+    zipped(tmp_path / "mine.pt", entry(named("models.yolo", "Model") + named("models.common", "SPPCSPC")))
     answer = run("inspect", tmp_path / "mine.pt")
-    refused(answer, "models.yolo.Model", "older ultralytics/yolov5 repository", "not read yet")
+    refused(answer, "models.common.SPPCSPC", "no layer of ultralytics/yolov5 that is read here", "C3")
     assert "onvert" not in answer.err
 
 

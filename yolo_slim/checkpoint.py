@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from ultralytics.cfg import check_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
@@ -27,12 +26,12 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.arguments import arguments_of
 from yolo_slim.formats.cards import card_of
-from yolo_slim.formats.door import check_detector, check_entries
-from yolo_slim.formats.layers import check_finite
+from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, known_family
+from yolo_slim.formats.layers import check_finite, clamp_overflow
 from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
-from yolo_slim.formats.unpickle import unpickled
-from yolo_slim.formats.writing import content_of, write_whole
+from yolo_slim.formats.writing import write_whole
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
@@ -126,9 +125,7 @@ def read(path: str | Path) -> dict[str, Any]:
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
         raise SlimError(f"expected an Ultralytics checkpoint ending in .pt or a model .yaml, got {path}{packed}")
     with _about(path):
-        ckpt = unpickled(path)
-        check_entries(ckpt)
-    return ckpt
+        return family_at(path).read(path)
 
 
 def _not_there(path: Path) -> str:
@@ -160,41 +157,15 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
     detector = ckpt.get("model") if average is None else average
     if not isinstance(detector, nn.Module):
         raise SlimError(f"{path} holds no detector under 'model' or 'ema', only {', '.join(map(str, list(ckpt)[:6]))}")
-    if type(detector) is not DetectionModel:
-        task = type(detector).__name__.removesuffix("Model")
-        raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
+    family = known_family(detector, str(path))
     with _about(path):
-        check_detector(detector)
-        _clamp_overflow(detector)
+        family.admit(detector, ckpt)
+        clamp_overflow(detector)
         check_finite(detector.float())
-        detector.args = _arguments(ckpt.get("train_args") or {})
+        detector.args = arguments_of(family.arguments(ckpt))
     detector.task = "detect"
     detector.criterion = None
     return detector.eval().requires_grad_(True)
-
-
-def _clamp_overflow(detector: nn.Module) -> None:
-    """A running variance that fp16 could not hold, as Ultralytics leaves it: its largest number, as `save` has it."""
-    for name, tensor in detector.named_buffers():
-        if name.endswith("running_var") and tensor.dtype == torch.float16:
-            tensor.clamp_(max=torch.finfo(torch.float16).max)
-
-
-def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Ultralytics' arguments as a training had them; today's default for a number that is out of today's bounds."""
-    found = dict(DEFAULT_CFG_DICT)
-    for key, value in given.items():
-        if key not in found:
-            continue
-        one = {key: value}
-        try:
-            check_cfg(one, hard=False)  # in place: "0.1" becomes a number
-        except (TypeError, ValueError) as e:
-            if value is not None and not isinstance(value, (bool, int, float)):
-                raise SlimError(f"has a train_args.{key} that is none: {' '.join(str(e).split())[:200]}") from e
-        else:
-            found |= one
-    return found
 
 
 @contextmanager
@@ -222,10 +193,10 @@ def _loaded(
 
 
 def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
-    """Write a detector as Ultralytics writes a finished training: fp16, no optimizer, whole or not at all.
+    """Write a detector as its family writes a finished training: fp16, no optimizer, whole or not at all.
 
     Args:
-        detector: as `load` returns it; left alone.
+        detector: as `load` returns it; left alone. It becomes a file of the kind that it came from.
         path: ends in `.pt`.
         extra: further plain entries of the checkpoint's dict.
 
@@ -233,10 +204,40 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
         SlimError: a name that Ultralytics would look up as another file, or a disk that cannot take it.
     """
     path = Path(path)
-    if check_yolov5u_filename(path.name, verbose=False) != path.name:
+    family = known_family(detector, "what is to be saved")
+    if family is ULTRALYTICS and check_yolov5u_filename(path.name, verbose=False) != path.name:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
-    write_whole({**content_of(detector), **extra}, path)
+    write({**family.content(detector), **extra}, path)
     return path
+
+
+def write(ckpt: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint's dict as files of its family are, whole or not at all.
+
+    Raises:
+        SlimError: the disk is full or cannot be written.
+    """
+    write_whole(ckpt, path, family_in(ckpt).dump)
+
+
+@contextmanager
+def saving_for_ultralytics(seen: dict[str, Any] | None = None, **more: Any) -> Iterator[None]:
+    """Inside, Ultralytics' `torch.save` writes a detector as its family does, with further entries.
+
+    Args:
+        seen: what is saved is noted here, if it is given.
+        more: entries of every checkpoint that is saved.
+    """
+    save = torch.save
+
+    def of_its_family(ckpt: dict[str, Any], where: Any, **how: Any) -> None:
+        if seen is not None:
+            seen.update(ckpt, **more)
+        with patch.object(torch, "save", save):
+            family_in(ckpt).dump({**ckpt, **more}, where)
+
+    with patch.object(torch, "save", of_its_family):
+        yield
 
 
 def card(path: str | Path) -> dict[str, Any]:
@@ -261,13 +262,13 @@ def _card(path: Path, content: str) -> dict[str, Any]:
 
 def inscribe(path: Path, card: dict[str, Any]) -> None:
     """Write a card of plain values into a checkpoint, which stays as it is otherwise."""
-    write_whole({**read(path), CARD: card}, path)
+    write({**read(path), CARD: card}, path)
 
 
 def file_bytes(detector: nn.Module) -> int:
     """How large a file `save` would write."""
-    file = io.BytesIO()
-    torch.save(content_of(detector), file)
+    family, file = known_family(detector, "what is to be saved"), io.BytesIO()
+    family.dump(family.content(detector), file)
     return file.tell()
 
 

@@ -18,6 +18,7 @@ from yolo_slim.channels import image_channels
 from yolo_slim.data.described import SPLITS, described, elsewhere
 from yolo_slim.data.names import ONE, check_names, one_class
 from yolo_slim.errors import SlimError
+from yolo_slim.heads import classes_of
 
 YAMLS = (".yaml", ".yml")
 
@@ -82,7 +83,7 @@ def dataset_for(
     Raises:
         SlimError: as `dataset_info`; or the detector's classes have other names, or its images other channels.
     """
-    single, head = single_cls or one_class(detector), detector.model[-1].nc
+    single, head = single_cls or one_class(detector), classes_of(detector)
     info = dataset_info(data, single_cls=single)
     if not single or head != 1:
         names = detector.names if len(detector.names) == head else {i: str(i) for i in range(head)}

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from yolo_slim.errors import SlimError
+from yolo_slim.heads import classes_of
 
 ONE = {0: "item"}
 """What Ultralytics calls the class of a training with `single_cls`."""
@@ -18,7 +19,7 @@ SHOWN = 3  # classes that a message names
 
 def one_class(detector: nn.Module) -> bool:
     """Whether it was trained with `single_cls`: it finds objects of any class of its data set, and calls all alike."""
-    if detector.model[-1].nc != 1:
+    if classes_of(detector) != 1:
         return False
     args = getattr(detector, "args", None) or {}
     args = args if isinstance(args, Mapping) else vars(args)

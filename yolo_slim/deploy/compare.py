@@ -13,6 +13,7 @@ from ultralytics.engine.exporter import NMSModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.deploy.runtimes import Run
+from yolo_slim.heads import head_of
 
 
 @torch.inference_mode()
@@ -57,7 +58,7 @@ class Exported(nn.Module):
 def with_nms(detector: nn.Module) -> nn.Module:
     """A copy that gives out what Ultralytics exports under `nms`: (B, 300, 6), as xyxy, score, class, padded with 0."""
     detector = copy.deepcopy(detector).float().cpu().eval()
-    head = detector.model[-1]
+    head = head_of(detector)
     head.export, head.xyxy, head.format = True, True, "torchscript"
     args = SimpleNamespace(**{**DEFAULT_CFG_DICT, "conf": 0.25, "batch": 1, "format": "torchscript"})
     whole = NMSModel(detector, args)

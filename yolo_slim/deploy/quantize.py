@@ -20,6 +20,7 @@ from yolo_slim.config import choices
 from yolo_slim.config.choices import Registry
 from yolo_slim.deploy.exporter import missing, put
 from yolo_slim.errors import SlimError, why
+from yolo_slim.heads import is_of_head
 from yolo_slim.scratch import Scratch
 
 HEAD = "head"
@@ -36,10 +37,9 @@ def float_layers(detector: nn.Module, patterns: Sequence[str]) -> set[str]:
         SlimError: a pattern that no convolution goes by.
     """
     names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
-    last = f"model.{len(detector.model) - 1}."
     # Ultralytics wraps a convolution that is followed by a norm as `...conv`; bare ones end a branch.
     wrapped = {f"{name}.conv" for name, m in detector.named_modules() if hasattr(m, "conv") and hasattr(m, "act")}
-    ends = {name for name in names if name.startswith(last) and name not in wrapped}
+    ends = {name for name in names if is_of_head(detector, name) and name not in wrapped}
     found: set[str] = set()
     for pattern in patterns:
         chosen = ends if pattern == HEAD else {n for n in names if fnmatchcase(n, pattern)}

@@ -2,7 +2,9 @@
 
     archive       the zip: its size, its sums, its records
     pickles       what the pickle in it would do, before it is done
-    names         what a pickle may name
+    families      the kinds of files that are read and written: Ultralytics', and yolov5's
+    names         what a pickle of Ultralytics may name
+    vocabulary    what pickles of any one family may name, call and fill
     calls         what it may call, and with what
     door          what was loaded: is it the detector that it seems?
     plain         values without code: how deep, how many, of which types

@@ -44,13 +44,13 @@ class Made:
     filled: bool = False
 
 
-def called(name: str, args: tuple[Any, ...]) -> Made:
-    """What a call comes to.
+def called(calls: Mapping[str, Check], name: str, args: tuple[Any, ...]) -> Made:
+    """What a call comes to; `calls`: those that checkpoints of this kind make.
 
     Raises:
         SlimError: no checkpoint calls this, or not so.
     """
-    check = CALLS.get(name)
+    check = calls.get(name)
     if check is None:
         raise SlimError(f"calls {name}, which no detector's checkpoint does: refused, since loading it would run that")
     try:
@@ -119,9 +119,27 @@ def _path(*parts: str) -> tuple[bool, Any]:
     return all(type(part) is str for part in parts), None
 
 
-ORDERED, TENSOR, ENCODE = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode"
+def _array(kind: Any, size: Any, content: Made) -> tuple[bool, Any]:
+    """An empty NumPy array, to be filled."""
+    return kind == Named(ARRAY) and size == (0,) and type(content) is Made and content.name == ENCODE, None
 
-CALLS: Mapping[str, Callable[..., tuple[bool, Any]]] = {
+
+def _array_state(state: Any) -> bool:
+    """Whether an array is filled with a few numbers, as many bytes as its shape says."""
+    if type(state) is not tuple or len(state) != 5:
+        return False
+    version, shape, dtype, transposed, content = state
+    made = type(dtype) is Made and dtype.name == "numpy.dtype" and type(content) is Made and content.name == ENCODE
+    fits = made and version == 1 and _whole(shape) and len(shape) <= MOST_DIMENSIONS and type(transposed) is bool
+    return fits and math.prod(shape) * NUMBERS[dtype.detail] == content.detail
+
+
+ORDERED, TENSOR, ENCODE = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "_codecs.encode"
+ARRAY = "numpy.ndarray"
+Check = Callable[..., tuple[bool, Any]]
+"""Whether the arguments of a call are as they should be, and what is to be known of the outcome."""
+
+CALLS: Mapping[str, Check] = {
     ORDERED: _ordered,
     "builtins.set": _set,
     "torch.Size": _size,
@@ -134,4 +152,13 @@ CALLS: Mapping[str, Callable[..., tuple[bool, Any]]] = {
     **dict.fromkeys(NAMESPACES, _ordered),
     **dict.fromkeys(PATHS, _path),
 }
-"""Full name -> whether its arguments are as they should be, and what is to be known of the outcome."""
+"""Full name -> its check, of what checkpoints of Ultralytics call."""
+
+ARRAYS: Mapping[str, Check] = {f"numpy.{home}.multiarray._reconstruct": _array for home in ("core", "_core")}
+"""The same of arrays, which other writers leave among their numbers; NumPy 2 calls the home of the call `_core`."""
+
+FILLS: Mapping[str, Callable[[Any], bool]] = {
+    "numpy.dtype": lambda state: state in DTYPE_STATES,
+    **dict.fromkeys(ARRAYS, _array_state),
+}
+"""Full name -> whether what a call has come to is filled as it should be."""

@@ -82,7 +82,13 @@ def check_yaml(description: Any) -> None:
                 f"is no sound detector: `yaml.{part}` is {description.get(part)!r:.40}, expected its layers"
             )
     if "slim" in description:
-        _check_slim(description, description["slim"])
+        slim = check_slim(description["slim"])
+        try:
+            if not {"backbone", "head"} <= slim["full"].keys():
+                raise SlimError("lacks its backbone or its head")
+            check_description(whole(description))
+        except SlimError as e:
+            raise SlimError(f"is no sound detector: `yaml.slim.full` {e}") from e
         return
     try:
         check_description(description)
@@ -90,15 +96,14 @@ def check_yaml(description: Any) -> None:
         raise SlimError(f"is no sound detector: its `yaml` {e}") from e
 
 
-def _check_slim(description: dict[str, Any], slim: Any) -> None:
+def check_slim(slim: Any) -> dict[str, Any]:
+    """The note of cuts, where each follows from the one before.
+
+    Raises:
+        SlimError: the entry, what was expected and what came.
+    """
     if not isinstance(slim, dict) or not isinstance(slim.get("full"), dict) or not isinstance(slim.get("cuts"), list):
         raise SlimError("is no sound detector: `yaml.slim` is not what cutting writes there, its `full` and its `cuts`")
-    try:
-        if not {"backbone", "head"} <= slim["full"].keys():
-            raise SlimError("lacks its backbone or its head")
-        check_description(whole(description))
-    except SlimError as e:
-        raise SlimError(f"is no sound detector: `yaml.slim.full` {e}") from e
     widths: dict[str, int] = {}
     for i, cut in enumerate(slim["cuts"]):
         if not isinstance(cut, dict):
@@ -112,6 +117,7 @@ def _check_slim(description: dict[str, Any], slim: Any) -> None:
                     f"expected rising numbers of those that were left"
                 )
             widths[name] = len(kept)
+    return slim
 
 
 def whole(description: dict[str, Any]) -> dict[str, Any]:

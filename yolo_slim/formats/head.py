@@ -26,6 +26,21 @@ def check_head(detector: nn.Module) -> None:
     Raises:
         SlimError: the layer or the entry, what was expected and what came.
     """
+    check_places(detector)
+    head = detector.model[-1]
+    if type(head) not in HEADS:
+        raise SlimError(f"ends in a {type(head).__name__}: expected the head of a detector, Detect")
+    _check_classes(detector, head)
+    _check_levels(detector, head)
+    _check_boxes(head)
+
+
+def check_places(detector: nn.Module) -> None:
+    """Refuse a detector without layers, with layers out of order, or that keeps outputs of layers that it has not.
+
+    Raises:
+        SlimError: the layer or the entry, what was expected and what came.
+    """
     layers = getattr(detector, "model", None)
     if not isinstance(layers, nn.Sequential) or not len(layers):
         raise SlimError("is no sound detector: it has no layers under `model`")
@@ -33,12 +48,6 @@ def check_head(detector: nn.Module) -> None:
         _check_place(i, layer)
     if not are_whole(saved := getattr(detector, "save", None), 0, len(layers) - 1):
         raise SlimError(f"is no sound detector: `save` is {saved!r:.80}, expected numbers of its {len(layers)} layers")
-    head = layers[-1]
-    if type(head) not in HEADS:
-        raise SlimError(f"ends in a {type(head).__name__}: expected the head of a detector, Detect")
-    _check_classes(detector, head)
-    _check_levels(detector, head)
-    _check_boxes(head)
 
 
 def _check_place(i: int, layer: nn.Module) -> None:
@@ -54,6 +63,15 @@ def _check_classes(detector: nn.Module, head: nn.Module) -> None:
     if not is_whole(nc, 1, MOST_CLASSES) or not is_whole(reg_max, 1, 1024) or outputs != nc + 4 * reg_max:
         said = f"nc {nc!r:.20}, reg_max {reg_max!r:.20}, no {outputs!r:.20}"
         raise SlimError(f"is no sound detector: its head has {said}")
+    check_names(detector, nc)
+
+
+def check_names(detector: nn.Module, nc: int) -> None:
+    """Number the names of a detector's classes, where they are a list.
+
+    Raises:
+        SlimError: they are not one text for each of `nc` classes.
+    """
     names = getattr(detector, "names", None)
     if isinstance(names, (list, tuple)):
         names = detector.names = dict(enumerate(names))
@@ -71,7 +89,7 @@ def _check_levels(detector: nn.Module, head: nn.Module) -> None:
         said = f"nl {levels!r:.20}, {len(sources)} inputs and {sizes} branches"
         raise SlimError(f"is no sound detector: its head has {said}")
     for name, module in (("the detector", detector), ("its head", head)):
-        if not _are_strides(stride := getattr(module, "stride", None), levels):
+        if not are_strides(stride := getattr(module, "stride", None), levels):
             raise SlimError(f"is no sound detector: `stride` of {name} is {stride!r:.80}, expected {levels} of pixels")
 
 
@@ -94,7 +112,8 @@ def _check_boxes(head: nn.Module) -> None:
     head.export, head.dynamic, head.format, head.shape = False, False, None, None  # shape: anchors are made anew
 
 
-def _are_strides(stride: Any, levels: int) -> bool:
+def are_strides(stride: Any, levels: int) -> bool:
+    """Whether these are pixels, one number a level."""
     if not isinstance(stride, torch.Tensor) or stride.is_complex() or stride.shape != (levels,):
         return False
     return bool(torch.isfinite(stride).all() and (stride >= 1).all() and (stride <= 1024).all())

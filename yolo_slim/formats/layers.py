@@ -55,6 +55,13 @@ def check_finite(detector: nn.Module) -> None:
             raise SlimError(f"holds a variance below zero in {name}: no batch norm has one")
 
 
+def clamp_overflow(detector: nn.Module) -> None:
+    """A running variance that fp16 could not hold, as Ultralytics leaves it: its largest number, as `save` has it."""
+    for name, tensor in detector.named_buffers():
+        if name.endswith("running_var") and tensor.dtype == torch.float16:
+            tensor.clamp_(max=torch.finfo(torch.float16).max)
+
+
 def _kind(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED
 from yolo_slim.formats.steps import STEPS, Walk
+from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
 
 MOST_STEPS = 2_000_000
 """Instructions; YOLOv5n has 40,000, and the largest in the middle of its training some 500,000."""
@@ -22,17 +23,18 @@ class Found:
     dtypes: frozenset[str]
 
 
-def walk(data: bytes, sizes: Mapping[str, int]) -> Found:
+def walk(data: bytes, sizes: Mapping[str, int], words: Vocabulary | None = None) -> Found:
     """Go through a pickle.
 
     Args:
         data: the pickle.
         sizes: bytes of the storages, by key.
+        words: that it may use; None: those of Ultralytics' checkpoints.
 
     Raises:
         SlimError: what it names, calls or declares that no detector's checkpoint does.
     """
-    state = Walk(data, sizes)
+    state = Walk(data, sizes, words or ultralytics())
     steps = 0
     try:
         while not state.ended:

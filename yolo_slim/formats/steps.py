@@ -12,9 +12,10 @@ from typing import Any
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED
-from yolo_slim.formats.calls import DTYPE_STATES, ORDERED, TENSOR, Made, Named, Stored, called
-from yolo_slim.formats.names import DTYPES, NAMESPACES, STORAGES, objects
-from yolo_slim.formats.strangers import full, known, refusal
+from yolo_slim.formats.calls import ARRAY, FILLS, ORDERED, TENSOR, Made, Named, Stored, called
+from yolo_slim.formats.names import DTYPES, NAMESPACES, STORAGES
+from yolo_slim.formats.strangers import full
+from yolo_slim.formats.vocabulary import Vocabulary
 
 LONGEST_TEXT = 1 << 20
 LONGEST_NUMBER = 9
@@ -29,6 +30,7 @@ class Walk:
 
     data: bytes
     sizes: Mapping[str, int]
+    words: Vocabulary
     at: int = 0
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)
@@ -98,8 +100,8 @@ def _line(walk: Walk) -> str:
 def _global(walk: Walk) -> Named:
     module = _line(walk)
     name = full(module, _line(walk))
-    if not known(name):
-        raise SlimError(refusal(name, walk.data))
+    if not walk.words.knows(name):
+        raise SlimError(walk.words.refusal(name, walk.data))
     walk.names.add(name)
     return Named(name)
 
@@ -128,9 +130,11 @@ def _marked(walk: Walk) -> list[Any]:
 
 
 def _tuple(items: list[Any]) -> tuple[Any, ...]:
-    """The one tuple that may hold a class says where a tensor's numbers are."""
+    """The tuples that may hold a class say where a tensor's numbers are, and what an array is made of."""
     if len(items) == 5 and items[0] == "storage" and type(items[1]) is Named:
         return tuple(items)
+    if len(items) == 3 and items[0] == Named(ARRAY):
+        return (items[0], *map(_plain, items[1:]))
     return tuple(map(_plain, items))
 
 
@@ -193,7 +197,7 @@ def _stored_at(walk: Walk) -> None:
 
 def _new(walk: Walk) -> None:
     args, kind = walk.stack.pop(), walk.stack.pop()
-    if type(kind) is not Named or kind.name not in objects():
+    if type(kind) is not Named or kind.name not in walk.words.objects:
         raise SlimError(f"makes a new {getattr(kind, 'name', 'object')}, which no checkpoint does: refused")
     if args != ():
         raise SlimError(f"makes a {kind.name} with arguments, which no checkpoint does: refused")
@@ -204,7 +208,7 @@ def _reduce(walk: Walk) -> None:
     args, callee = walk.stack.pop(), walk.stack.pop()
     if type(callee) is not Named or type(args) is not tuple:
         raise SlimError("calls something that is no function: no checkpoint does")
-    made = called(callee.name, args)
+    made = called(walk.words.calls, callee.name, args)
     if callee.name == "numpy.dtype":
         walk.dtypes.add(made.detail)
     if callee.name == TENSOR:
@@ -218,8 +222,8 @@ def _build(walk: Walk) -> None:
     state, target = _plain(walk.stack.pop()), walk.stack[-1]
     if type(target) is not Made or target.filled:
         raise SlimError("fills something that is no object, or a second time: no checkpoint does")
-    if target.name == "numpy.dtype":
-        fits = state in DTYPE_STATES
+    if target.name in FILLS:
+        fits = FILLS[target.name](state)
     else:
         keys = list(state) if type(state) is dict else [None]
         fits = all(type(key) is str and not (key.startswith("__") and key.endswith("__")) for key in keys)
@@ -228,7 +232,7 @@ def _build(walk: Walk) -> None:
         elif target.name in NAMESPACES:
             fits = fits and "get" not in keys
         else:
-            fits = fits and target.name in objects()
+            fits = fits and target.name in walk.words.objects
     if not fits:
         raise SlimError(f"fills a {target.name} with what no checkpoint gives it: refused")
     target.filled = True

@@ -12,15 +12,10 @@ FUSED = (
     "is fused: its batch norms are merged into the convolutions, so there is nothing to score or to recalibrate. "
     "Use the checkpoint that training wrote (best.pt), not a fused or exported one"
 )
-OLD_REPOSITORY = (
-    "names {}, which is of the older ultralytics/yolov5 repository: its files are not read yet. Refused, since loading "
-    "it would run that code. A detector that was trained with the `ultralytics` package is needed"
-)
 FOREIGN = (
     "names {}, which is not part of Ultralytics' checkpoint format: refused, since loading it would run that code. "
-    "Give a detector as the `ultralytics` package saves it"
+    "Give a detector as the `ultralytics` package, or the train.py of ultralytics/yolov5, saves it"
 )
-OLD = re.compile(rb"c(models\.[\w.]+)\n([A-Za-z_]\w*)\n")
 GLOBAL = re.compile(rb"c([A-Za-z_][\w.]*)\n([A-Za-z_][\w.]*)\n")
 
 
@@ -49,6 +44,4 @@ def refusal(name: str, data: bytes) -> str:
         return f"holds a {last}: expected a detection model, {last.removesuffix('Model')} is not supported"
     if name == "builtins.getattr" and b"forward_fuse" in data:
         return FUSED
-    if old := OLD.search(data):  # whatever else it names: numpy's arrays, its own `utils`
-        return OLD_REPOSITORY.format(".".join(text.decode() for text in old.groups()))
     return FOREIGN.format(name)

@@ -16,23 +16,24 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED, opened
-from yolo_slim.formats.names import helpers, objects
 from yolo_slim.formats.pickles import Found, walk
+from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
 
 _LOCK = threading.RLock()  # torch's list of what is allowed is the whole process's
 
 
-def unpickled(path: Path) -> Any:
-    """What a checkpoint holds.
+def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
+    """What a checkpoint holds; `words`: that its pickle may use, None: those of Ultralytics'.
 
     Raises:
         SlimError: it is damaged, or would do more than a detector's checkpoint does.
     """
     archive = opened(path)
-    found = walked(archive.pickle, tuple((key, len(content)) for key, content in archive.storages.items()))
+    words = words or ultralytics()
+    found = walked(archive.pickle, tuple((key, len(content)) for key, content in archive.storages.items()), words)
     file = archive.file()
     del archive
-    with allowed(found):
+    with allowed(found, words):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as e:  # what was walked can still be nonsense to those whom it fills
@@ -40,15 +41,15 @@ def unpickled(path: Path) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def walked(pickle: bytes, sizes: tuple[tuple[str, int], ...]) -> Found:
+def walked(pickle: bytes, sizes: tuple[tuple[str, int], ...], words: Vocabulary) -> Found:
     """What `walk` finds: once for the same bytes, as the stages of a run read the same few files again and again."""
-    return walk(pickle, dict(sizes))
+    return walk(pickle, dict(sizes), words)
 
 
 @contextmanager
-def allowed(found: Found) -> Iterator[None]:
+def allowed(found: Found, words: Vocabulary) -> Iterator[None]:
     """Inside, torch unpickles what was found in a walk, and nothing else."""
-    known = {**objects(), **helpers()}
+    known = {**words.objects, **words.helpers}
     numbers = {type(np.dtype(kind)) for kind in found.dtypes}  # as torch sees them
     with _LOCK:
         before = get_safe_globals()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,10 +26,7 @@ def content_of(detector: nn.Module) -> dict[str, Any]:
     Raises:
         SlimError: the detector has numbers that are none, or beyond fp16.
     """
-    stored = copy.deepcopy(detector).cpu()
-    _fit_fp16(stored)
-    stored = stored.half().eval().requires_grad_(False)
-    stored.criterion = None
+    stored = in_fp16(detector)
     args = stored.args if isinstance(stored.args, dict) else vars(stored.args)
     stored.args = {k: v for k, v in args.items() if k in DEFAULT_CFG_DICT}
     return {
@@ -43,6 +41,19 @@ def content_of(detector: nn.Module) -> dict[str, Any]:
         "optimizer": None,
         "train_args": stored.args,
     }
+
+
+def in_fp16(detector: nn.Module) -> nn.Module:
+    """A copy as it is stored: on the CPU, in fp16, in eval mode, without gradients or a loss.
+
+    Raises:
+        SlimError: the detector has numbers that are none, or beyond fp16.
+    """
+    stored = copy.deepcopy(detector).cpu()
+    _fit_fp16(stored)
+    stored = stored.half().eval().requires_grad_(False)
+    stored.criterion = None
+    return stored
 
 
 @torch.no_grad()
@@ -67,7 +78,7 @@ def _fit_fp16(detector: nn.Module) -> None:
             )
 
 
-def write_whole(ckpt: dict[str, Any], path: Path) -> None:
+def write_whole(ckpt: dict[str, Any], path: Path, dump: Callable[[dict[str, Any], Any], None] | None = None) -> None:
     """Save to a temporary name and rename: the file is either the old one or all of the new one, power cuts included.
 
     Raises:
@@ -77,7 +88,7 @@ def write_whole(ckpt: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            torch.save(ckpt, file)
+            (dump or torch.save)(ckpt, file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

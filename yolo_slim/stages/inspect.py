@@ -19,6 +19,7 @@ from yolo_slim.channels.rounds import Cut
 from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
 from yolo_slim.console import Terminal, console
 from yolo_slim.formats.door import whole
+from yolo_slim.formats.families import known_family
 from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.text import printable
 
@@ -113,7 +114,9 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
 
 
 def _before(detector: nn.Module) -> dict[str, int]:
-    """The widths that a slim detector's YAML had when it was whole."""
+    """The widths that a slim detector had when it was whole, where its YAML tells."""
+    if not known_family(detector, "the table").rebuilds:
+        return {}
     found = layers_of(whole(detector.yaml), image_channels(detector)).named_modules()
     return {f"model.{name}": m.out_channels for name, m in found if isinstance(m, nn.Conv2d)}
 

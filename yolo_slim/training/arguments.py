@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from yolo_slim.errors import SlimError, shown
+from yolo_slim.heads import classes_of
 
 STRIDE, ALWAYS_FROZEN = 32, ".dfl"
 """Pixels that Ultralytics rounds image sides to at least, and the layer that it never trains."""
@@ -28,7 +29,7 @@ def check_against(
     Raises:
         SlimError: classes or layers that the detector does not have, or nothing left to train.
     """
-    _check_classes(classes or detector.model[-1].nc, arguments, where)
+    _check_classes(classes or classes_of(detector), arguments, where)
     if arguments.get("freeze") is not None:
         _check_freeze(detector, arguments["freeze"], where)
 

@@ -21,9 +21,11 @@ from yolo_slim import checkpoint
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
+from yolo_slim.errors import SlimError
+from yolo_slim.heads import bins_of, entering, raw
 from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
 from yolo_slim.training.pairs import blocks_of, channels_at, pair, same_channels, sees_the_same
-from yolo_slim.training.teacher import Taps, Teacher, entering, raw, scene_of, view_of
+from yolo_slim.training.teacher import Taps, Teacher, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "distill.yaml"
@@ -122,7 +124,7 @@ class DistillTrainer(SlimTrainer):
         """Name -> weighted loss of this batch, a mean over its images."""
         now = self.strength()
         if not now:
-            return {name: raw(preds)["scores"].new_zeros(()) for name in self.losses.names}
+            return {name: raw(preds)["feats"][0].new_zeros(()) for name in self.losses.names}
         seen = batch.get("teacher_img", batch["img"])
         views = [teacher(seen) for teacher in self.teachers]
         student = view_of(preds, self.taps.caught() if self.taps else None)
@@ -172,6 +174,13 @@ def enrol(
         layers = blocks_of(student, found)
     # What several teachers predict is joined for the losses of outputs, whatever those look at.
     predicts = not all_say("maps_alone", [*features, *outputs]) or (len(detectors) > 1 and bool(outputs))
+    if predicts and any(bins_of(detector) is None for detector in (student, *detectors)):
+        lost = [name for name in (*features, *outputs) if not all_say("maps_alone", [name])]
+        raise SlimError(
+            f"finetune.distill: {', '.join(lost or outputs)}: student or teacher has a head with anchors, of which "
+            "predictions are not compared; expected one teacher and losses of maps alone: "
+            f"{', '.join(name for name in LOSSES if all_say('maps_alone', [name]))}"
+        )
     mine, theirs = (list(layers), list(layers.values())) if layers else (entering(student), None)
     taps, teachers, pairs = Taps(student, mine, "the student"), [], []
     for detector, name, who in zip(detectors, settings["teachers"], found, strict=True):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from yolo_slim.channels import composed, image_channels, survivors
 from yolo_slim.distill import Pair
 from yolo_slim.errors import SlimError
-from yolo_slim.training.teacher import Taps, Teacher, entering, names_of
+from yolo_slim.heads import bins_of, classes_of, entering
+from yolo_slim.training.teacher import Taps, Teacher, names_of
 
 
 def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int, *, square: bool) -> None:
@@ -99,8 +100,8 @@ def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | 
     taps.close()
     student.train(training)
     there = teacher.to(device)(blank).maps
-    head = student.model[-1]
     widths = ([m.shape[1] for m in each] for each in (maps, there))
     # A student that was cut from its teacher has its classes, by whatever names.
     names = names_of(student) if same is None else ()
-    return Pair(*widths, same, head.nc, head.reg_max, teacher.classes, teacher.bins, names, teacher.class_names)
+    classes, bins = classes_of(student), bins_of(student) or 0
+    return Pair(*widths, same, classes, bins, teacher.classes, teacher.bins, names, teacher.class_names)

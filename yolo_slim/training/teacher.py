@@ -16,23 +16,13 @@ from ultralytics.utils.tal import make_anchors
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.distill import Scene, View
 from yolo_slim.errors import SlimError
-
-
-def entering(detector: nn.Module) -> list[str]:
-    """The modules whose outputs enter Detect."""
-    return [f"model.{i}" for i in detector.model[-1].f]
-
-
-def raw(output: Any) -> Mapping[str, Any]:
-    """Logits and maps of the one-to-many head, from what a detector returns in either mode."""
-    found = output[1] if isinstance(output, tuple) else output
-    return found.get("one2many", found)
+from yolo_slim.heads import bins_of, classes_of, entering, head_of, is_of_head, raw
 
 
 def names_of(detector: nn.Module) -> tuple[str, ...]:
     """Of its classes; (): it has none but numbers, as Ultralytics gives where a data set or a YAML has no names."""
     names = numbered(detector.names)
-    return () if is_nameless(names) or len(names) != detector.model[-1].nc else tuple(names.values())
+    return () if is_nameless(names) or len(names) != classes_of(detector) else tuple(names.values())
 
 
 class Taps:
@@ -120,11 +110,11 @@ class Teacher:
                 f"{', '.join(f'{s:g}' for s in missing)}; take a teacher with the student's {list(strides)}"
             )
         self.levels = [own.index(s) for s in strides]
-        self.classes, self.bins = detector.model[-1].nc, detector.model[-1].reg_max
+        self.classes, self.bins = classes_of(detector), bins_of(detector)
         self.class_names = names_of(detector)
         self.names = list(layers) if layers is not None else [entering(detector)[i] for i in self.levels]
-        self.detector, head = detector.eval().requires_grad_(False), detector.model[-1]
-        self.predicts = predicts or any(f"{name}.".startswith(f"model.{head.i}.") for name in self.names)
+        self.detector, head = detector.eval().requires_grad_(False), head_of(detector)
+        self.predicts = predicts or any(is_of_head(detector, name) for name in self.names)
         inner = any(name.count(".") > 1 for name in self.names)
         if not inner and not hasattr(head, "one2one_cv2"):
             # Merging drops batch norms, which may be named in `layers`, and the one-to-many half of a double head.
@@ -144,12 +134,11 @@ class Teacher:
     def __call__(self, images: Tensor) -> View:
         """What it says of images (B, C, H, W)."""
         self.detector.eval()
-        self.detector.model[-1].training = True  # the head says what it sees, and does not decode it
+        head_of(self.detector).training = True  # the head says what it sees, and does not decode it
         with _cheap(images.device):
             found = raw(self.detector(images.contiguous(memory_format=torch.channels_last)))
-        if not self.predicts:
-            nothing = images.new_zeros(len(images), 0, 0)
-            return View(self.taps.caught(), nothing, nothing)
+        if not self.predicts or self.bins is None:
+            return _of_maps(self.taps.caught(), images)
         sizes = [m.shape[2] * m.shape[3] for m in found["feats"]]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         at = torch.cat([torch.arange(starts[i], starts[i] + sizes[i], device=images.device) for i in self.levels])
@@ -168,7 +157,14 @@ def _cheap(device: torch.device) -> AbstractContextManager:
 def view_of(output: Any, maps: Sequence[Tensor] | None) -> View:
     """What a student says, from what it returned; `maps`: those that were caught, None: what entered Detect."""
     found = raw(output)
-    return View(found["feats"] if maps is None else maps, found["boxes"], found["scores"])
+    maps = found["feats"] if maps is None else maps
+    return View(maps, found["boxes"], found["scores"]) if "scores" in found else _of_maps(maps, found["feats"][0])
+
+
+def _of_maps(maps: Sequence[Tensor], like: Tensor) -> View:
+    """A view without predictions, on the device of a tensor (B, ...)."""
+    nothing = like.new_zeros(len(like), 0, 0)
+    return View(maps, nothing, nothing)
 
 
 def scene_of(output: Any, batch: Mapping[str, Any], strides: Tensor) -> Scene:

@@ -26,7 +26,7 @@ from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images, why
-from yolo_slim.formats.writing import write_whole
+from yolo_slim.formats.families import known_family
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
 
@@ -92,6 +92,11 @@ class SlimTrainer(RecoveringTrainer):
         ckpt = checkpoint.read(self.model)
         detector = checkpoint.detector_of(ckpt, self.model)
         untrained = self.args.pretrained is False and not self.resume
+        if untrained and not (family := known_family(detector, str(self.model))).rebuilds:
+            raise SlimError(
+                f"pretrained=False builds a detector anew from its YAML, and {self.model} is of {family.name}, whose "
+                "YAMLs are not built here: leave it out, or train from scratch there"
+            )
         self.model = self.get_model(cfg=detector.yaml, weights=None if untrained else detector)
         return ckpt
 
@@ -151,17 +156,12 @@ class SlimTrainer(RecoveringTrainer):
         self.last, self.best = (p.with_name(f".{p.stem}.part.pt") for p in (last, best))
         for part in (self.last, self.best):
             part.unlink(missing_ok=True)  # left behind by a kill
-        save, ckpt = torch.save, {}
-
-        def marked(content: dict[str, Any], *where: Any, **how: Any) -> None:
-            ckpt.update(content, **{MARK: self.mark})
-            save(ckpt, *where, **how)
-
+        ckpt: dict[str, Any] = {}
         try:
-            with patch.object(torch, "save", marked):
+            with checkpoint.saving_for_ultralytics(ckpt, **{MARK: self.mark}):
                 super().save_model()
             if ckpt:
-                write_whole({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
+                checkpoint.write({**ckpt, "live": self.live_state(), **self.extra_state()}, self.last)
             # Renamed only when all is on the disk, and last.pt last: it says how far the training is.
             for part, final in ((self.best, best), (self.last, last)):
                 if part.exists():
@@ -180,7 +180,8 @@ class SlimTrainer(RecoveringTrainer):
         if RANK not in {-1, 0} or not self.best.exists():
             return
         part = self.best.with_name(f".{self.best.stem}.part.pt")
-        strip_optimizer(self.best, s=str(part))
+        with checkpoint.saving_for_ultralytics():
+            strip_optimizer(self.best, s=str(part))
         _settle(part, self.best)
         LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots

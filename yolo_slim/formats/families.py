@@ -1,0 +1,108 @@
+"""The kinds of files that detectors come in: one entry a family, chosen by what a file holds, not by its name.
+
+To add one, write its functions and put its entry before Ultralytics' in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_slim.errors import SlimError
+from yolo_slim.formats.door import MODELS, check_detector, check_entries
+from yolo_slim.formats.unpickle import unpickled
+from yolo_slim.formats.writing import content_of
+from yolo_slim.formats.yolov5 import storing as yolov5
+from yolo_slim.formats.yolov5.model import AnchorModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of detectors is read and written. What refuses, does so with a SlimError that begins with a verb."""
+
+    name: str
+    model: type[nn.Module]
+    """Of what class its detectors are here."""
+    reads: Callable[[Path], bool]
+    """Whether a file is one of its kind; never raises."""
+    read: Callable[[Path], dict[str, Any]]
+    """A checkpoint's dict, its entries looked at: detectors under 'model' or 'ema', as the file has them."""
+    admit: Callable[[Any, dict[str, Any]], None]
+    """Look at a detector of such a dict, in place, before anything is done with it."""
+    arguments: Callable[[dict[str, Any]], dict[str, Any]]
+    """Ultralytics' arguments, as far as such a dict tells how the detector was trained."""
+    content: Callable[[Any], dict[str, Any]]
+    """The dict of a finished detector's file, in fp16."""
+    dump: Callable[[dict[str, Any], IO[bytes] | str | Path], None]
+    """As torch.save, so that `read` reads it again; in the middle of a training as well."""
+    rebuilds: bool
+    """Whether a detector can be built again from its YAML."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    ckpt = unpickled(path)
+    check_entries(ckpt)
+    return ckpt
+
+
+ULTRALYTICS = Family(
+    name="Ultralytics",
+    model=DetectionModel,
+    reads=lambda path: True,
+    read=_read,
+    admit=lambda detector, ckpt: check_detector(detector),
+    arguments=lambda ckpt: ckpt.get("train_args") or {},
+    content=content_of,
+    dump=lambda ckpt, file: torch.save(ckpt, file),  # as it is then: trainers put another in its place
+    rebuilds=True,
+)
+YOLOV5 = Family(
+    name="ultralytics/yolov5",
+    model=AnchorModel,
+    reads=yolov5.reads,
+    read=yolov5.read,
+    admit=yolov5.admit,
+    arguments=yolov5.arguments,
+    content=yolov5.content_of,
+    dump=yolov5.dump,
+    rebuilds=False,
+)
+
+FAMILIES: tuple[Family, ...] = (YOLOV5, ULTRALYTICS)
+"""In the order in which they are asked; the last reads all others' files, or says what is wrong with them."""
+
+
+def family_at(path: Path) -> Family:
+    """Which of them a file is of."""
+    return next(family for family in FAMILIES if family.reads(path))
+
+
+def family_of(detector: Any) -> Family | None:
+    """Which of them a detector is of; None: it is no detector of theirs."""
+    return next((family for family in FAMILIES if type(detector) is family.model), None)
+
+
+def known_family(detector: nn.Module, where: str) -> Family:
+    """The same.
+
+    Raises:
+        SlimError: none; `where` it was found.
+    """
+    if (family := family_of(detector)) is None:
+        task = type(detector).__name__.removesuffix("Model")
+        raise SlimError(
+            f"expected a detection model in {where}, got {type(detector).__name__}: {task} is not supported"
+        )
+    return family
+
+
+def family_in(ckpt: dict[str, Any]) -> Family:
+    """Of which of them the detectors in a checkpoint's dict are."""
+    found = (family_of(ckpt.get(key)) for key in MODELS)
+    return next((family for family in found if family), ULTRALYTICS)

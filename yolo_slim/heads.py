@@ -1,0 +1,43 @@
+"""What a detector's head says of itself, whatever kind it is: nobody else asks its last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def head_of(detector: nn.Module) -> nn.Module:
+    """The last layer."""
+    return detector.model[-1]
+
+
+def classes_of(detector: nn.Module) -> int:
+    """How many it tells apart."""
+    return head_of(detector).nc
+
+
+def bins_of(detector: nn.Module) -> int | None:
+    """Of each distance from a point to a side of its box, how many logits it says; None: it says boxes otherwise."""
+    return getattr(head_of(detector), "reg_max", None)
+
+
+def entering(detector: nn.Module) -> list[str]:
+    """The modules whose outputs enter it."""
+    return [f"model.{i}" for i in head_of(detector).f]
+
+
+def is_of_head(detector: nn.Module, name: str) -> bool:
+    """Whether a module, by its dotted name, is the head or a part of it."""
+    return f"{name}.".startswith(f"model.{len(detector.model) - 1}.")
+
+
+def raw(output: Any) -> Mapping[str, Any]:
+    """What a head says before it is decoded, from what a detector returns in either mode.
+
+    `feats` are the maps (B, C, H, W) that entered it; `boxes` (B, 4 * bins, A) and `scores` (B, K, A), the logits of
+    the one-to-many head, are there where the head has bins.
+    """
+    found = output[1] if isinstance(output, tuple) else output
+    return found.get("one2many", found)
