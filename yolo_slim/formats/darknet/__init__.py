@@ -8,14 +8,16 @@
     build       that as modules
     modules     the few modules that are Darknet's own; a pickled detector names these
     weights     the numbers
+    loss        YOLOv3's
     reading     from the disk
     saving      back to it
 
 Each refuses with a SlimError that begins with a verb: its subject is the file, which `load` puts before it.
 """
 
+from yolo_slim.formats.darknet.loss import DarknetLoss
 from yolo_slim.formats.darknet.modules import DarknetHead, DarknetModel
 from yolo_slim.formats.darknet.reading import load, reads
 from yolo_slim.formats.darknet.saving import card, save
 
-__all__ = ["DarknetHead", "DarknetModel", "card", "load", "reads", "save"]
+__all__ = ["DarknetHead", "DarknetLoss", "DarknetModel", "card", "load", "reads", "save"]

@@ -89,15 +89,21 @@ class DarknetHead(Detect):
         if raw.dtype in (torch.float16, torch.bfloat16):  # exp is soon beyond them
             raw = raw.float()
         xy, wh, obj, cls = self.split(level, raw)
-        new, stride = self.levels[level]["new_coords"], self.levels[level]["stride"]
-        if not new:
-            xy, obj, cls = xy.sigmoid(), obj.sigmoid(), cls.sigmoid()
-        centre = (self.unbound(level, xy) + self.cells(raw)) * stride
-        size = self.sizes(level, wh)
-        scores = obj * cls
-        box = torch.cat([centre - size / 2, centre + size / 2] if self.xyxy else [centre, size], 2)
-        rows = torch.cat([box, scores], 2)  # [B, A, 4 + K, H, W]
+        box = self.boxes(level, xy, wh)
+        if not self.levels[level]["new_coords"]:
+            obj, cls = obj.sigmoid(), cls.sigmoid()
+        if self.xyxy:
+            centre, half = box[:, :, :2], box[:, :, 2:] / 2
+            box = torch.cat([centre - half, centre + half], 2)
+        rows = torch.cat([box, obj * cls], 2)  # [B, A, 4 + K, H, W]
         return rows.permute(0, 2, 1, 3, 4).flatten(2)
+
+    def boxes(self, level: int, xy: Tensor, wh: Tensor) -> Tensor:
+        """Boxes x y w h in pixels (B, A, 4, H, W) of what a map holds of centres and sizes, (B, A, 2, H, W) each."""
+        if not self.levels[level]["new_coords"]:
+            xy = xy.sigmoid()
+        centre = (self.unbound(level, xy) + self.cells(xy)) * self.levels[level]["stride"]
+        return torch.cat([centre, self.sizes(level, wh)], 2)
 
     def split(self, level: int, raw: Tensor) -> list[Tensor]:
         """A map (B, A * (5 + K), H, W) as xy, wh (B, A, 2, H, W), objectness (..., 1, ...), classes (..., K, ...)."""
@@ -116,11 +122,11 @@ class DarknetHead(Detect):
         return anchors * (4 * wh * wh if self.levels[level]["new_coords"] else wh.exp())
 
     @staticmethod
-    def cells(raw: Tensor) -> Tensor:
-        """Column and row of each cell of a map (B, C, H, W): (1, 1, 2, H, W)."""
-        h, w = raw.shape[-2:]
-        rows = torch.arange(h, dtype=raw.dtype, device=raw.device)[:, None].expand(h, w)
-        columns = torch.arange(w, dtype=raw.dtype, device=raw.device)[None].expand(h, w)
+    def cells(xy: Tensor) -> Tensor:
+        """Column and row of each cell of (..., H, W): (1, 1, 2, H, W)."""
+        h, w = xy.shape[-2:]
+        rows = torch.arange(h, dtype=xy.dtype, device=xy.device)[:, None].expand(h, w)
+        columns = torch.arange(w, dtype=xy.dtype, device=xy.device)[None].expand(h, w)
         return torch.stack([columns, rows])[None, None]
 
 
