@@ -74,6 +74,15 @@ class DarknetHead(Detect):
         self.levels = [dict(level) for level in levels]
         self.stride = torch.tensor([float(level["stride"]) for level in levels])
 
+    @property
+    def end2end(self) -> bool:
+        """Never: boxes are for NMS. Ultralytics sets it on every head that it trains, validates or exports."""
+        return False
+
+    @end2end.setter
+    def end2end(self, value: object) -> None:
+        pass
+
     def forward(self, maps: list[Tensor]) -> Any:
         if self.training:
             return maps
@@ -156,6 +165,6 @@ class DarknetModel(DetectionModel):
 
     def init_criterion(self) -> Any:
         """The loss of YOLOv3."""
-        from yolo_slim.formats.darknet.loss import DarknetLoss  # what is predicted needs no loss
+        from yolo_slim.formats.darknet.loss import DarknetLoss  # which knows the head
 
         return DarknetLoss(self)
