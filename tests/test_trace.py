@@ -215,6 +215,21 @@ def test_understood_operators_pass_channels_on(name):
     assert FIXED not in found.convs["reader.0"].inputs
 
 
+@pytest.mark.parametrize(
+    ("clamp", "free"),
+    [
+        pytest.param(nn.ReLU6(), True, id="relu6"),
+        pytest.param(nn.Hardtanh(), True, id="between -1 and 1, which torch leaves out"),
+        pytest.param(nn.Hardtanh(0.5, 1.0), False, id="never zero"),
+        pytest.param(nn.Hardtanh(0.5, 2.0, inplace=True), False, id="never zero, in place"),
+    ],
+)
+def test_a_clamp_around_zero_lets_channels_go(clamp, free):
+    found = trace(Probe(Act(8, 8, act=clamp)), 16)
+    (group,) = (g for g in found.groups if "operator.0" in g.producers)
+    assert (group.reason is None) is free, group.reason
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_operators_that_mix_or_name_channels_keep_them(name):
     found = trace(Probe(HOSTILE[name]), 16)

@@ -189,6 +189,12 @@ def _scale(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
     return _pass_on(t, out, args, kwargs)
 
 
+def _clamp(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
+    """Between two bounds, as ReLU6: f(0) = 0 if 0 lies between them."""
+    low, high = (*args[1:3], *(-1, 1)[len(args) - 1 :])  # torch leaves out what is its default
+    return _pass_on(t, out, args, kwargs) if low <= 0 <= high else False
+
+
 def _split(t: Tracer, out: list[Tensor], args: tuple, kwargs: dict) -> bool | None:
     labels = t.labels(args[0])
     assert labels is not None
@@ -266,6 +272,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys([aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d], _window),
     **dict.fromkeys([aten.upsample_nearest2d, aten.upsample_bilinear2d, aten._upsample_nearest_exact2d], _window),
     **dict.fromkeys([aten.add, aten.add_, aten.sub], _add),
+    **dict.fromkeys([aten.hardtanh, aten.hardtanh_], _clamp),
     **dict.fromkeys([aten.mul, aten.mul_, aten.div, aten.div_], _scale),
     **dict.fromkeys([aten.new_full, aten.new_empty, aten.new_zeros, aten.new_ones], _metadata),
     aten.constant_pad_nd: _pad,
