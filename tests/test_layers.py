@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "formats": {"channels", "errors", "text"},
     "checkpoint": {"errors", "formats"},
     "data": {"channels", "errors", "heads"},
-    "measure": {"channels", "data", "errors", "scratch"},
+    "measure": {"channels", "data", "errors", "heads", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
     "timing": {

@@ -101,13 +101,19 @@ class Prune(Section):
     criterion: str | None = Field(
         None,
         description="what a channel is worth: by weights bn_scale, l1, l2, fpgm; on images act_std, act_mean, apoz, "
-        "lasso; by the loss on labelled images obs, taylor, group_fisher; a control: random; module:function, of your "
-        "own (default: obs where there is data, else l1)",
+        "lasso, obs; by the loss on labelled images taylor, group_fisher; a control: random; module:function, of your "
+        "own (default: obs where there are images, else l1)",
+    )
+    fisher: Literal["predicted", "labels"] = Field(
+        "predicted",
+        description="obs: whose gradients say what a layer's outputs matter: predicted (of targets drawn from the "
+        "detector's own predictions: no label is read) or labels (of the loss on labelled images)",
     )
     solver: Literal["auto", "threshold", "knapsack", "sensitivity"] = Field(
         "auto",
         description="threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys; "
-        "sensitivity: what a scan of the detector says hurts least; auto: knapsack for latency targets, else threshold",
+        "sensitivity: what a scan of the detector says hurts least; auto: knapsack for targets with obs, whose scores "
+        "add up, and for latency targets, else threshold",
     )
     scope: Literal["global", "layer"] = Field(
         "global", description="global: compare over the whole detector; layer: the same share everywhere"

@@ -29,7 +29,9 @@ CRITERIA: dict[str, Criterion] = {}
 """Name -> criterion, those of your own among them: `CRITERIA["mine"] = function`."""
 
 
-def scored(*, normalize: str = "none", per_cost: str = "none") -> Callable[[Criterion], Criterion]:
+def scored(
+    *, normalize: str = "none", per_cost: str = "none", additive: bool = False
+) -> Callable[[Criterion], Criterion]:
     """Say how a criterion's scores are made comparable over layers where the settings leave it open (`auto`).
 
     Without it they are taken as they are: in a unit of their own, such as loss, or a share of something.
@@ -38,10 +40,12 @@ def scored(*, normalize: str = "none", per_cost: str = "none") -> Callable[[Crit
         normalize: mean, l2 or lamp, for scores whose size depends on the layer's shape, or on weights that the next
             batch norm rescales.
         per_cost: memory, flops or params, for scores that are to be divided by what removing the channel saves.
+        additive: whether the scores of all that goes add up to what is lost, in one unit for all layers: a budget then
+            buys the largest sum (`prune.solver=auto` is knapsack).
     """
 
     def mark(judge: Criterion) -> Criterion:
-        judge.normalize, judge.per_cost = normalize, per_cost  # type: ignore[attr-defined]
+        judge.normalize, judge.per_cost, judge.additive = normalize, per_cost, additive  # type: ignore[attr-defined]
         return judge
 
     return mark

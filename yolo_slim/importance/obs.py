@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.reconstruct import Moments, draw, patches
 from yolo_slim.errors import SlimError
-from yolo_slim.importance.combine import Rows
+from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
 
 POINTS = 64
@@ -34,20 +34,22 @@ DAMPING = 1e-3
 """Added to the diagonal of a covariance, in units of its mean: inputs that hardly vary have no say."""
 
 
+@scored(additive=True)
 def obs(detector: nn.Module, trace: Trace, evidence: Evidence, memory: int = MEMORY) -> Rows:
     """Added loss when a channel goes as the cheapest of those left, its readers refitted; one row a group.
 
     Args:
         detector: is left alone.
         trace: of the detector.
-        evidence: labelled batches, read once for each pass.
+        evidence: images and the loss of answers drawn from the detector's own, or else labelled batches and theirs;
+            read once for each pass.
         memory: bytes of matrices to hold at most: groups that share a pass are as many as it has room for. One group
             alone may take more.
 
     Raises:
-        SlimError: no labelled images, or numbers on them that are not finite.
+        SlimError: no images, or numbers on them that are not finite.
     """
-    evidence.need_batches("obs")
+    evidence.need_answers("obs")
     twin = copy.deepcopy(detector).eval().requires_grad_(True)
     if next(twin.parameters()).itemsize < 4:
         twin.float()
@@ -106,7 +108,7 @@ def _watch(
         moments of what the convolutions `sought` read, and of those `weighed` the Fisher information (Co,) of what they
         say; those that were never called are left out.
     """
-    batches, loss = evidence.need_batches("obs")
+    batches, loss = evidence.need_answers("obs")
     names = sorted(sought | weighed)
     moments = {name: Moments() for name in sorted(sought)}
     fisher: dict[str, Tensor | float] = dict.fromkeys(weighed, 0.0)
@@ -137,7 +139,7 @@ def _watch(
             if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
                 fisher[name] = fisher[name] + (gradient * len(out)).double().square().sum((0, 2, 3))
     if not seen:
-        raise SlimError("prune.criterion=obs looks at the loss on labelled images: there are none")
+        raise SlimError("prune.criterion=obs looks at images: there are none")
     for hook in hooks:
         hook.remove()
     called = {name for name in names if images[name]}

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
+from ultralytics.nn.tasks import BaseModel
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import (
@@ -30,8 +31,8 @@ from yolo_slim.config import Config, Prune
 from yolo_slim.data import one_class
 from yolo_slim.data.batches import Batches, Shown
 from yolo_slim.data.facts import dataset_for
-from yolo_slim.importance import Evidence, score, source_of
-from yolo_slim.measure.loss import detection_loss
+from yolo_slim.importance import Evidence, criterion_of, score, source_of
+from yolo_slim.measure.loss import detection_loss, drawn_loss
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.recover import absorption
 from yolo_slim.timing.stopwatch import Stopwatch, as_fast
@@ -62,13 +63,14 @@ LEAST = -1e9
 
 
 def evidence_from(config: Config, detector: nn.Module) -> Evidence:
-    """The images and labelled batches that criteria and recovery look at: from the training split, read when needed.
+    """What criteria and recovery look at: images and labelled batches of the training split, read when needed.
 
     Raises:
         SlimError: the data set cannot be used, or calls the detector's classes by other names.
     """
+    drawn = drawn_loss if isinstance(detector, BaseModel) else None  # others say what they find in ways of their own
     if not config.data:
-        return Evidence()
+        return Evidence(drawn=drawn)
     dataset_for(detector, config.data)
     seed, n, single = config.prune.seed, config.prune.calib_images, one_class(detector)
     labelled = Batches(config.data, config.imgsz, n, seed=seed, labelled=True, single_cls=single)
@@ -76,6 +78,7 @@ def evidence_from(config: Config, detector: nn.Module) -> Evidence:
         images=Batches(config.data, config.imgsz, n, seed=seed),
         batches=Shown(labelled, config.prune.criterion or "obs"),
         loss=detection_loss,
+        drawn=drawn,
     )
 
 
@@ -110,17 +113,26 @@ def plan_without(
         blocks = list(dict.fromkeys([*blocks, *(owner[name] for name in empty)]))
 
 
+def criterion_for(chosen: Prune, evidence: Evidence) -> str:
+    """What channels are judged by: what is asked for, else obs where there is what it looks at, else l1."""
+    answers = evidence.images and evidence.drawn and chosen.fisher == "predicted"
+    return chosen.criterion or ("obs" if answers or evidence.batches else "l1")
+
+
 def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> dict[str, np.ndarray]:
     """What every channel is worth: group name -> (n,)."""
+    criterion, images = criterion_for(chosen, evidence), evidence.images
     return score(
         detector,
         wiring,
-        chosen.criterion or ("obs" if evidence.batches else "l1"),
+        criterion,
         group_reduce=chosen.group_reduce,
         normalize=chosen.normalize,
         per_cost=chosen.per_cost,
         evidence=replace(
             evidence,
+            images=Shown(images, criterion) if isinstance(images, Batches) else images,
+            drawn=evidence.drawn if chosen.fisher == "predicted" else None,
             bn_fold=chosen.bn_fold,
             mix_norm=chosen.mix_norm,
             points=chosen.points_per_image,
@@ -156,6 +168,9 @@ def choose(
     start = start or Start(wiring, {})
     target = {**(chosen.target.model_dump(exclude_none=True) if chosen.target else {}), **found.budgets}
     known = found.scores if whole is None else None
+    additive = getattr(criterion_of(criterion_for(chosen, evidence)), "additive", False)
+    by_sum = chosen.solver == "auto" and chosen.scope == "global" and target and additive
+    solver = "knapsack" if by_sum else chosen.solver
     scores = known() if known else judge(detector, wiring, chosen, evidence)
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
@@ -164,7 +179,7 @@ def choose(
         selection = select(
             start.trace,
             start.scores(wiring, scores),
-            solver=chosen.solver,
+            solver=solver,
             scope=chosen.scope,
             ratio=chosen.ratio,
             target=target,

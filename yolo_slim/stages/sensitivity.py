@@ -38,7 +38,7 @@ from yolo_slim.stages.unpruned import unpruned
 SCAN = "sensitivity.json"
 
 SCORING = {
-    *("criterion", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
+    *("criterion", "fisher", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
     *("calib_images", "seed"),
 }
 """Settings of `prune:` that decide which channels of a group go first."""
