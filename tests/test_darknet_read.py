@@ -14,6 +14,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from yolo_slim.formats import darknet
 from yolo_slim.formats.darknet.build import EPS
+from yolo_slim.formats.darknet.net import read_net
 
 CORPUS = Path(__file__).parent / "corpus" / "darknet"
 OPENCV_EPS = 1e-6
@@ -27,6 +28,11 @@ def relative(a, b):
 def answers(model, x):
     with torch.no_grad():
         return model(x)
+
+
+def test_what_nobody_reads_may_be_said_twice():
+    """As in yolov3-openimages.cfg, which trains after it has tested: Darknet takes the first."""
+    assert read_net(SMALL.replace("batch=1\n", "batch=1\nbatch=64\n")).classes == CLASSES
 
 
 # ---- against OpenCV ----

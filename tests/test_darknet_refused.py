@@ -82,8 +82,8 @@ def after(*more, before=""):
         pytest.param(after(section("upsample", scale=2)), "scale=2", "only scale=1", id="a scaled upsampling"),
         pytest.param(
             after(section("upsample", stride=2) + "stride=4\n"),
-            "[upsample]",
-            "line 19 says stride='4', line 18 '2'",
+            "stride=2\nstride=4",
+            "stride='2', and line 19 says '4': only one",
             id="said twice",
         ),
         # sources

@@ -11,6 +11,7 @@
     loss        YOLOv3's
     reading     from the disk
     saving      back to it
+    restoring   from a pickle
 
 Each refuses with a SlimError that begins with a verb: its subject is the file, which `load` puts before it.
 """
@@ -18,6 +19,7 @@ Each refuses with a SlimError that begins with a verb: its subject is the file, 
 from yolo_slim.formats.darknet.loss import DarknetLoss
 from yolo_slim.formats.darknet.modules import DarknetHead, DarknetModel
 from yolo_slim.formats.darknet.reading import load, reads
+from yolo_slim.formats.darknet.restoring import restored
 from yolo_slim.formats.darknet.saving import card, save
 
-__all__ = ["DarknetHead", "DarknetLoss", "DarknetModel", "card", "load", "reads", "save"]
+__all__ = ["DarknetHead", "DarknetLoss", "DarknetModel", "card", "load", "reads", "restored", "save"]

@@ -38,7 +38,8 @@ class Section:
 
     kind: str
     line: int
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)  # the first of a key, as Darknet takes it
+    others: dict[str, Entry] = field(default_factory=dict)  # of a key that is there again, with another value
 
     def refuse(self, why: str, key: str | None = None) -> NoReturn:
         """Refuse it, or what it says of `key`.
@@ -53,8 +54,15 @@ class Section:
         """A word.
 
         Raises:
-            SlimError: it is missing, and has no default.
+            SlimError: it is missing and has no default, or another one is there as well.
         """
+        if key in self.others:
+            first, second = self.entries[key], self.others[key]
+            self.refuse(
+                f"{plain(key)}={shown(first.text)}, and line {second.line} says {shown(second.text)}: "
+                "only one can be meant",
+                key,
+            )
         if key in self.entries:
             return self.entries[key].text
         if default is None:
@@ -130,7 +138,7 @@ def sections(text: str) -> list[Section]:
     """The sections of a cfg, in order; the first is `[net]`.
 
     Raises:
-        SlimError: it is no cfg, too long, or says two things under one key.
+        SlimError: it is no cfg, or too long.
     """
     if len(text) > LONGEST:
         raise SlimError(f"has {len(text):,} characters: expected a Darknet cfg of some thousand")
@@ -169,10 +177,7 @@ def _add(section: Section | None, number: int, line: str) -> None:
     if before is None:
         section.entries[key] = Entry(value, number)
     elif before.text != value:
-        section.refuse(
-            f"line {number} says {plain(key)}={shown(value)}, line {before.line} {shown(before.text)}: "
-            "only one can be meant"
-        )
+        section.others.setdefault(key, Entry(value, number))
     if len(section.entries) > MOST_KEYS:
         section.refuse(f"it has more than {MOST_KEYS:,} keys")
 

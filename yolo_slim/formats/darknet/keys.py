@@ -60,8 +60,8 @@ def check_keys(section: Section) -> None:
     if known is None:
         section.refuse(f"this section is not supported; those that are: {', '.join(f'[{kind}]' for kind in COMPUTED)}")
     neutral = NEUTRAL.get(section.kind, {})
-    for key, entry in section.entries.items():
-        if key in neutral and entry.text != neutral[key]:
-            section.refuse(f"{key}={shown(entry.text)} is not supported, only {key}={neutral[key]}", key)
+    for key in section.entries:
+        if key in neutral and (said := section.text(key)) != neutral[key]:
+            section.refuse(f"{key}={shown(said)} is not supported, only {key}={neutral[key]}", key)
         if key not in known and key not in neutral and key not in TRAINING and section.kind not in MANY_KEYS:
             section.refuse(f"{plain(key)}= is not supported; what is: {', '.join(sorted(known))}", key)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from yolo_slim.formats.darknet.cfg import sections
+from collections.abc import Mapping
+
+from yolo_slim.formats.darknet.cfg import rewritten, sections
 from yolo_slim.formats.darknet.keys import check_keys
 from yolo_slim.formats.darknet.plan import Layer, Net, Shape
 from yolo_slim.formats.darknet.readers import READERS
@@ -35,6 +37,25 @@ def read_net(text: str) -> Net:
     net = Net(image, tuple(layers), head)
     _check_yolos(net)
     return net
+
+
+def resized(text: str, widths: Mapping[int, tuple[int, int]]) -> str:
+    """The same text with other `filters=` and `groups=` where they are other now.
+
+    Args:
+        text: of a cfg that was read.
+        widths: number of a convolution -> its filters and groups.
+
+    Raises:
+        SlimError: a number changes that the text does not say.
+    """
+    changed = {}
+    for layer in read_net(text).convs:
+        for key, now in zip(("filters", "groups"), widths.get(layer.index, ()), strict=False):
+            if now != layer.values[key]:
+                layer.section.text(key)
+                changed[layer.section.entries[key].line, key] = now
+    return rewritten(text, changed)
 
 
 class Spent:

@@ -15,6 +15,7 @@ LARGEST_KERNEL = 255
 MOST_SOURCES = 64
 MOST_ANCHORS = 1000
 ACTIVATIONS = ("linear", "leaky", "mish", "relu", "relu6", "logistic", "swish")
+"""Of Darknet's; relu6 is one of its GPU code alone, and OpenCV does not know it."""
 
 
 def _shape(layers: list[Layer], image: Shape, index: int) -> Shape:
@@ -128,6 +129,7 @@ def _route(section: Section, layers: list[Layer], image: Shape) -> Layer:
 
 
 def _shortcut(section: Section, layers: list[Layer], image: Shape) -> Layer:
+    """The layer before and those that are named: all of them, where OpenCV takes the first alone."""
     source = _previous(section, layers)
     others = _named(section, layers, "from")
     if (name := section.text("activation", "linear")) != "linear":

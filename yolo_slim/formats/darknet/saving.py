@@ -18,8 +18,7 @@ from torch import nn
 from yolo_slim.errors import SlimError, plain, why
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.darknet.build import conv_and_norm
-from yolo_slim.formats.darknet.cfg import rewritten
-from yolo_slim.formats.darknet.net import read_net
+from yolo_slim.formats.darknet.net import read_net, resized
 from yolo_slim.formats.darknet.plan import Net
 from yolo_slim.formats.darknet.reading import SUFFIX
 from yolo_slim.formats.darknet.weights import Header, content_of
@@ -74,19 +73,16 @@ def slim_text(detector: nn.Module) -> tuple[str, Net]:
     if not isinstance(described, dict):
         raise SlimError(f"expected a detector of a Darknet cfg to write one, got a {type(detector).__name__}")
     text = described["cfg"]
-    whole = read_net(text)
-    widths: dict[tuple[int, str], int] = {}
-    for layer in whole.convs:
+    widths = {}
+    for layer in read_net(text).convs:
         conv, norm = conv_and_norm(detector.model[layer.index])
         if layer.values["norm"] and norm is None:
             raise SlimError(
                 "the detector is fused: its batch norms are merged into the convolutions, and its cfg has them. "
                 "Save it before it is exported or fused"
             )
-        for key, now in (("filters", conv.out_channels), ("groups", conv.groups)):
-            if now != layer.values[key]:
-                widths[layer.section.entries[key].line, key] = now
-    text = rewritten(text, widths)
+        widths[layer.index] = conv.out_channels, conv.groups
+    text = resized(text, widths)
     net = read_net(text)
     for layer in net.convs:
         _check_shape(net, layer, detector.model[layer.index])
