@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import PX, script
-from yolov5 import small
+from yolov5_files import small
 
 import yolo_slim
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import PX
-from yolov5 import of, small
+from yolov5_files import of, small
 
 import yolo_slim
 from yolo_slim.deploy import card_in, difference, export_file, missing, opened, runtime_of, suffix

@@ -16,7 +16,7 @@ from spoiling import circle, deep, endless, infinite, layer, nan, slim, tensors,
 from test_pickles import called, entry, named, number, text, zipped
 from tiny import PX, refused, run
 from torch import nn
-from yolov5 import FUSED, of, small, spoilt
+from yolov5_files import FUSED, of, small, spoilt
 
 import yolo_slim
 from yolo_slim.formats.yolov5.storing import PICKLING

@@ -10,7 +10,7 @@ import torch
 from networks import random_plan
 from tiny import PX
 from torch import nn
-from yolov5 import each, of
+from yolov5_files import each, of
 
 import yolo_slim
 from yolo_slim import checkpoint
