@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from yolo_slim import checkpoint
-from yolo_slim.formats import archive, door, head, layers, modules, pickles, unpickle
+from yolo_slim.formats import archive, door, head, layers, modules, pickles, unpickle, vocabulary
 
 BOUND = 0.3
 """Seconds that the checks may add."""
@@ -48,7 +48,7 @@ def measured(path: Path, runs: int) -> dict[str, float]:
     whole = checkpoint.load(path)
 
     def alone() -> None:
-        with unpickle.allowed(found):
+        with unpickle.allowed(found, vocabulary.ultralytics()):
             torch.load(path, map_location="cpu", weights_only=True)["model"].float().eval()
 
     ways: dict[str, Callable[[], object]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from yolov5 import FOLDER, each, of
+from yolov5_files import FOLDER, each, of
 
 import yolo_slim
 from yolo_slim.formats.yolov5.loss import AnchorLoss

@@ -10,7 +10,7 @@ import torch
 from networks import random_plan
 from tiny import PX
 from torch import nn
-from yolov5 import each, of
+from yolov5_files import each, of
 
 import yolo_slim
 from yolo_slim import checkpoint
@@ -46,9 +46,9 @@ def test_most_is_free_and_what_the_head_says_stays(path: Path) -> None:
     assert found.image_channels == 3  # Focus: 12 enter its convolution
 
 
-@each
-def test_a_slim_one_is_written_read_and_pruned_again(path: Path, tmp_path: Path) -> None:
-    detector = yolo_slim.load(path)
+@pytest.mark.parametrize("release", ["v2.0", "v3.1", "v6.0", "master"])
+def test_a_slim_one_is_written_read_and_pruned_again(release: str, tmp_path: Path) -> None:
+    detector = yolo_slim.load(of(release))
     first = yolo_slim.prune(detector, imgsz=PX, **ROUGH)
     slim = yolo_slim.load(yolo_slim.save(first.model, tmp_path / "slim.pt"))
     assert checkpoint.is_slim(slim) and not checkpoint.is_slim(detector)

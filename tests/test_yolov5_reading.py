@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import PX, refused, run
 from torch import nn
-from yolov5 import FUSED, WHOLE, each, of, spoilt, wanted
+from yolov5_files import FUSED, WHOLE, each, of, spoilt, wanted
 
 import yolo_slim
 from yolo_slim import checkpoint

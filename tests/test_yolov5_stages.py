@@ -10,7 +10,7 @@ import torch
 import yaml
 from tiny import PX, refused, run
 from torch import nn
-from yolov5 import small, spoilt
+from yolov5_files import small, spoilt
 
 import yolo_slim
 from yolo_slim import checkpoint, record

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import PX
 from training_helpers import Killed, fit, killed_after
-from yolov5 import small
+from yolov5_files import small
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint

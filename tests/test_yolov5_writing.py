@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import PX
-from yolov5 import FOLDER, each, of, spoilt
+from yolov5_files import FOLDER, each, of, spoilt
 
 import yolo_slim
 from yolo_slim import checkpoint

@@ -1,7 +1,7 @@
 """How detectors are stored: the only file that knows.
 
-What is read is checked first (`formats`), and nothing is asked of the network. What is written loads with stock
-`ultralytics.YOLO(path)` on a machine without this package.
+What is read is checked first (`formats`), and nothing is asked of the network. What is written loads where the detector
+came from, without this package: with stock `ultralytics.YOLO(path)`, or in a checkout of ultralytics/yolov5.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ultralytics.utils.torch_utils import restore_qat
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.arguments import arguments_of
 from yolo_slim.formats.cards import card_of
-from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, known_family
+from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
 from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
 from yolo_slim.formats.writing import write_whole
@@ -47,7 +47,7 @@ def load(path: str | Path) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: an Ultralytics detection checkpoint `.pt`, or a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, or a model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, does more than store a detector, or holds one that is not what it
@@ -123,7 +123,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
     if path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
-        raise SlimError(f"expected an Ultralytics checkpoint ending in .pt or a model .yaml, got {path}{packed}")
+        raise SlimError(f"expected a checkpoint ending in .pt or a model .yaml, got {path}{packed}")
     with _about(path):
         return family_at(path).read(path)
 
@@ -286,6 +286,11 @@ def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:
         "backbone": [[-1, 1, STOCK_TRAINER_STOP, []]],
         "slim": {"full": full, "cuts": cuts},
     }
+
+
+def is_detector(module: Any) -> bool:
+    """Whether it is a detector of a family that is read here."""
+    return family_of(module) is not None
 
 
 def is_slim(detector: nn.Module) -> bool:

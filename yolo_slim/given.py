@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ultralytics.engine.model import Model
-from ultralytics.nn.tasks import BaseModel, DetectionModel
+from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
@@ -63,7 +63,7 @@ def detector_from(given: Given) -> nn.Module:
 
 
 def _of_ultralytics(module: nn.Module, name: str) -> nn.Module:
-    if type(module) is DetectionModel and not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
+    if checkpoint.is_detector(module) and not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         raise SlimError(
             f"{name} is fused: its batch norms are merged into the convolutions, as fuse() of a YOLO object does, "
             "so there is nothing to score or to recalibrate. Load the checkpoint again, or give its path"

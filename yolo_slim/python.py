@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: an Ultralytics detection checkpoint `.pt`, or a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, or a model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is
@@ -37,7 +37,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
 
 def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:
-    """Write a detector as Ultralytics writes a finished training: fp16, no optimizer, whole or not at all.
+    """Write a detector as its family writes a finished training: fp16, no optimizer, whole or not at all.
+
+    What came from a checkpoint of ultralytics/yolov5 becomes one again; any other is Ultralytics'.
 
     Args:
         detector: from `load` or `prune(...).model`; left alone.

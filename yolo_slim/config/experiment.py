@@ -26,7 +26,7 @@ class Config(Section):
     name: str = Field("slim", pattern=r"^[\w-][\w.-]*$", description="results go to <runs>/<name>/")
     model: str | None = Field(
         None,
-        description="what to slim: an Ultralytics .pt, or a model .yaml for an untrained one (null: the run's; a new "
+        description="what to slim: a .pt of Ultralytics or yolov5, or a model .yaml for an untrained one (null: the run's; a new "
         "run needs one)",
     )
     data: str | None = Field(

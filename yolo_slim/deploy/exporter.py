@@ -63,7 +63,7 @@ def export_file(
     """Export a checkpoint to `target`.
 
     Args:
-        weights: an Ultralytics checkpoint.
+        weights: a checkpoint that is read here.
         target: the file, or for some formats the folder, to be written; it ends in `suffix(format)`.
         imgsz: image side in pixels.
         format: of Ultralytics' exporter.
