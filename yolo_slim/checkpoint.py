@@ -10,7 +10,6 @@ import copy
 import functools
 import hashlib
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,18 +18,16 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.arguments import arguments_of
+from yolo_slim.formats.building import build, here
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
-from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
 from yolo_slim.formats.writing import write_whole
 
 CARD = "yolo_slim"
@@ -47,7 +44,8 @@ def load(path: str | Path) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, or a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside
+            it, or a model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, does more than store a detector, or holds one that is not what it
@@ -58,54 +56,6 @@ def load(path: str | Path) -> nn.Module:
     detector = detector_of(read(path), path)
     detector.pt_path = str(path)
     return detector
-
-
-def build(model_yaml: str, classes: int | None = None) -> nn.Module:
-    """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says.
-
-    Raises:
-        SlimError: there is none, or it describes no detector.
-    """
-    try:
-        found = description(model_yaml)
-        channels = found.get("channels", found.get("ch", 3))  # Ultralytics would take 3 for granted
-        with own_activation():
-            detector = DetectionModel(found, ch=channels, nc=classes, verbose=False)
-    except SlimError:
-        raise
-    except Exception as e:
-        raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
-    detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
-    return detector.eval()
-
-
-def description(model: str | dict[str, Any], channels: int | None = None) -> dict[str, Any]:
-    """What a model YAML says, or one that was read before: nothing in it is evaluated, and it can be built and run.
-
-    Raises:
-        SlimError: there is none, or it describes no detector.
-    """
-    named = model if isinstance(model, str) else model.get("yaml_file", "a description")
-    try:
-        if isinstance(model, str):
-            here(model)
-            found = described(model)
-        else:
-            check_description(found := model)
-        rehearse(found, channels or found.get("channels", found.get("ch", 3)))
-    except SlimError as e:
-        raise SlimError(f"cannot build a detector from {named}: it {e}") from e
-    return found
-
-
-def here(path: str | Path) -> None:
-    """Refuse what is no path of this machine: nothing is downloaded.
-
-    Raises:
-        SlimError: what to do instead.
-    """
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
-        raise SlimError(f"{path} is an address, and nothing is downloaded here: download it, and give the file's path")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -121,11 +71,22 @@ def read(path: str | Path) -> dict[str, Any]:
             raise SlimError(_not_there(path))
     except OSError as e:  # a name that is too long, say
         raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
-    if path.suffix != ".pt":
+    family = family_at(path)
+    if family is ULTRALYTICS and path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
-        raise SlimError(f"expected a checkpoint ending in .pt or a model .yaml, got {path}{packed}")
+        raise SlimError(
+            f"expected a checkpoint ending in .pt, a Darknet .cfg with its .weights, or a model .yaml, got {path}"
+            f"{packed}"
+        )
+    if family.cites:
+        return family.read(path)
     with _about(path):
-        return family_at(path).read(path)
+        return family.read(path)
+
+
+def is_stored(path: str | Path) -> bool:
+    """Whether a file holds a trained detector, as far as its name, or what it begins with, tells."""
+    return Path(path).suffix == ".pt" or family_at(Path(path)) is not ULTRALYTICS
 
 
 def _not_there(path: Path) -> str:
@@ -159,7 +120,7 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
         raise SlimError(f"{path} holds no detector under 'model' or 'ema', only {', '.join(map(str, list(ckpt)[:6]))}")
     family = known_family(detector, str(path))
     with _about(path):
-        family.admit(detector, ckpt)
+        detector = family.admit(detector, ckpt)
         clamp_overflow(detector)
         check_finite(detector.float())
         detector.args = arguments_of(family.arguments(ckpt))
@@ -197,7 +158,7 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
 
     Args:
         detector: as `load` returns it; left alone. It becomes a file of the kind that it came from.
-        path: ends in `.pt`.
+        path: ends in `.pt`, or as files of its family do (Darknet: `.cfg`, with the weights beside it).
         extra: further plain entries of the checkpoint's dict.
 
     Raises:
@@ -207,8 +168,32 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
     family = known_family(detector, "what is to be saved")
     if family is ULTRALYTICS and check_yolov5u_filename(path.name, verbose=False) != path.name:
         raise SlimError(f"{path.name} would be looked up by Ultralytics under another name: choose a name like slim.pt")
+    if family.files and path.suffix == family.files[0]:
+        family.files[1](detector, path, extra.get(CARD))
+        return path
     write({**family.content(detector), **extra}, path)
     return path
+
+
+def suffixes(detector: nn.Module) -> tuple[str, ...]:
+    """How files of its family end that are no checkpoints."""
+    family = family_of(detector)
+    return (family.files[0],) if family and family.files else ()
+
+
+def beside(path: Path) -> dict[str, Path]:
+    """Write what a checkpoint holds as files of its family, beside it: `darknet.cfg` -> where; {}: it is one itself.
+
+    Raises:
+        SlimError: the disk is full or cannot be written.
+    """
+    ckpt = read(path)
+    family = family_in(ckpt)
+    if not family.files:
+        return {}
+    suffix, write = family.files
+    written = write(detector_of(ckpt, path), path.with_suffix(suffix), ckpt.get(CARD))
+    return {f"{family.name.lower()}{file.suffix}": file for file in written}
 
 
 def write(ckpt: dict[str, Any], path: Path) -> None:

@@ -97,13 +97,13 @@ def path_of(given: Any) -> Path:
     return Path(given)
 
 
-def checkpoint_path(path: Path) -> Path:
+def checkpoint_path(path: Path, *suffixes: str) -> Path:
     """The path, if a checkpoint may be called so.
 
     Raises:
         SlimError: it is no checkpoint's, or would be in a file.
     """
-    if path.is_dir() or path.suffix != ".pt":
+    if path.is_dir() or path.suffix not in (".pt", *suffixes):
         hint = f"{path / 'slim.pt'}" if path.is_dir() or not path.suffix else f"{path.with_suffix('.pt')}"
         raise SlimError(
             f"expected the path of a checkpoint, ending in .pt, such as {hint}, got {path}: other formats are exported "

@@ -20,7 +20,8 @@ def classes_of(detector: nn.Module) -> int:
 
 def bins_of(detector: nn.Module) -> int | None:
     """Of each distance from a point to a side of its box, how many logits it says; None: it says boxes otherwise."""
-    return getattr(head_of(detector), "reg_max", None)
+    head = head_of(detector)
+    return getattr(head, "reg_max", None) if getattr(head, "cv2", None) is not None else None
 
 
 def entering(detector: nn.Module) -> list[str]:
@@ -40,4 +41,4 @@ def raw(output: Any) -> Mapping[str, Any]:
     the one-to-many head, are there where the head has bins.
     """
     found = output[1] if isinstance(output, tuple) else output
-    return found.get("one2many", found)
+    return {"feats": found} if isinstance(found, list) else found.get("one2many", found)

@@ -27,7 +27,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, or a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside it, or a
+            model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is
@@ -43,7 +44,7 @@ def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:
 
     Args:
         detector: from `load` or `prune(...).model`; left alone.
-        path: of the checkpoint; ends in `.pt`. Its folder is made.
+        path: of the checkpoint; ends in `.pt`, or for a detector of Darknet in `.cfg`. Its folder is made.
         extra: further plain entries of the checkpoint's dict.
 
     Raises:
@@ -57,7 +58,7 @@ def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:
             f"{type(module).__name__}: nothing would load its checkpoint. torch.save() keeps other modules"
         )
     try:
-        return checkpoint.save(module, checkpoint_path(target), **extra)
+        return checkpoint.save(module, checkpoint_path(target, *checkpoint.suffixes(module)), **extra)
     except OSError as e:
         raise SlimError(f"cannot write {target}: {e.strerror or e}. Choose another folder") from e
 

@@ -15,6 +15,8 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.darknet import storing as darknet
+from yolo_slim.formats.darknet.modules import DarknetModel
 from yolo_slim.formats.door import MODELS, check_detector, check_entries
 from yolo_slim.formats.unpickle import unpickled
 from yolo_slim.formats.writing import content_of
@@ -33,8 +35,8 @@ class Family:
     """Whether a file is one of its kind; never raises."""
     read: Callable[[Path], dict[str, Any]]
     """A checkpoint's dict, its entries looked at: detectors under 'model' or 'ema', as the file has them."""
-    admit: Callable[[Any, dict[str, Any]], None]
-    """Look at a detector of such a dict, in place, before anything is done with it."""
+    admit: Callable[[Any, dict[str, Any]], nn.Module]
+    """Look at a detector of such a dict, before anything is done with it; the same, or one made anew of it."""
     arguments: Callable[[dict[str, Any]], dict[str, Any]]
     """Ultralytics' arguments, as far as such a dict tells how the detector was trained."""
     content: Callable[[Any], dict[str, Any]]
@@ -43,6 +45,10 @@ class Family:
     """As torch.save, so that `read` reads it again; in the middle of a training as well."""
     rebuilds: bool
     """Whether a detector can be built again from its YAML."""
+    files: tuple[str, Callable[[nn.Module, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
+    """How the name ends of files that are no checkpoints, and what writes a detector with its card so; all written."""
+    cites: bool = False
+    """Whether what it refuses begins with a file's name already: with several files it knows best which."""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -51,12 +57,17 @@ def _read(path: Path) -> dict[str, Any]:
     return ckpt
 
 
+def _admit(detector: nn.Module, ckpt: dict[str, Any]) -> nn.Module:
+    check_detector(detector)
+    return detector
+
+
 ULTRALYTICS = Family(
     name="Ultralytics",
     model=DetectionModel,
     reads=lambda path: True,
     read=_read,
-    admit=lambda detector, ckpt: check_detector(detector),
+    admit=_admit,
     arguments=lambda ckpt: ckpt.get("train_args") or {},
     content=content_of,
     dump=lambda ckpt, file: torch.save(ckpt, file),  # as it is then: trainers put another in its place
@@ -74,7 +85,21 @@ YOLOV5 = Family(
     rebuilds=False,
 )
 
-FAMILIES: tuple[Family, ...] = (YOLOV5, ULTRALYTICS)
+DARKNET = Family(
+    name="Darknet",
+    model=DarknetModel,
+    reads=darknet.reads,
+    read=darknet.read,
+    admit=darknet.admit,
+    arguments=lambda ckpt: ckpt.get("train_args") or {},
+    content=darknet.content_of,
+    dump=ULTRALYTICS.dump,
+    rebuilds=False,
+    files=(".cfg", darknet.save),
+    cites=True,
+)
+
+FAMILIES: tuple[Family, ...] = (YOLOV5, DARKNET, ULTRALYTICS)
 """In the order in which they are asked; the last reads all others' files, or says what is wrong with them."""
 
 

@@ -10,3 +10,6 @@ STAGES = ("original", "sparse", "pruned", "finetuned", "sensitivity", "sweep", "
 
 WEIGHTS = STAGES[:4]
 """The stages that write a detector, in order."""
+
+SLIM = WEIGHTS[2:]
+"""Those that write a slim one."""

@@ -49,9 +49,12 @@ def _is_of(run: Identity, config: Config) -> bool:
 
 def _trained_at(model: str) -> int:
     """The image side that a checkpoint was trained at, as the next one that strides of 32 divide."""
-    if not model.endswith(".pt") or not Path(model).is_file():  # what is wrong with it is told where it is read
+    if model.endswith((".yaml", ".yml")) or not Path(model).is_file():  # what is wrong with it is told where it is read
         return IMGSZ
     from yolo_slim import checkpoint  # only now: it needs torch
+
+    if not checkpoint.is_stored(model):
+        return IMGSZ
 
     side = _fitting(checkpoint.load(model).args.get("imgsz"))  # type: ignore[union-attr,operator]
     if side is None:

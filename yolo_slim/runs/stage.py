@@ -17,7 +17,7 @@ from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import NOT_MEASURED
 from yolo_slim.record import Record
-from yolo_slim.runs import WEIGHTS, identity
+from yolo_slim.runs import SLIM, WEIGHTS, identity
 from yolo_slim.runs.lineage import story
 
 TOLD = 8
@@ -63,6 +63,8 @@ def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list
         raise SlimError(f"{stage}: cannot use {e.filename or folder}: {why(e, e.filename or folder)}") from e
     if stage in WEIGHTS:
         sign(outputs["weights"], inputs, {"stage": stage, "settings": settings, **metrics})
+        if stage in SLIM:
+            outputs = {**outputs, **checkpoint.beside(outputs["weights"])}
         metrics["file_mb"] = round(outputs["weights"].stat().st_size / 1e6, 3)
     named = {name: str(path.relative_to(folder)) for name, path in outputs.items()}
     done = Record(
@@ -101,7 +103,7 @@ def sign(weights: Path, inputs: list[Path], step: dict[str, Any]) -> None:
 
 
 def _first_checkpoint(inputs: list[Path]) -> Path | None:
-    return next((path for path in inputs if path.suffix == ".pt"), None)
+    return next((path for path in inputs if checkpoint.is_stored(path)), None)
 
 
 def check_device(device: str) -> None:
@@ -155,5 +157,5 @@ def lineage(config: Config, before: str | None = None) -> dict[str, Record]:
 
 def slim_weights(config: Config, done: dict[str, Record]) -> Path | None:
     """The weights of the last stage that made the detector slim, of a lineage."""
-    stage = next((stage for stage in ("finetuned", "pruned") if stage in done), None)
+    stage = next((stage for stage in reversed(SLIM) if stage in done), None)
     return done[stage].output(config.folder / stage) if stage else None

@@ -84,7 +84,7 @@ def rehearse_distill(config: Config) -> None:
     pictures(chosen)
     files = [Path(teacher) for teacher in asked(chosen)]
     settings = lesson(chosen, files)
-    if config.model.endswith(".pt"):
+    if checkpoint.is_stored(config.model):
         student = checkpoint.load(config.model)
         check_kin(chosen, Path(config.model), files)
     else:  # it is trained first, for the classes of the data

@@ -27,9 +27,6 @@ COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/9
 DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
 """Of the sections that decide what a stage does."""
 
-DETECTORS = {".pt", ".yaml", ".yml"}
-"""What a detector comes in; anything else is an export of one."""
-
 NUMBERS = {"width", "group", "params", "MMACs"}
 FOLDING = {"tied to", "kept whole because"}
 SHOWN = 12
@@ -39,7 +36,7 @@ PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 def inspect(config: Config) -> None:
     """Print the table; of an exported file, what it carries about itself."""
-    if Path(config.model).suffix not in DETECTORS:
+    if not config.model.endswith((".yaml", ".yml")) and not checkpoint.is_stored(config.model):
         card = deploy.card_in(Path(config.model))
         lines = [*history(card), *plan_of(card.get("plan") or [], {})]
         for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
@@ -65,7 +62,7 @@ def inspect(config: Config) -> None:
         names = printable(", ".join(map(_short, wiring.blocks)))
         told = f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}"
         console.print(told, markup=False)
-    if config.model.endswith(".pt"):
+    if checkpoint.is_stored(config.model):
         cuts = detector.yaml["slim"]["cuts"] if checkpoint.is_slim(detector) else []
         for line in (*history(checkpoint.card(config.model)), *plan_of(cuts, _before(detector) if cuts else {})):
             console.print(printable(line), markup=False)

@@ -62,7 +62,7 @@ def train_in(
         reason = str(e)
     if reason:
         console.print(f"starting afresh: {reason}", markup=False)
-    if str(model).endswith(".pt"):
+    if checkpoint.is_stored(model):
         check_fits(checkpoint.load(model), arguments, "train")
     shutil.rmtree(run, ignore_errors=True)
     _prepare(run, extra)

@@ -26,6 +26,7 @@ from yolo_slim.data import LocalValidator, dataset_info, one_class
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.errors import SlimError, no_images, why
+from yolo_slim.formats.building import description
 from yolo_slim.formats.families import known_family
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
@@ -59,7 +60,7 @@ class SlimTrainer(RecoveringTrainer):
         if weights is None:
             if isinstance(cfg, dict) and "slim" in cfg:
                 raise SlimError("a slim detector cannot be rebuilt from its YAML: pretrained=False needs full width")
-            checked = checkpoint.description(cfg, self.data["channels"])
+            checked = description(cfg, self.data["channels"])
             return super().get_model(cfg=checked, weights=None, verbose=verbose)
         self.args.single_cls = self.args.single_cls or one_class(weights)
         self.data = dataset_for(weights, self.args.data, single_cls=self.args.single_cls)
@@ -82,7 +83,7 @@ class SlimTrainer(RecoveringTrainer):
         """Load the detector through the safe loader."""
         if isinstance(self.model, nn.Module):
             return None
-        if not str(self.model).endswith(".pt"):
+        if not checkpoint.is_stored(self.model):
             return super().setup_model()
         if isinstance(self.args.pretrained, (str, Path)) and not self.resume:
             raise SlimError(

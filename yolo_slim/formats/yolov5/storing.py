@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
     return ckpt
 
 
-def admit(detector: AnchorModel, ckpt: dict[str, Any]) -> None:
+def admit(detector: AnchorModel, ckpt: dict[str, Any]) -> AnchorModel:
     """Look a detector over, and let it remember what its file held besides.
 
     Raises:
@@ -70,6 +70,7 @@ def admit(detector: AnchorModel, ckpt: dict[str, Any]) -> None:
     if vars(detector).get("source") is None:
         entries = {} if TRAINED_HERE in ckpt else {k: None if k in BULKY else v for k, v in ckpt.items()}
         detector.source = {"entries": entries, "listed": listed}
+    return detector
 
 
 def arguments(ckpt: dict[str, Any]) -> dict[str, Any]:

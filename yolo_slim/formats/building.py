@@ -1,0 +1,62 @@
+"""Untrained detectors of a model YAML, which is looked at before anything is built from it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from yolo_slim.errors import SlimError
+from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
+
+
+def build(model_yaml: str, classes: int | None = None) -> nn.Module:
+    """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says.
+
+    Raises:
+        SlimError: there is none, or it describes no detector.
+    """
+    try:
+        found = description(model_yaml)
+        channels = found.get("channels", found.get("ch", 3))  # Ultralytics would take 3 for granted
+        with own_activation():
+            detector = DetectionModel(found, ch=channels, nc=classes, verbose=False)
+    except SlimError:
+        raise
+    except Exception as e:
+        raise SlimError(f"cannot build a detector from {model_yaml}: {type(e).__name__}: {e}") from e
+    detector.args = {**DEFAULT_CFG_DICT, "model": model_yaml}
+    return detector.eval()
+
+
+def description(model: str | dict[str, Any], channels: int | None = None) -> dict[str, Any]:
+    """What a model YAML says, or one that was read before: nothing in it is evaluated, and it can be built and run.
+
+    Raises:
+        SlimError: there is none, or it describes no detector.
+    """
+    named = model if isinstance(model, str) else model.get("yaml_file", "a description")
+    try:
+        if isinstance(model, str):
+            here(model)
+            found = described(model)
+        else:
+            check_description(found := model)
+        rehearse(found, channels or found.get("channels", found.get("ch", 3)))
+    except SlimError as e:
+        raise SlimError(f"cannot build a detector from {named}: it {e}") from e
+    return found
+
+
+def here(path: str | Path) -> None:
+    """Refuse what is no path of this machine: nothing is downloaded.
+
+    Raises:
+        SlimError: what to do instead.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
+        raise SlimError(f"{path} is an address, and nothing is downloaded here: download it, and give the file's path")

@@ -1,0 +1,90 @@
+"""Darknet's detectors as checkpoints: what the stages of a run hand on, and a training goes on from."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from yolo_slim.formats import darknet
+from yolo_slim.formats.archive import LARGEST_PICKLE
+from yolo_slim.formats.darknet import modules
+from yolo_slim.formats.darknet.modules import DarknetModel
+from yolo_slim.formats.door import check_entries
+from yolo_slim.formats.modules import check_modules
+from yolo_slim.formats.unpickle import unpickled
+from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
+from yolo_slim.formats.writing import content_of as ultralytics_content
+
+PARTS = (modules.DarknetModel, modules.DarknetHead, modules.Sum, modules.Part, modules.EdgePool)
+"""What a pickled detector names, besides torch's and Ultralytics' layers."""
+
+
+def reads(path: Path) -> bool:
+    """Whether a file is a Darknet cfg, or a checkpoint whose pickle names the modules of one."""
+    if darknet.reads(path):
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+            if name.file_size > LARGEST_PICKLE or name.compress_type != zipfile.ZIP_STORED:
+                return False
+            return f"{modules.__name__}\nDarknetModel\n".encode() in archive.read(name)
+    except Exception:  # of the many kinds that zipfile has: whoever reads it next tells of it
+        return False
+
+
+@cache
+def words() -> Vocabulary:
+    """Those of Ultralytics' checkpoints, and the parts."""
+    known = ultralytics()
+    own = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in PARTS}
+    return Vocabulary({**known.objects, **own}, known.calls, known.helpers, known.refusal)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's dict; of a cfg, one with its detector, its card, and the side of the images that it was made for.
+
+    Raises:
+        SlimError: it is damaged, says what is not supported, or does more than a detector's file does.
+    """
+    if darknet.reads(path):
+        detector = darknet.load(path)
+        return {"model": detector, "train_args": {"imgsz": detector.args["imgsz"]}, "yolo_slim": darknet.card(path)}
+    ckpt = unpickled(path, words())
+    check_entries(ckpt)
+    return ckpt
+
+
+def save(detector: nn.Module, path: Path, card: dict[str, Any] | None) -> tuple[Path, ...]:
+    """A cfg, its weights, and what lies beside them; see `darknet.save`.
+
+    Raises:
+        SlimError: numbers that are none, a fused detector, or a disk that cannot take it.
+    """
+    return darknet.save(detector, path, card)
+
+
+def admit(detector: nn.Module, ckpt: dict[str, Any]) -> DarknetModel:
+    """The same detector, of modules that were made here.
+
+    Raises:
+        SlimError: it is not what it seems.
+    """
+    check_modules(detector)
+    return darknet.restored(detector)
+
+
+def content_of(detector: nn.Module) -> dict[str, Any]:
+    """A checkpoint as Ultralytics leaves it after a training, but in fp32: weights of Darknet are, and nothing is lost.
+
+    Raises:
+        SlimError: the detector has numbers that are none, or beyond fp16, in which a training keeps them.
+    """
+    content = ultralytics_content(detector)
+    stored = content["model"].float()
+    stored.load_state_dict(detector.state_dict())
+    return {**content, "model": stored}
