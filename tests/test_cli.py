@@ -22,6 +22,7 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "bench": {"bench"},
     "export": {"export"},
     "sweep": {"original", "prune", "latency", "sweep", "report"},
+    "convert": {"convert"},
     "inspect": set(),
 }
 

@@ -27,8 +27,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside it, or
-            a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside
+            it, or a model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is

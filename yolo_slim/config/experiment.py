@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_v
 
 from yolo_slim.config.base import WIDEST, Section
 from yolo_slim.config.pruning import Prune
-from yolo_slim.config.results import Bench, Export, Latency, Report, Sweep
+from yolo_slim.config.results import Bench, Convert, Export, Latency, Report, Sweep
 from yolo_slim.config.training import Finetune, Original, SparseTrain, check_lesson
 from yolo_slim.config.values import LARGEST
 
@@ -58,6 +58,7 @@ class Config(Section):
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()
+    convert: Convert = Convert()
 
     @field_validator("name")
     @classmethod

@@ -70,6 +70,16 @@ class Sweep(Section):
     )
 
 
+class Convert(Section):
+    """One detector as another kind of file, without loss."""
+
+    to: str | None = Field(
+        None,
+        description="the file to write: a checkpoint .pt, the .cfg of a Darknet detector, .onnx, .torchscript, or a "
+        "folder ..._openvino_model, ..._ncnn_model",
+    )
+
+
 class Export(Section):
     """The files for devices, and the proof that each agrees."""
 

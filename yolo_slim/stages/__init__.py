@@ -86,6 +86,12 @@ STAGES = {
         ("original", "prune", "latency", "sweep", "report"),
         "yolo-slim sweep model=best.pt data=my.yaml sweep.flops=[0.8,0.6]",
     ),
+    "convert": Stage(
+        "yolo_slim.stages.convert:convert",
+        "write a detector as another kind of file without loss: YOLOv5 or Darknet to ONNX, cfg and weights to .pt",
+        ("convert",),
+        "yolo-slim convert model=yolov3.cfg convert.to=yolov3.onnx",
+    ),
     "inspect": Stage(
         "yolo_slim.stages.inspect:inspect",
         "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",

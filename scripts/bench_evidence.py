@@ -1,0 +1,114 @@
+"""What should a channel be judged by? mAP right after the cut, recovered by least squares, nothing trained.
+
+    python scripts/bench_evidence.py --model weights/yolov5n_v6_coco.pt --data data/coco128/coco128.yaml --imgsz 416
+    python scripts/bench_evidence.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml --imgsz 320 --split test
+
+Calibrated on training images, measured on another split. Each row is kept in scripts/bench_evidence_rows.json as soon as
+it is there: interrupted, the same command goes on, and `--print` shows what there is. A minute or two a row on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from yolo_slim import checkpoint, measure, prune, record
+
+WAYS: dict[str, dict[str, Any]] = {
+    "obs, predicted, knapsack (the default)": {},
+    "obs, predicted, threshold": {"solver": "threshold"},
+    "obs, labels, knapsack": {"fisher": "labels"},
+    "obs, labels, threshold (the default until 0.1)": {"fisher": "labels", "solver": "threshold"},
+    "group Fisher": {"criterion": "group_fisher"},
+    "Taylor": {"criterion": "taylor"},
+    "L1": {"criterion": "l1"},
+    "L1, the same share of every layer": {"criterion": "l1", "scope": "layer"},
+    "random": {"criterion": "random"},
+}
+HEAD = (
+    "data",
+    "FLOPs ×",
+    "judged by",
+    "params ×",
+    "mAP50-95",
+    "of the original's",
+    "mAP50",
+    "F1 at 0.25",
+    "best confidence",
+)
+
+
+def main() -> None:
+    """Make the rows that are missing, then print the tables."""
+    args = read_arguments()
+    rows: list[dict[str, Any]] = json.loads(args.rows.read_text()) if args.rows.exists() else []
+    if not args.print:
+        make(args, rows)
+    print(table(rows))
+
+
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="weights/bccd_v5n.pt")
+    parser.add_argument("--data", default="data/bccd/bccd.yaml")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.75, 0.5, 0.25])
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="ways to judge")
+    parser.add_argument("--images", type=int, default=256, help="training images that are looked at, at most")
+    parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("bench_evidence_rows.json"))
+    parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
+    return parser.parse_args(words)
+
+
+def make(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """One cut after the other, the original first; `rows` grows, and is written after each."""
+    detector = checkpoint.load(args.model)
+    of = {"data": Path(args.data).stem, "model": Path(args.model).name, "imgsz": args.imgsz, "split": args.split}
+    asked = [(1.0, "original"), *((share, way) for share in args.shares for way in WAYS if way in args.only)]
+    for share, way in asked:
+        key = {**of, "share": share, "way": way, "images": args.images if share < 1 else 0}
+        if any(all(row[name] == value for name, value in key.items()) for row in rows):
+            continue
+        slim, cost = detector, {}
+        if share < 1:
+            chosen = {"calib_images": args.images, "target": {"flops": share}, **WAYS[way]}
+            pruned = prune(detector, imgsz=args.imgsz, data=args.data, **chosen)
+            slim, cost = (
+                pruned.model,
+                {"params": pruned.cost.achieved["params"], "flops": pruned.cost.achieved["flops"]},
+            )
+        found = measure.accuracy(slim, args.data, args.imgsz, args.split)
+        kept = (
+            "map50",
+            "map50_95",
+            "map50_95_low",
+            "map50_95_high",
+            "f1_at_25",
+            "best_confidence",
+            "f1_best",
+            "blind_images",
+        )
+        rows.append({**key, **cost, **{name: found[name] for name in kept}, "code": record.code()})
+        record.write_json(args.rows, rows)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, a detector after the other."""
+    lines = [f"| {' | '.join(HEAD)} |", f"| --- | ---: | --- |{' ---: |' * (len(HEAD) - 3)}"]
+    for row in rows:
+        whole = next(
+            r for r in rows if r["way"] == "original" and all(r[k] == row[k] for k in ("data", "model", "imgsz"))
+        )
+        share = row["map50_95"] / whole["map50_95"]
+        cells = [row["data"], f"{row.get('flops', 1):.3f}", row["way"], f"{row.get('params', 1):.3f}"]
+        cells += [f"{row['map50_95']:.3f}", f"{share:.0%}", f"{row['map50']:.3f}", f"{row['f1_at_25']:.3f}"]
+        lines.append(f"| {' | '.join([*cells, format(row['best_confidence'], '.2f')])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
