@@ -3,8 +3,8 @@
     python scripts/bench_evidence.py --model weights/yolov5n_v6_coco.pt --data data/coco128/coco128.yaml --imgsz 416
     python scripts/bench_evidence.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml --imgsz 320 --split test
 
-Calibrated on training images, measured on another split. Each row is kept in scripts/bench_evidence_rows.json as soon as
-it is there: interrupted, the same command goes on, and `--print` shows what there is. A minute or two a row on two cores.
+Calibrated on training images, measured on another split. Each row is kept in scripts/bench_evidence_rows.json as soon
+as it is there: interrupted, the same command goes on, and `--print` shows what there is. A minute or two a row.
 """
 
 from __future__ import annotations
@@ -27,17 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "L1, the same share of every layer": {"criterion": "l1", "scope": "layer"},
     "random": {"criterion": "random"},
 }
-HEAD = (
-    "data",
-    "FLOPs ×",
-    "judged by",
-    "params ×",
-    "mAP50-95",
-    "of the original's",
-    "mAP50",
-    "F1 at 0.25",
-    "best confidence",
-)
+HEAD = ("data", "FLOPs ×", "judged by", "params ×", "mAP50-95", "of it", "mAP50", "F1 at 0.25", "best confidence")
 
 
 def main() -> None:
