@@ -26,8 +26,8 @@ class Config(Section):
     name: str = Field("slim", pattern=r"^[\w-][\w.-]*$", description="results go to <runs>/<name>/")
     model: str | None = Field(
         None,
-        description="what to slim: a .pt of Ultralytics or yolov5, or a model .yaml for an untrained one (null: the run's; a new "
-        "run needs one)",
+        description="what to slim: a .pt of Ultralytics or ultralytics/yolov5, or a model .yaml for an untrained one "
+        "(null: the run's; a new run needs one)",
     )
     data: str | None = Field(
         None, description="an Ultralytics data-set YAML (null: the run's; prune alone works without)"
