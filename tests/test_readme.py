@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import cv2
+import darknet_nets as nets
 import numpy as np
 import pytest
 import yaml
@@ -88,6 +89,7 @@ def shell(place, tmp_path_factory):
         for name in names:
             yolo_slim.save(build(folder, seed), folder / name)
     shutil.copy(place / "image.jpg", folder / "more" / "images")
+    nets.written(folder, nets.SMALL, name="yolov3-tiny")
     (own,) = (code for code in PYTHON if "def shift(" in code)
     (folder / "mine.py").write_text(own.partition("CRITERIA[")[0])
     return folder
