@@ -29,6 +29,7 @@ test: .venv/ready lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)

@@ -24,8 +24,8 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "distill": {"errors"},
     "formats": {"channels", "errors", "text"},
     "checkpoint": {"errors", "formats"},
-    "data": {"channels", "errors"},
-    "measure": {"channels", "data", "errors", "scratch"},
+    "data": {"channels", "errors", "formats"},
+    "measure": {"channels", "data", "errors", "formats", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
     "timing": {

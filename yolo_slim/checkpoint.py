@@ -20,7 +20,6 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from ultralytics.cfg import check_cfg
-from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -28,6 +27,7 @@ from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.cards import card_of
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import check_detector, check_entries
 from yolo_slim.formats.layers import check_finite
 from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
@@ -44,7 +44,7 @@ STOCK_TRAINER_STOP = (
 """Stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path) -> Detector:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
@@ -61,7 +61,7 @@ def load(path: str | Path) -> nn.Module:
     return detector
 
 
-def build(model_yaml: str, classes: int | None = None) -> nn.Module:
+def build(model_yaml: str, classes: int | None = None) -> Detector:
     """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says.
 
     Raises:
@@ -71,7 +71,7 @@ def build(model_yaml: str, classes: int | None = None) -> nn.Module:
         found = description(model_yaml)
         channels = found.get("channels", found.get("ch", 3))  # Ultralytics would take 3 for granted
         with own_activation():
-            detector = DetectionModel(found, ch=channels, nc=classes, verbose=False)
+            detector = Detector(found, ch=channels, nc=classes, verbose=False)
     except SlimError:
         raise
     except Exception as e:
@@ -150,7 +150,7 @@ def _about(path: str | Path) -> Iterator[None]:
         raise SlimError(f"{path} {e}") from e
 
 
-def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
+def detector_of(ckpt: dict[str, Any], path: str | Path) -> Detector:
     """The detector in a checkpoint, in fp32; the average of the weights where there is one, as Ultralytics does.
 
     Raises:
@@ -160,7 +160,7 @@ def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
     detector = ckpt.get("model") if average is None else average
     if not isinstance(detector, nn.Module):
         raise SlimError(f"{path} holds no detector under 'model' or 'ema', only {', '.join(map(str, list(ckpt)[:6]))}")
-    if type(detector) is not DetectionModel:
+    if type(detector) is not Detector:
         task = type(detector).__name__.removesuffix("Model")
         raise SlimError(f"expected a detection model in {path}, got {type(detector).__name__}: {task} is not supported")
     with _about(path):
@@ -210,8 +210,8 @@ def reading_for_ultralytics() -> Iterator[None]:
 
 
 def _loaded(
-    weight: str | Path, device: object = None, inplace: bool = True, fuse: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
+    weight: str | Path, device: torch.device | str | None = None, inplace: bool = True, fuse: bool = False
+) -> tuple[Detector, dict[str, Any]]:
     """Ultralytics' `load_checkpoint`, but that nothing is fused."""
     ckpt = read(weight)
     detector = detector_of(ckpt, weight)
@@ -271,7 +271,7 @@ def file_bytes(detector: nn.Module) -> int:
     return file.tell()
 
 
-def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:
+def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
     """Note in the detector that its widths are not its YAML's, so that the stock trainer stops instead of regrowing it.
 
     `detector.yaml` keeps the full description under `slim`, with the cut: convolution -> outputs kept, of `full`;

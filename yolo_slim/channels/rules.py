@@ -162,11 +162,12 @@ def _cat(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
         ids = [k[1] if k else np.full(p.shape[dim], FIXED) for k, p in zip(known, parts, strict=True)]
         t.give(out, (dim, np.concatenate(ids)))
         return None
-    if not all(known):
+    first, *others = (k for k in known if k)
+    if len(others) + 1 < len(known):
         return False
-    for other in known[1:]:
-        t.tie(known[0][1], other[1])
-    t.give(out, known[0])
+    for other in others:
+        t.tie(first[1], other[1])
+    t.give(out, first)
     return None
 
 

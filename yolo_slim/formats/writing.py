@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.layers import check_finite
 
 
@@ -25,7 +26,7 @@ def content_of(detector: nn.Module) -> dict[str, Any]:
     Raises:
         SlimError: the detector has numbers that are none, or beyond fp16.
     """
-    stored = copy.deepcopy(detector).cpu()
+    stored = cast(Detector, copy.deepcopy(detector)).cpu()
     _fit_fp16(stored)
     stored = stored.half().eval().requires_grad_(False)
     stored.criterion = None

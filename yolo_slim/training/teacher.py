@@ -16,9 +16,10 @@ from ultralytics.utils.tal import make_anchors
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.distill import Scene, View
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 
 
-def entering(detector: nn.Module) -> list[str]:
+def entering(detector: Detector) -> list[str]:
     """The modules whose outputs enter Detect."""
     return [f"model.{i}" for i in detector.model[-1].f]
 
@@ -29,7 +30,7 @@ def raw(output: Any) -> Mapping[str, Any]:
     return found.get("one2many", found)
 
 
-def names_of(detector: nn.Module) -> tuple[str, ...]:
+def names_of(detector: Detector) -> tuple[str, ...]:
     """Of its classes; (): it has none but numbers, as Ultralytics gives where a data set or a YAML has no names."""
     names = numbered(detector.names)
     return () if is_nameless(names) or len(names) != detector.model[-1].nc else tuple(names.values())
@@ -38,7 +39,7 @@ def names_of(detector: nn.Module) -> tuple[str, ...]:
 class Taps:
     """Catches what leaves some modules, from `open` to `close`; `whose`: of which detector, for messages."""
 
-    def __init__(self, detector: nn.Module, names: Sequence[str], whose: str) -> None:
+    def __init__(self, detector: Detector, names: Sequence[str], whose: str) -> None:
         modules = dict(detector.named_modules())
         if missing := [n for n in names if n not in modules]:
             raise SlimError(
@@ -106,7 +107,7 @@ class Teacher:
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         name: str,
         strides: Sequence[float],
         layers: Sequence[str] | None = None,
