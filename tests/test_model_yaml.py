@@ -13,6 +13,7 @@ from ultralytics.nn.modules import Conv
 
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.building import description
 from yolo_slim.formats.model_yaml import described, layers_of, rehearse
 
 MARK = "was-run"
@@ -140,7 +141,7 @@ def test_training_from_a_description_looks_at_it_too(tmp_path: Path) -> None:
     """Ultralytics' trainer reads the file a second time."""
     (tmp_path / "mine.yaml").write_text(changed(activation=f"open('{tmp_path / MARK}', 'w')"))
     with pytest.raises(SlimError, match="activation"):
-        checkpoint.description(str(tmp_path / "mine.yaml"))
+        description(str(tmp_path / "mine.yaml"))
     with pytest.raises(SlimError, match="activation"):
-        checkpoint.description(yaml.safe_load((tmp_path / "mine.yaml").read_text()))
+        description(yaml.safe_load((tmp_path / "mine.yaml").read_text()))
     assert not (tmp_path / MARK).exists()

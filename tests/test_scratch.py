@@ -19,17 +19,19 @@ from yolo_slim import cli
 from yolo_slim.config import Config
 from yolo_slim.errors import REASONS, SlimError
 from yolo_slim.scratch import HELD, NEW, Scratch, temporary
+from yolo_slim.stages import STAGES
 
 WAITS = """
 import sys, time
 from yolo_slim import cli
 from yolo_slim.scratch import Scratch
+from yolo_slim.stages import STAGES
 def stage(config):
     with Scratch() as folder:
         open(folder + "/big", "w").write("x")
         print("there", flush=True)
         time.sleep(60)
-cli._stage = lambda name: stage
+STAGES["prune"] = stage
 sys.exit(cli.main(["prune", "model=a.pt"]))
 """
 
@@ -132,7 +134,7 @@ def test_what_happens_to_anybody_is_told_in_a_line(
     def fails(config: Config) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_stage", lambda name: fails)
+    monkeypatch.setitem(STAGES, "prune", fails)
     refused(run("prune", "model=a.pt"), says)
 
 
@@ -142,7 +144,7 @@ def test_a_mistake_of_ours_still_shows(error: Exception, monkeypatch: pytest.Mon
         raise error
 
     assert getattr(error, "errno", None) not in REASONS
-    monkeypatch.setattr(cli, "_stage", lambda name: fails)
+    monkeypatch.setitem(STAGES, "prune", fails)
     with pytest.raises(type(error)):
         run("prune", "model=a.pt")
 

@@ -26,6 +26,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.arguments import arguments_of
 from yolo_slim.formats.building import build, here
 from yolo_slim.formats.cards import card_of
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
 from yolo_slim.formats.writing import write_whole
@@ -40,7 +41,7 @@ STOCK_TRAINER_STOP = (
 """Stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path) -> Detector:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
@@ -108,19 +109,19 @@ def _about(path: str | Path) -> Iterator[None]:
         raise SlimError(f"{path} {e}") from e
 
 
-def detector_of(ckpt: dict[str, Any], path: str | Path) -> nn.Module:
+def detector_of(ckpt: dict[str, Any], path: str | Path) -> Detector:
     """The detector in a checkpoint, in fp32; the average of the weights where there is one, as Ultralytics does.
 
     Raises:
         SlimError: none in it, one that is not what it seems, or one we cannot slim.
     """
     average = ckpt.get("ema")
-    detector = ckpt.get("model") if average is None else average
-    if not isinstance(detector, nn.Module):
+    found = ckpt.get("model") if average is None else average
+    if not isinstance(found, nn.Module):
         raise SlimError(f"{path} holds no detector under 'model' or 'ema', only {', '.join(map(str, list(ckpt)[:6]))}")
-    family = known_family(detector, str(path))
+    family = known_family(found, str(path))
     with _about(path):
-        detector = family.admit(detector, ckpt)
+        detector = family.admit(found, ckpt)
         clamp_overflow(detector)
         check_finite(detector.float())
         detector.args = arguments_of(family.arguments(ckpt))
@@ -142,8 +143,8 @@ def reading_for_ultralytics() -> Iterator[None]:
 
 
 def _loaded(
-    weight: str | Path, device: object = None, inplace: bool = True, fuse: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
+    weight: str | Path, device: torch.device | str | None = None, inplace: bool = True, fuse: bool = False
+) -> tuple[Detector, dict[str, Any]]:
     """Ultralytics' `load_checkpoint`, but that nothing is fused."""
     ckpt = read(weight)
     detector = detector_of(ckpt, weight)
@@ -257,7 +258,7 @@ def file_bytes(detector: nn.Module) -> int:
     return file.tell()
 
 
-def mark_slim(detector: nn.Module, kept: dict[str, list[int]]) -> None:
+def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
     """Note in the detector that its widths are not its YAML's, so that the stock trainer stops instead of regrowing it.
 
     `detector.yaml` keeps the full description under `slim`, with the cut: convolution -> outputs kept, of `full`;

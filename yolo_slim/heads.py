@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from yolo_slim.formats.detector import Detector, Head
 
 
-def head_of(detector: nn.Module) -> nn.Module:
+def head_of(detector: Detector) -> Head:
     """The last layer."""
     return detector.model[-1]
 
 
-def classes_of(detector: nn.Module) -> int:
+def classes_of(detector: Detector) -> int:
     """How many it tells apart."""
     return head_of(detector).nc
 
 
-def bins_of(detector: nn.Module) -> int | None:
+def bins_of(detector: Detector) -> int | None:
     """Of each distance from a point to a side of its box, how many logits it says; None: it says boxes otherwise."""
     head = head_of(detector)
     return getattr(head, "reg_max", None) if getattr(head, "cv2", None) is not None else None
 
 
-def entering(detector: nn.Module) -> list[str]:
+def entering(detector: Detector) -> list[str]:
     """The modules whose outputs enter it."""
     return [f"model.{i}" for i in head_of(detector).f]
 
 
-def is_of_head(detector: nn.Module, name: str) -> bool:
+def is_of_head(detector: Detector, name: str) -> bool:
     """Whether a module, by its dotted name, is the head or a part of it."""
     return f"{name}.".startswith(f"model.{len(detector.model) - 1}.")
 

@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import BaseModel
 
 from yolo_slim import channels, checkpoint, measure
 from yolo_slim.channels import Trace
-from yolo_slim.config import Target, check
+from yolo_slim.config import Complete, Target, check
 from yolo_slim.errors import SlimError
 from yolo_slim.given import Given, batches_of, checkpoint_path, detector_from, own_size, path_of, plain, size_of
 from yolo_slim.measure import Cost
@@ -27,8 +27,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
-        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside
-            it, or a model `.yaml` for an untrained detector.
+        path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside it,
+            or a model `.yaml` for an untrained detector.
 
     Raises:
         SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is
@@ -126,7 +126,7 @@ def prune(
     side = plain(imgsz) if imgsz is not None else own_size(module)
     asked = {"model": "the detector given", "imgsz": side, "prune": settings}
     asked["data"] = os.fspath(data) if isinstance(data, os.PathLike) else data
-    config = check(asked, "yolo_slim.prune()")
+    config = Complete.of(check(asked, "yolo_slim.prune()"))
     chosen = config.prune
     if (rounds := chosen.iterations.rounds) > 1:
         raise SlimError(
@@ -158,6 +158,6 @@ def _budgets(target: Any, tables: Any) -> dict[str, float]:
         )
     own = {name: share for name, share in target.items() if name in tables}
     for name, share in own.items():
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:  # type: ignore[operator]
             raise SlimError(f"prune.target.{name}: expected the share to keep, above 0 and below 1, got {share!r}")
     return own

@@ -80,8 +80,9 @@ def temporary() -> Iterator[None]:
         os.environ.pop("TMPDIR")
         if variable is not None:
             os.environ["TMPDIR"] = variable
-        if any(Path(folder.name).glob("pymp-*")):  # multiprocessing's own, which it wants until the process ends
-            _, remove, what, _ = folder.cleanup.detach()
+        wanted = any(Path(folder.name).glob("pymp-*"))  # multiprocessing's own, which it wants until the process ends
+        if wanted and (detached := folder.cleanup.detach()):
+            _, remove, what, _ = detached
             util.Finalize(None, remove, what, exitpriority=AFTER_ITS_OWN)
         else:
             folder.cleanup()

@@ -7,7 +7,7 @@ from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_m
 from yolo_slim.channels.blocks import drop, emptiable, replay, survivors
 from yolo_slim.channels.costs import Budget, Costs
 from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
-from yolo_slim.channels.inputs import image_channels, small_image
+from yolo_slim.channels.inputs import hw_of, image_channels, small_image
 from yolo_slim.channels.layer_table import LayerTable, fit_layers
 from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.plan import Plan, plan_from_kept
@@ -41,6 +41,7 @@ __all__ = [
     "emptiable",
     "fit_layers",
     "flattened",
+    "hw_of",
     "image_channels",
     "input_means",
     "masked",

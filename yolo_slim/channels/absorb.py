@@ -109,10 +109,10 @@ def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     Where a filter is zero, as soft pruning leaves it, its channel is constant as it is, act(beta - gamma mu / sigma).
     """
     flat = copy.deepcopy(detector)
-    makers = {conv.norm: flat.get_submodule(name) for name, conv in trace.convs.items() if conv.norm is not None}
+    makers = {conv.norm: conv.layer(flat) for conv in trace.convs.values() if conv.norm is not None}
     with torch.no_grad():
         for norm in trace.norms.values():
-            layer = flat.get_submodule(norm.name)
+            layer = norm.layer(flat)
             if layer.weight is None:
                 continue
             gone = torch.as_tensor((norm.channels != FIXED) & ~kept[norm.channels], device=layer.weight.device)
@@ -128,8 +128,8 @@ def flattened(detector: nn.Module, trace: Trace, names: Iterable[str]) -> nn.Mod
     with torch.no_grad():
         for end in (e for name in names for e in trace.blocks[name].ends):
             norm = trace.convs[end].norm
-            scaled = flat.get_submodule(norm) if norm else None
-            (flat.get_submodule(end) if scaled is None or scaled.weight is None else scaled).weight.zero_()
+            scale = trace.norms[norm].layer(flat).weight if norm else None
+            (trace.convs[end].layer(flat).weight if scale is None else scale).zero_()
     return flat
 
 
@@ -149,10 +149,10 @@ def absorb(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray,
         gone = (conv.inputs != FIXED) & ~kept[conv.inputs]
         if conv.depthwise or not gone.any() or conv.name not in means:
             continue
-        weight = detector.get_submodule(conv.name).weight.detach().float().sum((2, 3))  # [Co, Ci]
+        weight = conv.layer(detector).weight.detach().float().sum((2, 3))  # [Co, Ci]
         constant = means[conv.name].to(weight.device) * torch.as_tensor(gone, device=weight.device)
         stay = torch.as_tensor((conv.outputs == FIXED) | kept[conv.outputs], device=weight.device)
-        _carry(healed, conv, (weight @ constant)[stay])
+        _carry(healed, trace, conv, (weight @ constant)[stay])
     return healed
 
 
@@ -167,17 +167,18 @@ def absorb_missing(detector: nn.Module, trace: Trace, means: dict[str, Tensor]) 
     """
     healed = copy.deepcopy(detector)
     for name, mean in means.items():
-        weight = detector.get_submodule(name).weight.detach().float().sum((2, 3), keepdim=True)  # [Co, Ci/groups, 1, 1]
+        conv = trace.convs[name]
+        weight = conv.layer(detector).weight.detach().float().sum((2, 3), keepdim=True)  # [Co, Ci/groups, 1, 1]
         constant = mean.to(weight.device)[:, None, None]
-        _carry(healed, trace.convs[name], conv2d(constant, weight, groups=trace.convs[name].groups).flatten())
+        _carry(healed, trace, conv, conv2d(constant, weight, groups=conv.groups).flatten())
     return healed
 
 
-def _carry(healed: nn.Module, conv: Conv, delta: Tensor) -> None:
+def _carry(healed: nn.Module, trace: Trace, conv: Conv, delta: Tensor) -> None:
     """Add a constant (Co,) to what a convolution puts out, where there is a place to keep it."""
-    layer = healed.get_submodule(conv.name)
+    layer = conv.layer(healed)
     if layer.bias is not None:
         layer.bias += delta.to(layer.bias.dtype)
     elif conv.norm is not None:
-        norm = healed.get_submodule(conv.norm)
+        norm = trace.norms[conv.norm].layer(healed)
         norm.running_mean -= delta.to(norm.running_mean.dtype)

@@ -64,10 +64,8 @@ def _silences(detector: nn.Module, trace: Trace, block: Block, group: Group) -> 
     module = copy.deepcopy(detector.get_submodule(block.name)).double().eval()
     slots = {n: trace.convs[n].outputs for n in group.producers} | {n: trace.norms[n].channels for n in group.norms}
     for name, channels in slots.items():
-        layer = module.get_submodule(name[len(block.name) + 1 :])
-        for tensor in (layer.weight, layer.bias):
-            if tensor is not None:
-                tensor[torch.as_tensor(np.isin(channels, group.channels))] = 0
+        for tensor in module.get_submodule(name[len(block.name) + 1 :]).parameters():
+            tensor[torch.as_tensor(np.isin(channels, group.channels))] = 0
     width = len(trace.convs[block.ends[-1]].outputs)
     x = torch.rand(2, width, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = x.to(next(module.parameters()).device)

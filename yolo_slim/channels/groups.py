@@ -10,15 +10,27 @@ that any of them may be removed without looking at the others, and each removal 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
 
 Ints: TypeAlias = np.ndarray  # of int64
 
 FIXED = -1
+
+
+class NormLayer(Protocol):
+    """A batch norm that has statistics; torch's annotations leave open whether it does, and what its scale may be."""
+
+    num_features: int
+    eps: float
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor
+    running_var: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,10 @@ class Conv:
         """Each output channel is its input channel: labels pass through."""
         return self.groups > 1 and self.groups == len(self.inputs) == len(self.outputs)
 
+    def layer(self, detector: nn.Module) -> nn.Conv2d:
+        """The convolution itself, in the detector that was traced or in a copy."""
+        return cast(nn.Conv2d, detector.get_submodule(self.name))
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -54,6 +70,10 @@ class Norm:
 
     def __repr__(self) -> str:
         return f"<Norm {self.name}: {len(self.channels)} channels>"
+
+    def layer(self, detector: nn.Module) -> NormLayer:
+        """The batch norm itself, in the detector that was traced or in a copy."""
+        return cast(NormLayer, detector.get_submodule(self.name))
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,15 @@ def image_channels(detector: nn.Module, imgsz: int | tuple[int, int] | None = No
         SlimError: it runs with none, and does not say either.
     """
     found = furthest(ghost_of(detector), imgsz)
-    if found.error is not None and said_channels(detector) is None:
+    if found.error is None:
+        return found.channels
+    if (said := said_channels(detector)) is None:
         raise SlimError(
             f"cannot find out how many channels the images have that this {type(detector).__name__} reads: with "
             f"{found.channels}, it came furthest, and raised {type(found.error).__name__}: {found.error}. Say it in "
             "its YAML (detector.yaml['channels'])"
         ) from found.error
-    return found.channels if found.error is None else said_channels(detector)
+    return said
 
 
 def small_image(detector: nn.Module, channels: int, hw: tuple[int, int]) -> tuple[int, int, int]:
@@ -100,7 +102,7 @@ def furthest(ghost: nn.Module, imgsz: int | tuple[int, int] | None = None) -> Tr
         ghost: as `ghost_of` makes it.
         imgsz: as `image_channels` takes it.
     """
-    asked = [] if imgsz is None else [(imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)]
+    asked = [] if imgsz is None else [hw_of(imgsz)]
     sizes = list(dict.fromkeys([*asked, *((side, side) for side in SIDES)]))
     best = None
     for channels, hw in _worth_trying(ghost, sizes):
@@ -108,7 +110,14 @@ def furthest(ghost: nn.Module, imgsz: int | tuple[int, int] | None = None) -> Tr
         if trial.error is None:
             return trial
         best = trial if best is None or trial.depth > best.depth else best
+    assert best is not None, "what is common is always tried"
     return best
+
+
+def hw_of(imgsz: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image, of which a side alone is a square's."""
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    return height, width
 
 
 def _worth_trying(detector: nn.Module, sizes: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:

@@ -32,10 +32,10 @@ class Moments:
         self.n = 0
         # Sums are of differences to the first mean: a covariance is small beside squares of what is far from zero.
         self.origin: tuple[Tensor, Tensor]  # (a,), (b,)
-        self.x: Tensor | float = 0.0  # (a,)
-        self.y: Tensor | float = 0.0  # (b,)
-        self.xx: Tensor | float = 0.0  # (a, a)
-        self.xy: Tensor | float = 0.0  # (a, b)
+        self.x = torch.zeros(())  # (a,)
+        self.y = torch.zeros(())  # (b,)
+        self.xx = torch.zeros(())  # (a, a)
+        self.xy = torch.zeros(())  # (a, b)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """More samples: (n, a) and (n, b)."""
@@ -128,8 +128,8 @@ def reconstruct(
     while waiting:
         found = _gather(memos, trace, kept, waiting, batches, points, seed)
         for name, sums in found.items():
-            fitted = sums.fit(healed.get_submodule(name).weight.flatten(1), ridge)
-            _install(healed, detector, trace.convs[name], kept, *fitted)
+            fitted = sums.fit(trace.convs[name].layer(healed).weight.flatten(1), ridge)
+            _install(healed, detector, trace, trace.convs[name], kept, *fitted)
         for memo in memos:
             memo.forget_unread()
         waiting -= found.keys()
@@ -211,12 +211,19 @@ def _stay(conv: Conv, kept: np.ndarray) -> np.ndarray:
 
 
 def _install(
-    slim: nn.Module, detector: nn.Module, conv: Conv, kept: np.ndarray, weights: Tensor, intercept: Tensor
+    slim: nn.Module,
+    detector: nn.Module,
+    trace: Trace,
+    conv: Conv,
+    kept: np.ndarray,
+    weights: Tensor,
+    intercept: Tensor,
 ) -> None:
-    layer = slim.get_submodule(conv.name)
+    layer = conv.layer(slim)
     layer.weight.copy_(weights.reshape(layer.weight.shape))
     if layer.bias is not None:
         layer.bias.copy_(intercept)
-    else:  # from the original's mean: the slim one's may hold what was absorbed
-        mean = detector.get_submodule(conv.norm).running_mean[torch.as_tensor(_stay(conv, kept))]
-        slim.get_submodule(conv.norm).running_mean.copy_(mean - intercept)
+    elif conv.norm is not None:  # from the original's mean: the slim one's may hold what was absorbed
+        norm = trace.norms[conv.norm]
+        mean = norm.layer(detector).running_mean[torch.as_tensor(_stay(conv, kept))]
+        norm.layer(slim).running_mean.copy_(mean - intercept)

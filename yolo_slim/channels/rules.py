@@ -162,11 +162,12 @@ def _cat(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
         ids = [k[1] if k else np.full(p.shape[dim], FIXED) for k, p in zip(known, parts, strict=True)]
         t.give(out, (dim, np.concatenate(ids)))
         return None
-    if not all(known):
+    first, *others = (k for k in known if k)
+    if len(others) + 1 < len(known):
         return False
-    for other in known[1:]:
-        t.tie(known[0][1], other[1])
-    t.give(out, known[0])
+    for other in others:
+        t.tie(first[1], other[1])
+    t.give(out, first)
     return None
 
 
@@ -191,7 +192,7 @@ def _scale(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
 
 def _clamp(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
     """Between two bounds, as ReLU6: f(0) = 0 if 0 lies between them."""
-    low, high = (*args[1:3], *(-1, 1)[len(args) - 1 :])  # torch leaves out what is its default
+    low, high = (args[i] if len(args) > i else default for i, default in ((1, -1), (2, 1)))  # torch leaves out defaults
     return _pass_on(t, out, args, kwargs) if low <= 0 <= high else False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
+from operator import itemgetter
 
 import numpy as np
 
@@ -144,8 +145,8 @@ def select(
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
         kept[group.channels[rank[: group.size - k]]] = False
     now = meter.of(keeps)
-    beside = [{} if other is None else meter.of(other) for other in (looser, tighter)]
-    return Selection(Plan(kept), meter.before, meter.costs.of(keeps), asked, now, *beside)
+    fewer, more = ({} if other is None else meter.of(other) for other in (looser, tighter))
+    return Selection(Plan(kept), meter.before, meter.costs.of(keeps), asked, now, fewer, more)
 
 
 def amount(name: str, value: float) -> str:
@@ -264,7 +265,7 @@ def _least(space: Space, meter: Meter, asked: Mapping[str, float]) -> Ints:
     """
     found = lowest(space, meter, lambda now: excess(now, asked))
     if not met(meter.of(found), asked):
-        least = {name: lowest(space, meter, lambda now, name=name: now[name]) for name in asked}
+        least = {name: lowest(space, meter, itemgetter(name)) for name in asked}
         raise _unreachable({name: meter.of(widths)[name] for name, widths in least.items()}, asked)
     return found
 

@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from yolo_slim.channels.groups import FIXED, Ints, Trace
 from yolo_slim.errors import SlimError
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def cut(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+
+def cut(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
     """A new detector without the channels that `kept` (bool, one per channel of the trace) leaves out.
 
     The input is left alone; parameters keep their dtype, device and `requires_grad`.
@@ -24,7 +26,7 @@ def cut(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     sliced: dict[int, Any] = {}  # id of a tensor -> what replaces it in the copy; the rest is copied as it is
     shapes: dict[str, dict[str, int]] = {}  # layer -> the attributes that state its width
     for conv in trace.convs.values():
-        layer = detector.get_submodule(conv.name)
+        layer = conv.layer(detector)
         out, into = _stay(conv.outputs, kept), _stay(conv.inputs, kept)
         shapes[conv.name] = {"out_channels": len(out), "in_channels": len(into)}
         if conv.depthwise:
@@ -35,21 +37,20 @@ def cut(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
         if layer.bias is not None:
             sliced[id(layer.bias)] = _slice(layer.bias, out)
     for norm in trace.norms.values():
-        layer, stay = detector.get_submodule(norm.name), _stay(norm.channels, kept)
+        scaling, stay = norm.layer(detector), _stay(norm.channels, kept)
         shapes[norm.name] = {"num_features": len(stay)}
-        if len(stay) < layer.num_features:
-            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+        if len(stay) < scaling.num_features:
+            for tensor in (scaling.weight, scaling.bias, scaling.running_mean, scaling.running_var):
                 if tensor is not None:
                     sliced[id(tensor)] = _slice(tensor, stay)
+    for name, width in trace.chunks.items():
+        # A module that chunks may remember the width of a part as `c` for code that export swaps in.
+        if getattr(detector.get_submodule(name), "c", None) == width:
+            shapes[name] = {"c": _part_width(trace, name, kept, width)}
     slim = duplicate(detector, sliced)
     for name, attributes in shapes.items():
         for key, value in attributes.items():
             setattr(slim.get_submodule(name), key, value)
-    for name, width in trace.chunks.items():
-        # A module that chunks may remember the width of a part as `c` for code that export swaps in.
-        module = slim.get_submodule(name)
-        if getattr(module, "c", None) == width:
-            module.c = _part_width(slim, trace, name, kept, width)
     return slim
 
 
@@ -57,7 +58,7 @@ def _stay(slots: Ints, kept: np.ndarray) -> Ints:
     return np.flatnonzero((slots == FIXED) | kept[slots])
 
 
-def duplicate(detector: nn.Module, instead: dict[int, Any] | None = None) -> nn.Module:
+def duplicate(detector: Network, instead: dict[int, Any] | None = None) -> Network:
     """A deep copy; `instead` says by its id what takes the place of an object.
 
     A module is eleven empty dicts of hooks and little else: made anew, they take a third of the time of copying them.
@@ -79,7 +80,7 @@ def _slice(tensor: Tensor, out: Ints, into: Ints | None = None) -> Tensor:
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def _part_width(slim: nn.Module, trace: Trace, name: str, kept: np.ndarray, width: int) -> int:
+def _part_width(trace: Trace, name: str, kept: np.ndarray, width: int) -> int:
     """What is left of one part: its channels occupy some convolution below `name` once per part."""
     for conv in trace.convs.values():
         if conv.name.startswith(f"{name}.") and len(conv.outputs) % width == 0 and len(conv.outputs) > width:
@@ -88,30 +89,30 @@ def _part_width(slim: nn.Module, trace: Trace, name: str, kept: np.ndarray, widt
 
 
 @torch.no_grad()
-def widened(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+def widened(slim: nn.Module, detector: Network, trace: Trace, kept: np.ndarray) -> Network:
     """`cut` undone: a copy of the detector at full width in which all that stays has the values that it has in `slim`.
 
     What goes is as it was, the weights that read it included.
     """
     whole = duplicate(detector)
     for conv in trace.convs.values():
-        layer, narrow = whole.get_submodule(conv.name), slim.get_submodule(conv.name)
+        layer, narrow = conv.layer(whole), conv.layer(slim)
         out, into = (torch.as_tensor(_stay(slots, kept)) for slots in (conv.outputs, conv.inputs))
         if conv.groups == 1:
             layer.weight[out[:, None], into] = narrow.weight
         else:  # depthwise, or in groups, which lose no inputs
             layer.weight[out] = narrow.weight
-        if layer.bias is not None:
+        if layer.bias is not None and narrow.bias is not None:
             layer.bias[out] = narrow.bias
     for norm in trace.norms.values():
-        layer, narrow, stay = whole.get_submodule(norm.name), slim.get_submodule(norm.name), _stay(norm.channels, kept)
+        wide, left, stay = norm.layer(whole), norm.layer(slim), _stay(norm.channels, kept)
         for name in ("weight", "bias", "running_mean", "running_var"):
-            if getattr(layer, name) is not None:
-                getattr(layer, name)[torch.as_tensor(stay)] = getattr(narrow, name)
+            if getattr(wide, name) is not None:
+                getattr(wide, name)[torch.as_tensor(stay)] = getattr(left, name)
     return whole
 
 
-def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
+def masked(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
     """A copy at full width in which the channels to be removed are silenced: scale and shift set to zero.
 
     Every activation a trace passes channels through has f(0) = 0, so the removed channels carry zeros wherever they
@@ -120,12 +121,12 @@ def masked(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
     silent = duplicate(detector)
     with torch.no_grad():
         for norm in trace.norms.values():
-            layer, gone = silent.get_submodule(norm.name), _gone(norm.channels, kept)
-            for tensor in (layer.weight, layer.bias) if layer.weight is not None else (layer.running_mean,):
+            scaling, gone = norm.layer(silent), _gone(norm.channels, kept)
+            for tensor in (scaling.weight, scaling.bias) if scaling.weight is not None else (scaling.running_mean,):
                 if tensor is not None:
                     tensor[gone] = 0
         for conv in trace.convs.values():
-            layer, gone = silent.get_submodule(conv.name), _gone(conv.outputs, kept)
+            layer, gone = conv.layer(silent), _gone(conv.outputs, kept)
             layer.weight[gone] = 0
             if layer.bias is not None:
                 layer.bias[gone] = 0

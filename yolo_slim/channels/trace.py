@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.channels.groups import FIXED, Conv, Draft, Ints, Norm, Trace, form_groups, same_wiring
-from yolo_slim.channels.inputs import furthest, ghost_of
+from yolo_slim.channels.inputs import furthest, ghost_of, hw_of
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
 from yolo_slim.channels.surgery import cut, tensors
 from yolo_slim.errors import SlimError
@@ -40,7 +40,7 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
     ghost = ghost_of(detector)
     if not any(isinstance(m, nn.Conv2d) for m in ghost.modules()):
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
-    hw = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    hw = hw_of(imgsz)
     image = (furthest(ghost, hw).channels, *hw)
     return _try_the_law(ghost, _observe(ghost, image), image)
 
@@ -200,13 +200,14 @@ class Tracer(TorchDispatchMode):
     def leave(self, output: Any) -> None:
         """Note what leaves a module; if it is the sum of its one input, as it came in, and something else: a branch."""
         name, (x, version) = self.path.pop(), self.inputs.pop()
-        axis, channels = self.labels(output) or (None, None)
-        if axis == 1:
-            self.maps[name] = channels
+        found = self.labels(output)
+        if found is not None and found[0] == 1:
+            self.maps[name] = found[1]
         total, then, parts, labels = self.sums.get(id(output), (None, 0, (), []))
-        untouched = total is not None and then == total._version and x is not None and version == x._version
-        other = next((i for i in (1, 0) if untouched and parts[1 - i] is x), None)
-        if name and other is not None and total.shape == x.shape:
+        other = None
+        if total is not None and then == total._version and x is not None and version == x._version:  # both untouched
+            other = next((i for i in (1, 0) if parts[1 - i] is x and total.shape == x.shape), None)
+        if name and other is not None:
             self.blocks[name] = labels[other]
             del self.sums[id(output)]  # a Sequential around it hands the same sum on
         else:

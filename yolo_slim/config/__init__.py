@@ -1,6 +1,6 @@
 """Everything a user may set, checked at the door: a YAML, `key=value` on top of it, all errors at once."""
 
-from yolo_slim.config.experiment import Config, section
+from yolo_slim.config.experiment import Complete, Config, section
 from yolo_slim.config.pruning import RECOVERIES, Prune, Target
 from yolo_slim.config.reading import check, read_config, words
 from yolo_slim.config.results import Latency, Sweep
@@ -8,6 +8,7 @@ from yolo_slim.config.training import Distill, Finetune, SparseTrain
 
 __all__ = [
     "RECOVERIES",
+    "Complete",
     "Config",
     "Distill",
     "Finetune",

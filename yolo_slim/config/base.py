@@ -25,7 +25,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _sound(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[info.field_name].annotation
+        annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
         if model_in(annotation) is None:  # a section looks at its own
             check_value(value, annotation)
         return value

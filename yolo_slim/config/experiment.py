@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
@@ -91,6 +91,27 @@ class Config(Section):
     def folder(self) -> Path:
         """Where this experiment's results are."""
         return Path(self.runs) / self.name
+
+    @property
+    def dataset(self) -> str:
+        """`data`, for what is not begun without it."""
+        assert self.data is not None
+        return self.data
+
+
+class Complete(Config):
+    """A configuration that leaves nothing open but the data set, without which a cut is still one.
+
+    `runs/given.py` makes it; what takes one never asks what is meant by null.
+    """
+
+    model: str
+    imgsz: int
+
+    @classmethod
+    def of(cls, config: Config, **known: Any) -> Complete:
+        """With the settings that a configuration has, but for those that are `known` by now."""
+        return cls(**{**{name: getattr(config, name) for name in Config.model_fields}, **known})
 
 
 def section(path: list[str]) -> type[BaseModel] | None:

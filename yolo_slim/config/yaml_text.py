@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.seen = self.depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         """The next node, unless there are too many or it lies too deep."""
         self.seen, self.depth = self.seen + 1, self.depth + 1
         if self.seen > MOST:
@@ -84,11 +84,12 @@ def parse_word(text: str, annotation: Any) -> Any:
     if takes_text(annotation) and not (takes_several(annotation) and text.lstrip()[0] in "[{"):
         return _typed(text)
     node = _composed(text)
-    rest = text[node.end_mark.index :].strip() if node else text
+    if node is None:  # YAML takes it for a comment, which nobody types here
+        return text
+    rest = text[node.end_mark.index :].strip()
     if not rest:
         return _Reader().value(node, annotation)
-    # YAML takes it for a comment, which nobody types here.
-    if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == f"{CORE}str"):
+    if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == f"{CORE}str":  # so is the rest
         return text
     raise Unreadable(f"nothing may follow the value, got {plain(rest)}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -56,7 +56,12 @@ class _Unfilled:
 class _Reader(pickle._Unpickler):  # that in C takes 70 GB where a file of 10 bytes numbers a memo so
     """Reads numbers, text, containers and arrays of float32."""
 
-    dispatch: ClassVar = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES}
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES
+    }
 
     def find_class(self, module: str, name: str) -> _Name:
         """The name alone."""

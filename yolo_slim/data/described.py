@@ -142,11 +142,12 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     for key in ("path", *SPLITS):
         _check_place(key, found.get(key))
     names, nc = _names(found.pop("names", None)), _count("nc", found.get("nc"), CLASSES)
-    if names is None and nc is None:
-        raise _Described("expected 'names' or 'nc': a list of the classes, or how many there are")
-    if names is not None and nc is not None and len(names) != nc:
+    if names is None:
+        if nc is None:
+            raise _Described("expected 'names' or 'nc': a list of the classes, or how many there are")
+        names = {i: f"class_{i}" for i in range(nc)}
+    if nc is not None and len(names) != nc:
         raise _Described(f"'names' length {len(names)} and 'nc: {nc}' must match")
-    names = names if names is not None else {i: f"class_{i}" for i in range(nc)}
     channels = _count("channels", found.get("channels"), CHANNELS) or 3
     shape = found.get("kpt_shape")
     if shape is not None and (not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_small, shape))):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import find_dataset_yaml
@@ -18,6 +17,7 @@ from yolo_slim.channels import image_channels
 from yolo_slim.data.described import SPLITS, described, elsewhere
 from yolo_slim.data.names import ONE, check_names, one_class
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of
 
 YAMLS = (".yaml", ".yml")
@@ -76,7 +76,7 @@ def dataset_info(data: str | Path, split: str = "", *, single_cls: bool = False)
 
 
 def dataset_for(
-    detector: nn.Module, data: str | Path, whose: str = "the detector", *, single_cls: bool = False
+    detector: Detector, data: str | Path, whose: str = "the detector", *, single_cls: bool = False
 ) -> dict[str, Any]:
     """`dataset_info` as a detector takes it: with one class, if it was trained so, or is to be.
 
@@ -120,7 +120,7 @@ def images_of(info: dict[str, Any], split: str, imgsz: int, batch: int = 16, *, 
         }
     )
     try:
-        return build_yolo_dataset(args, info[split], batch, info, mode="val", rect=False)
+        return build_yolo_dataset(args, info[split], batch, info, mode="val", rect=False)  # type: ignore[arg-type]
     except (OSError, RuntimeError, AssertionError) as e:
         raise SlimError(f"cannot read the '{split}' images of {data}: {remove_colorstr(str(e))}") from e
 

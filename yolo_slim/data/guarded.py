@@ -166,7 +166,7 @@ def _checked(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, An
 
 _save = data_utils.save_dataset_cache_file
 for module in (data_utils, datasets):
-    module.load_dataset_cache_file, module.save_dataset_cache_file = load_cache, save_cache
+    vars(module).update(load_dataset_cache_file=load_cache, save_dataset_cache_file=save_cache)
 for module in (trainer, validator, exporter):
-    module.check_det_dataset = _checked(data_utils.check_det_dataset)
-build.YOLODataset = GuardedDataset
+    vars(module)["check_det_dataset"] = _checked(data_utils.check_det_dataset)
+vars(build)["YOLODataset"] = GuardedDataset

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
-from torch import nn
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of
 
 ONE = {0: "item"}
@@ -17,7 +17,7 @@ ONE = {0: "item"}
 SHOWN = 3  # classes that a message names
 
 
-def one_class(detector: nn.Module) -> bool:
+def one_class(detector: Detector) -> bool:
     """Whether it was trained with `single_cls`: it finds objects of any class of its data set, and calls all alike."""
     if classes_of(detector) != 1:
         return False

@@ -20,6 +20,10 @@ class LocalValidator(DetectionValidator):
         SlimError: a data set that is not here, or names classes otherwise than the detector.
     """
 
+    # Ultralytics begins with None in both.
+    names: dict[int, str]  # type: ignore[assignment]
+    data: dict[str, Any]  # type: ignore[assignment]
+
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Ultralytics', see there."""
         if trainer is None:

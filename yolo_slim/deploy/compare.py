@@ -13,11 +13,12 @@ from ultralytics.engine.exporter import NMSModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.deploy.runtimes import Run
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import head_of
 
 
 @torch.inference_mode()
-def difference(detector: nn.Module, run: Run, batches: Iterable[Tensor]) -> float | None:
+def difference(detector: Detector, run: Run, batches: Iterable[Tensor]) -> float | None:
     """Largest difference between a file's raw output and PyTorch's over images (1, C, H, W).
 
     Boxes are compared relative to the largest coordinate, scores as they are (they are at most 1). None where rows are
@@ -44,7 +45,7 @@ class Exported(nn.Module):
     (bfloat16 in OpenVINO where the chip has it) and the threads: here the file is judged, not those.
     """
 
-    def __init__(self, run: Run, detector: nn.Module) -> None:
+    def __init__(self, run: Run, detector: Detector) -> None:
         super().__init__()
         self.run, self.names, self.stride = run, detector.names, detector.stride
         self.end2end = getattr(detector, "end2end", False)
@@ -55,7 +56,7 @@ class Exported(nn.Module):
         return torch.cat(found).to(images.device)
 
 
-def with_nms(detector: nn.Module) -> nn.Module:
+def with_nms(detector: Detector) -> nn.Module:
     """A copy that gives out what Ultralytics exports under `nms`: (B, 300, 6), as xyxy, score, class, padded with 0."""
     detector = copy.deepcopy(detector).float().cpu().eval()
     head = head_of(detector)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
@@ -20,6 +20,7 @@ from yolo_slim.deploy.card import carry
 from yolo_slim.deploy.focus import CANNOT_SLICE, without_slices
 from yolo_slim.deploy.offline import offline
 from yolo_slim.errors import SlimError, why
+from yolo_slim.formats.detector import Detector
 from yolo_slim.scratch import Scratch
 
 PACKAGES = {
@@ -85,7 +86,7 @@ def export_file(
                 arguments = {"device": "cpu", "batch": 1, **arguments}
                 model = YOLO(copied)
                 if format in CANNOT_SLICE:
-                    without_slices(model.model)
+                    without_slices(cast(Detector, model.model))
                 if card:
                     carry(model, card)
                 written = Path(model.export(format=format, imgsz=imgsz, **arguments))

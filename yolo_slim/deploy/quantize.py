@@ -20,13 +20,14 @@ from yolo_slim.config import choices
 from yolo_slim.config.choices import Registry
 from yolo_slim.deploy.exporter import missing, put
 from yolo_slim.errors import SlimError, why
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import is_of_head
 from yolo_slim.scratch import Scratch
 
 HEAD = "head"
 
 
-def float_layers(detector: nn.Module, patterns: Sequence[str]) -> set[str]:
+def float_layers(detector: Detector, patterns: Sequence[str]) -> set[str]:
     """The convolutions that stay in float, by module name.
 
     Args:

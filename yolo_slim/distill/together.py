@@ -61,7 +61,7 @@ class Together(nn.Module):
     def forward(self, student: View, teachers: Sequence[View], scene: Scene) -> dict[str, Tensor]:
         """Name -> weight * loss, a scalar each."""
         found = {
-            name: torch.stack([one(student, t, scene) for one, t in zip(each, teachers, strict=True)]).mean()
+            name: torch.stack([one(student, t, scene) for one, t in zip(each.children(), teachers, strict=True)]).mean()
             for name, each in self.features.items()
         }
         if self.outputs:

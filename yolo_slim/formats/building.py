@@ -6,15 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
 
 
-def build(model_yaml: str, classes: int | None = None) -> nn.Module:
+def build(model_yaml: str, classes: int | None = None) -> Detector:
     """An untrained detector from a model YAML, such as `yolov5n.yaml`; `classes`: another number than it says.
 
     Raises:
@@ -24,7 +23,7 @@ def build(model_yaml: str, classes: int | None = None) -> nn.Module:
         found = description(model_yaml)
         channels = found.get("channels", found.get("ch", 3))  # Ultralytics would take 3 for granted
         with own_activation():
-            detector = DetectionModel(found, ch=channels, nc=classes, verbose=False)
+            detector = Detector(found, ch=channels, nc=classes, verbose=False)
     except SlimError:
         raise
     except Exception as e:

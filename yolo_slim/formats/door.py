@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.head import check_head, check_run
 from yolo_slim.formats.layers import check_layers
 from yolo_slim.formats.model_yaml import check_description
@@ -51,7 +52,7 @@ ENTRIES = {
 """Of the entries that are read here or by Ultralytics' trainer, what they are where they are there."""
 
 
-def check_detector(detector: nn.Module) -> None:
+def check_detector(detector: Detector) -> None:
     """Refuse a detector that is not what it seems; its numbers are looked at apart (`check_finite`).
 
     Raises:

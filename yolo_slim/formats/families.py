@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.darknet import storing as darknet
 from yolo_slim.formats.darknet.modules import DarknetModel
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import MODELS, check_detector, check_entries
 from yolo_slim.formats.unpickle import unpickled
 from yolo_slim.formats.writing import content_of
@@ -35,7 +35,7 @@ class Family:
     """Whether a file is one of its kind; never raises."""
     read: Callable[[Path], dict[str, Any]]
     """A checkpoint's dict, its entries looked at: detectors under 'model' or 'ema', as the file has them."""
-    admit: Callable[[Any, dict[str, Any]], nn.Module]
+    admit: Callable[[Any, dict[str, Any]], Detector]
     """Look at a detector of such a dict, before anything is done with it; the same, or one made anew of it."""
     arguments: Callable[[dict[str, Any]], dict[str, Any]]
     """Ultralytics' arguments, as far as such a dict tells how the detector was trained."""
@@ -45,7 +45,7 @@ class Family:
     """As torch.save, so that `read` reads it again; in the middle of a training as well."""
     rebuilds: bool
     """Whether a detector can be built again from its YAML."""
-    files: tuple[str, Callable[[nn.Module, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
+    files: tuple[str, Callable[[Any, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
     """How the name ends of files that are no checkpoints, and what writes a detector with its card so; all written."""
     cites: bool = False
     """Whether what it refuses begins with a file's name already: with several files it knows best which."""
@@ -57,14 +57,14 @@ def _read(path: Path) -> dict[str, Any]:
     return ckpt
 
 
-def _admit(detector: nn.Module, ckpt: dict[str, Any]) -> nn.Module:
+def _admit(detector: Detector, ckpt: dict[str, Any]) -> Detector:
     check_detector(detector)
     return detector
 
 
 ULTRALYTICS = Family(
     name="Ultralytics",
-    model=DetectionModel,
+    model=Detector,
     reads=lambda path: True,
     read=_read,
     admit=_admit,

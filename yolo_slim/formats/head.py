@@ -10,6 +10,7 @@ from ultralytics.nn.modules import DFL, Detect, v10Detect
 
 from yolo_slim.channels.inputs import image_channels, said_channels
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector, Head
 from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
 
@@ -20,7 +21,7 @@ MOST_CLASSES = 100_000
 LONGEST_NAME = 1000
 
 
-def check_head(detector: nn.Module) -> None:
+def check_head(detector: Detector) -> None:
     """Refuse layers out of order, a head of another kind, and classes, strides or names that are not the head's.
 
     Raises:
@@ -35,13 +36,13 @@ def check_head(detector: nn.Module) -> None:
     _check_boxes(head)
 
 
-def check_places(detector: nn.Module) -> None:
+def check_places(detector: Detector) -> None:
     """Refuse a detector without layers, with layers out of order, or that keeps outputs of layers that it has not.
 
     Raises:
         SlimError: the layer or the entry, what was expected and what came.
     """
-    layers = getattr(detector, "model", None)
+    layers = held(detector, "model")
     if not isinstance(layers, nn.Sequential) or not len(layers):
         raise SlimError("is no sound detector: it has no layers under `model`")
     for i, layer in enumerate(layers):
@@ -58,21 +59,26 @@ def _check_place(i: int, layer: nn.Module) -> None:
         raise SlimError(f"is no sound detector: model.{i} says it is layer {number!r:.20}, from {sources!r:.40}")
 
 
-def _check_classes(detector: nn.Module, head: nn.Module) -> None:
-    nc, reg_max, outputs = (getattr(head, name, None) for name in ("nc", "reg_max", "no"))
+def held(module: nn.Module, name: str) -> Any:
+    """Whatever a module has under a name; None: nothing."""
+    return getattr(module, name, None)
+
+
+def _check_classes(detector: Detector, head: Head) -> None:
+    nc, reg_max, outputs = (held(head, name) for name in ("nc", "reg_max", "no"))
     if not is_whole(nc, 1, MOST_CLASSES) or not is_whole(reg_max, 1, 1024) or outputs != nc + 4 * reg_max:
         said = f"nc {nc!r:.20}, reg_max {reg_max!r:.20}, no {outputs!r:.20}"
         raise SlimError(f"is no sound detector: its head has {said}")
     check_names(detector, nc)
 
 
-def check_names(detector: nn.Module, nc: int) -> None:
+def check_names(detector: Detector, nc: int) -> None:
     """Number the names of a detector's classes, where they are a list.
 
     Raises:
         SlimError: they are not one text for each of `nc` classes.
     """
-    names = getattr(detector, "names", None)
+    names = held(detector, "names")
     if isinstance(names, (list, tuple)):
         names = detector.names = dict(enumerate(names))
     fits = type(names) is dict and names.keys() == set(range(nc))
@@ -80,8 +86,8 @@ def check_names(detector: nn.Module, nc: int) -> None:
         raise SlimError(f"is no sound detector: `names` is {names!r:.80}, expected one text for each of {nc} classes")
 
 
-def _check_levels(detector: nn.Module, head: nn.Module) -> None:
-    levels = getattr(head, "nl", None)
+def _check_levels(detector: Detector, head: Head) -> None:
+    levels = held(head, "nl")
     sources = head.f if isinstance(head.f, (list, tuple)) else [head.f]
     parts = [getattr(head, name, None) for name in ("cv2", "cv3")]
     sizes = [len(part) if isinstance(part, nn.ModuleList) else None for part in parts]
@@ -93,7 +99,7 @@ def _check_levels(detector: nn.Module, head: nn.Module) -> None:
             raise SlimError(f"is no sound detector: `stride` of {name} is {stride!r:.80}, expected {levels} of pixels")
 
 
-def _check_boxes(head: nn.Module) -> None:
+def _check_boxes(head: Head) -> None:
     """How boxes are read off, and how many: as the head was made, not as it was left in the middle of an export."""
     dfl = getattr(head, "dfl", None)
     sizes = [getattr(dfl, "c1", None), head.reg_max, getattr(getattr(dfl, "conv", None), "in_channels", None)]
@@ -119,7 +125,7 @@ def are_strides(stride: Any, levels: int) -> bool:
     return bool(torch.isfinite(stride).all() and (stride >= 1).all() and (stride <= 1024).all())
 
 
-def check_run(detector: nn.Module) -> None:
+def check_run(detector: Detector) -> None:
     """Run the detector once on the meta device: everything in it fits together, and its strides are as it says.
 
     Raises:
@@ -150,7 +156,7 @@ def check_run(detector: nn.Module) -> None:
             raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")
 
 
-def _ghost_run(detector: nn.Module, state: dict[str, torch.Tensor], channels: int) -> Any:
+def _ghost_run(detector: Detector, state: dict[str, torch.Tensor], channels: int) -> Any:
     return torch.func.functional_call(detector, state, (torch.empty(1, channels, PX, PX, device="meta"),))
 
 

@@ -108,7 +108,7 @@ def _norm(place: str, norm: nn.Module) -> None:
     _wants(momentum is None or (is_number(momentum) and 0 <= momentum <= 1), place, norm, f"has momentum {momentum!r}")
     for name in ("affine", "track_running_stats"):
         _wants(type(_says(norm, name)) is bool, place, norm, f"has {name} {_says(norm, name)!r}")
-    _wants(norm.track_running_stats, place, norm, "has no statistics, so what it does changes with the image")
+    _wants(_says(norm, "track_running_stats"), place, norm, "has no statistics, so what it does changes with the image")
     for name in ("running_mean", "running_var", *(("weight", "bias") if norm.affine else ())):
         shape = _shape(_says(norm, name))
         _wants(shape == (width,), place, norm, f"has {name} of shape {shape}, expected {(width,)}")

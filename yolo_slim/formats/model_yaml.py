@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.nn.modules import Conv
-from ultralytics.nn.tasks import DetectionModel, guess_model_scale, guess_model_task, parse_model
+from ultralytics.nn.tasks import guess_model_scale, guess_model_task, parse_model
 from ultralytics.utils.checks import check_yaml
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector, Layer, Layers
 from yolo_slim.formats.guard import bounded
 from yolo_slim.formats.head import HEADS, MOST_CLASSES, PX
 from yolo_slim.formats.names import layers
@@ -111,7 +112,8 @@ def _check_activation(text: Any) -> None:
         raise wrong
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        called = ast.unparse(call.func).removeprefix("torch.") if isinstance(call, ast.Call) else ""
+        assert isinstance(call, ast.Call)
+        called = ast.unparse(call.func).removeprefix("torch.")
         values = [ast.literal_eval(node) for node in (*call.args, *(word.value for word in call.keywords))]
     except Exception as e:
         raise wrong from e
@@ -184,7 +186,7 @@ def own_activation() -> Iterator[None]:
         Conv.default_act = before
 
 
-def layers_of(description: dict[str, Any], channels: int = 3) -> nn.Sequential:
+def layers_of(description: dict[str, Any], channels: int = 3) -> Layers:
     """The layers that a description comes to, on the meta device: shapes without numbers, and within bounds.
 
     Raises:
@@ -209,7 +211,7 @@ def rehearse(description: dict[str, Any], channels: int = 3) -> None:
     Raises:
         SlimError: as `layers_of`, or where it does not run.
     """
-    ghost = DetectionModel.__new__(DetectionModel)
+    ghost = Detector.__new__(Detector)
     nn.Module.__init__(ghost)
     built = layers_of(description, channels)
     ghost.model = built.eval()
@@ -224,5 +226,5 @@ def rehearse(description: dict[str, Any], channels: int = 3) -> None:
         raise SlimError(f"does not run at {PX} px: {type(e).__name__}: {str(e).partition(chr(10))[0]:.200}") from e
 
 
-def _sources(layer: nn.Module) -> list[int]:
+def _sources(layer: Layer) -> list[int]:
     return [layer.f] if isinstance(layer.f, int) else list(layer.f)

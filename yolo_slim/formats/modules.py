@@ -81,7 +81,7 @@ def _check(name: str, module: nn.Module, forgotten: frozenset[str]) -> None:
     if hook := next((hook for hook in HOOKS if state.get(hook)), None):
         raise SlimError(f"has hooks at {called(name)} ({hook}), which run with the detector: no checkpoint has any")
     state.update((hook, OrderedDict()) for hook in HOOKS if hook in state)  # empty, and of the type that torch wants
-    hidden = _methods(type(module)) & {*state}
+    hidden = _methods(type(module)) & {*state}  # type: ignore[arg-type]
     if hidden or state.get("_compiled_call_impl") is not None:
         what = next(iter(sorted(hidden)), "__call__")
         raise SlimError(f"hides the method {what} of {called(name)} ({type(module).__name__}): no checkpoint does")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.layers import check_finite
 
 
@@ -43,13 +44,13 @@ def content_of(detector: nn.Module) -> dict[str, Any]:
     }
 
 
-def in_fp16(detector: nn.Module) -> nn.Module:
+def in_fp16(detector: nn.Module) -> Detector:
     """A copy as it is stored: on the CPU, in fp16, in eval mode, without gradients or a loss.
 
     Raises:
         SlimError: the detector has numbers that are none, or beyond fp16.
     """
-    stored = copy.deepcopy(detector).cpu()
+    stored = cast(Detector, copy.deepcopy(detector)).cpu()
     _fit_fp16(stored)
     stored = stored.half().eval().requires_grad_(False)
     stored.criterion = None

@@ -86,7 +86,8 @@ def _of_readers(
     for group in trace.free:
         total = np.zeros(group.size)
         for conv in (trace.convs[name] for name in group.consumers if name in averages):
-            columns = filters_of(detector, conv, evidence.bn_fold).unflatten(1, (len(conv.inputs), -1))  # [Co, Ci, k]
+            filters = filters_of(detector, trace, conv, evidence.bn_fold)
+            columns = filters.unflatten(1, (len(conv.inputs), -1))  # [Co, Ci, k]
             total += rows_of(group, conv.inputs, size(averages[conv.name]) * columns.double().norm(dim=(0, 2))).sum(0)
         found[group.name] = total[None]
     return found

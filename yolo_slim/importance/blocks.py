@@ -51,7 +51,7 @@ def gamma_mean(detector: nn.Module, trace: Trace, evidence: Evidence) -> dict[st
     found = {}
     for block in trace.blocks.values():
         norm = trace.convs[block.ends[-1]].norm if block.ends else None
-        scale = detector.get_submodule(norm).weight if norm else None
+        scale = trace.norms[norm].layer(detector).weight if norm else None
         if scale is None:
             raise SlimError(f"prune.depth.score=gamma_mean: {block.name} does not end in a batch norm; use delta_loss")
         found[block.name] = float(scale.detach().abs().double().mean())

@@ -16,7 +16,7 @@ def bn_scale(detector: nn.Module, trace: Trace, evidence: Evidence) -> Rows:
     for group in trace.free:
         rows = [np.empty((0, group.size))]
         for name in group.norms:
-            weight = detector.get_submodule(name).weight
+            weight = trace.norms[name].layer(detector).weight
             if weight is not None:
                 rows.append(rows_of(group, trace.norms[name].channels, weight.abs()))
         found[group.name] = np.concatenate(rows)

@@ -115,7 +115,8 @@ def score(
     saved = savings(trace, per_cost)
     scores = {}
     for group in trace.groups:
-        rows = found.get(group.name, np.empty((0, group.size))) if group.reason is None else ()
+        nothing = np.empty((0, group.size))
+        rows = found.get(group.name, nothing) if group.reason is None else nothing
         scores[group.name] = (
             NORMALIZE[normalize](REDUCE[group_reduce](rows)) / saved[group.name]
             if len(rows)

@@ -56,7 +56,7 @@ def _contributions(detector: nn.Module, trace: Trace, evidence: Evidence) -> dic
     moments: dict[str, tuple[int, Tensor, Tensor]] = {}  # consumer -> number of patches, their sum, P^T P
 
     def add(name: str, values: Tensor) -> None:
-        patches = _patches(detector.get_submodule(name), values, evidence.points, generator)
+        patches = _patches(trace.convs[name].layer(detector), values, evidence.points, generator)
         if name not in moments:
             moments[name] = (
                 0,
@@ -70,7 +70,7 @@ def _contributions(detector: nn.Module, trace: Trace, evidence: Evidence) -> dic
     kernels = {}
     for name in list(moments):
         n, total, square = moments.pop(name)
-        weight = detector.get_submodule(name).weight.detach().float().flatten(1)  # [Co, Ci*kh*kw]
+        weight = trace.convs[name].layer(detector).weight.detach().float().flatten(1)  # [Co, Ci*kh*kw]
         shared = (square / n).addr_(total / n, total / n, alpha=-1) * (weight.T @ weight)
         slots = len(trace.convs[name].inputs)
         kernels[name] = shared.view(slots, -1, slots, len(shared) // slots).sum((1, 3)).double().cpu().numpy()
@@ -120,7 +120,7 @@ def survival(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
         if back[1] >= 0:
             possible[back] = False  # what has just been done would be undone at the same lambda
         events[~possible] = 0
-        kind, i = np.unravel_index(events.argmax(), events.shape)
+        kind, i = map(int, np.unravel_index(events.argmax(), events.shape))
         if not possible[kind, i]:
             break
         here = min(here, events[kind, i])

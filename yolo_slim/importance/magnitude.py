@@ -32,16 +32,16 @@ def of_filters(detector: nn.Module, trace: Trace, evidence: Evidence, judge: Cal
         rows = [np.empty((0, group.size))]
         for name in group.producers:
             conv = trace.convs[name]
-            rows.append(rows_of(group, conv.outputs, judge(filters_of(detector, conv, evidence.bn_fold))))
+            rows.append(rows_of(group, conv.outputs, judge(filters_of(detector, trace, conv, evidence.bn_fold))))
         found[group.name] = np.concatenate(rows)
     return found
 
 
-def filters_of(detector: nn.Module, conv: Conv, bn_fold: bool) -> Tensor:
+def filters_of(detector: nn.Module, trace: Trace, conv: Conv, bn_fold: bool) -> Tensor:
     """A convolution's filters [Co, Ci*kh*kw] in fp32; `bn_fold`: as the batch norm behind it scales them."""
-    filters = detector.get_submodule(conv.name).weight.detach().float().flatten(1)  # [Co, Ci*kh*kw]
+    filters = conv.layer(detector).weight.detach().float().flatten(1)  # [Co, Ci*kh*kw]
     if bn_fold and conv.norm is not None:
-        bn = detector.get_submodule(conv.norm)
+        bn = trace.norms[conv.norm].layer(detector)
         scale = torch.ones_like(bn.running_var) if bn.weight is None else bn.weight.detach()
         filters = filters * (scale / (bn.running_var + bn.eps).sqrt())[:, None]
     return filters

@@ -63,7 +63,9 @@ def obs(detector: nn.Module, trace: Trace, evidence: Evidence, memory: int = MEM
         moments, found = _watch(twin, sought, set() if fisher else everyone, evidence)
         fisher = fisher or found
         # One after the other, each dropping its moments: two sets of matrices would be twice the bytes.
-        layers = {name: _layer(twin.get_submodule(name), moments.pop(name), fisher[name], name) for name in [*moments]}
+        layers = {
+            name: _layer(trace.convs[name].layer(twin), moments.pop(name), fisher[name], name) for name in [*moments]
+        }
         rows |= {group.name: _eliminate(trace, group, layers)[None] for group in groups}
         del layers  # before the next pass gathers its own
     return rows
@@ -82,7 +84,8 @@ def _passes(
     held: set[str] = set()
     for group in groups:
         together = held | readers[group.name]
-        if some and sum(8 * detector.get_submodule(n).weight[0].numel() ** 2 for n in together) > memory:
+        weights = (detector.get_parameter(f"{name}.weight") for name in together)
+        if some and sum(8 * weight[0].numel() ** 2 for weight in weights) > memory:
             yield some
             some, together = [], readers[group.name]
         some, held = [*some, group], together
@@ -171,7 +174,7 @@ def _eliminate(trace: Trace, group: Group, layers: dict[str, _Layer]) -> np.ndar
         if len(left) <= 0.8 * len(members):  # who has gone is only in the way: matrices shrink with the group
             readers = [_only(weight, inverse, slots[left]) for weight, inverse, slots in readers]
             members, left = members[left], np.arange(len(left))
-        price = sum(_prices(weight, inverse, slots[left]) for weight, inverse, slots in readers)
+        price = sum((_prices(weight, inverse, slots[left]) for weight, inverse, slots in readers), torch.zeros(()))
         at = int(price.argmin())
         dearest = max(float(np.nextafter(dearest, np.inf)), float(price[at]))  # rising, so that the order can be read
         costs[members[left[at]]] = dearest

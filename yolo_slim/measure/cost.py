@@ -9,7 +9,7 @@ import thop
 import torch
 from torch import nn
 
-from yolo_slim.channels import image_channels
+from yolo_slim.channels import hw_of, image_channels
 from yolo_slim.errors import SlimError
 
 
@@ -33,7 +33,7 @@ def cost(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Cost:
         SlimError: it does not run at this size.
     """
     copied = copy.deepcopy(detector).cpu().float().eval()
-    hw = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    hw = hw_of(imgsz)
     image = torch.zeros(1, image_channels(detector, hw), *hw)
     try:
         macs, params = thop.profile(copied, (image,), verbose=False)

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 from torch import nn
+from ultralytics.engine.results import Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 
 from yolo_slim.measure.scores import CONFIDENCE
@@ -38,7 +39,8 @@ def detections(detector: nn.Module, images: Iterable[np.ndarray], imgsz: int, de
         return [_boxes(predictor(image)[0]) for image in images]
 
 
-def _boxes(result: object) -> list[Box]:
+def _boxes(result: Results) -> list[Box]:
+    assert result.boxes is not None, "a detector's result has them, if none"
     found = result.boxes.cpu().numpy()
     return [
         {

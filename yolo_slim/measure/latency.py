@@ -7,6 +7,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from rich.progress import track
 from torch import nn
 
 from yolo_slim.channels import image_channels
+from yolo_slim.formats.detector import Detector
 
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
@@ -51,7 +53,7 @@ def latency(
 
 def fused(detector: nn.Module, where: torch.device | str = "cpu") -> nn.Module:
     """A copy in fp32 whose batch norms are merged into convolutions, as it is deployed."""
-    return copy.deepcopy(detector).float().fuse(verbose=False).eval().to(where)
+    return cast(Detector, copy.deepcopy(detector).float()).fuse(verbose=False).eval().to(where)
 
 
 def runner(detector: nn.Module, image: torch.Tensor, where: torch.device | str = "cpu") -> Callable[[], object]:
@@ -149,7 +151,8 @@ def by_layer(
         siblings[name.rpartition(".")[0]].append(name)
     # Where a module is one convolution and its activation, their time is one.
     watched = {n: p if len(siblings[p := n.rpartition(".")[0]]) == 1 and n.endswith(".conv") else n for n in convs}
-    started, times = {}, defaultdict(list)
+    started: dict[str, float] = {}
+    times = defaultdict(list)
     for conv, name in watched.items():
         module = ready.get_submodule(name)
         module.register_forward_pre_hook(lambda *_, c=conv: started.__setitem__(c, now()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.cfg import get_cfg
 
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of, raw
 
 BOX = 5.0
@@ -17,8 +18,9 @@ LEAST = 1e-6
 """A score counts as no closer to 0 or 1 than this: of float32 there is no less."""
 
 
-def detection_loss(detector: nn.Module, batch: dict[str, Any]) -> Tensor:
+def detection_loss(network: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Ultralytics' training loss of one labelled batch, a mean over its images."""
+    detector = cast(Detector, network)
     args, criterion = detector.args, getattr(detector, "criterion", None)
     # The loss reads its gains there; a criterion made before may hold others.
     detector.args = get_cfg(overrides=args if isinstance(args, dict) else vars(args))
@@ -65,6 +67,6 @@ def _answers(detector: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None
     """Scores (B, K, A), and boxes (B, 4, A), x y w h in pixels; None: of heads that keep their best ones alone."""
     output = detector(images)
     rows = output[0] if isinstance(output, (tuple, list)) else output
-    if rows.shape[1] == 4 + classes_of(detector):
+    if rows.shape[1] == 4 + classes_of(cast(Detector, detector)):
         return rows[:, 4:].clamp(LEAST, 1 - LEAST), rows[:, :4]
     return raw(output)["scores"].sigmoid().clamp(LEAST, 1 - LEAST), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ class Matches:
         return np.unique(self.target_image)
 
 
-def gathered(files: Sequence[str], stats: dict[str, Sequence[np.ndarray]]) -> Matches:
+def gathered(files: Sequence[str], stats: Mapping[str, Sequence[np.ndarray]]) -> Matches:
     """Ultralytics' statistics, an entry an image, as one.
 
     Args:

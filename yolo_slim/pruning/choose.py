@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from torch import nn
@@ -27,7 +27,7 @@ from yolo_slim.channels import (
 )
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.channels.patterns import counted
-from yolo_slim.config import Config, Prune
+from yolo_slim.config import Complete, Prune
 from yolo_slim.data import one_class
 from yolo_slim.data.batches import Batches, Shown
 from yolo_slim.data.facts import dataset_for
@@ -62,7 +62,7 @@ LEAST = -1e9
 """A score below all: finite, so that sums of scores stay numbers."""
 
 
-def evidence_from(config: Config, detector: nn.Module) -> Evidence:
+def evidence_from(config: Complete, detector: nn.Module) -> Evidence:
     """What criteria and recovery look at: images and labelled batches of the training split, read when needed.
 
     Raises:
@@ -71,8 +71,9 @@ def evidence_from(config: Config, detector: nn.Module) -> Evidence:
     drawn = drawn_loss if isinstance(detector, BaseModel) else None  # others say what they find in ways of their own
     if not config.data:
         return Evidence(drawn=drawn)
-    dataset_for(detector, config.data)
-    seed, n, single = config.prune.seed, config.prune.calib_images, one_class(detector)
+    trained = cast(checkpoint.Detector, detector)  # others have no loss
+    dataset_for(trained, config.data)
+    seed, n, single = config.prune.seed, config.prune.calib_images, one_class(trained)
     labelled = Batches(config.data, config.imgsz, n, seed=seed, labelled=True, single_cls=single)
     return Evidence(
         images=Batches(config.data, config.imgsz, n, seed=seed),
@@ -198,13 +199,16 @@ def choose(
         )
         return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
 
+    if not (watch := found.timed) or not target:
+        return at(target)
+
     def timed(selection: Selection) -> dict[str, float] | None:
         kept = selection.plan.kept
         if any(not kept[g.channels].any() for g in wiring.groups):  # the block is to go whole before that can run
             return None
-        return found.timed(cut(detector, wiring, kept))
+        return watch(cut(detector, wiring, kept))
 
-    return as_fast(at, target, timed) if found.timed and target else at(target)
+    return as_fast(at, target, timed)
 
 
 def overhead(detector: nn.Module, wiring: Trace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -86,9 +87,11 @@ def cut_to_plan(
     lossless = not kept.all() and not blocks and silent(base, wiring, kept) and agree(base, slim, wiring)
     if not lossless:
         slim = recovered(blocks, base, wiring, kept, slim)
-    outputs = {name: [] for name in whole.convs if name not in wiring.convs} | selection.plan.outputs(wiring)
+    gone: dict[str, list[int]] = {name: [] for name in whole.convs if name not in wiring.convs}
+    outputs = gone | selection.plan.outputs(wiring)
     if outputs and hasattr(slim, "yaml"):
-        checkpoint.mark_slim(slim, outputs)
-        slim.yaml = {**slim.yaml, "channels": whole.image_channels}  # Ultralytics' exporter goes by it
+        marked = cast(checkpoint.Detector, slim)
+        checkpoint.mark_slim(marked, outputs)
+        marked.yaml = {**marked.yaml, "channels": whole.image_channels}  # Ultralytics' exporter goes by it
     everything = {name: list(range(len(c.outputs))) for name, c in whole.convs.items()}
     return Pruned(slim, {**everything, **outputs}, selection, whole, difference, lossless, tuple(blocks))

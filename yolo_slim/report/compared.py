@@ -8,7 +8,7 @@ from typing import Any
 
 from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.changes import RULE, changed
-from yolo_slim.report.numbers import DASH, busy, digits, median, points, ratio
+from yolo_slim.report.numbers import DASH, busy, digits, median, points, ratio, timed_ms
 
 Part = tuple[str, Sequence[str], list[list[str]]]
 
@@ -69,7 +69,7 @@ def quickest(report: dict[str, Any]) -> tuple[str, float, float] | None:
     for (runtime, _, batch), timings in timed(report).items():
         if len(timings) > 1:
             loud = any(busy(timings[i]["latency_ms"]) for i in (0, -1))
-            found.append((batch, loud, median(timings[-1]), _where(runtime, batch), median(timings[0])))
+            found.append((batch, loud, timed_ms(timings[-1]), _where(runtime, batch), timed_ms(timings[0])))
     if not found:
         return None
     _, loud, after, runtime, before = min(found)

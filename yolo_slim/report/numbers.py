@@ -17,6 +17,11 @@ def median(row: dict[str, Any]) -> float | None:
     return (row.get("latency_ms") or {}).get("median")
 
 
+def timed_ms(row: dict[str, Any]) -> float:
+    """The median latency in ms of a row that was timed."""
+    return row["latency_ms"]["median"]
+
+
 def ratio(value: float | None, base: float | None) -> str | None:
     """value / base as ×0.50; None where one of them is missing."""
     return None if value is None or not base else f"×{value / base:.2f}"

@@ -86,7 +86,7 @@ def headline(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     if change := points(last.get("map50_95"), first.get("map50_95")):
         way = f"{first['map50_95']:.3f} → {last['map50_95']:.3f} on {report['split']}{sure(last, first)}"
         found.append((change, "points of mAP50-95", way))
-    return [each for each in found if each[0]]
+    return [(much, word, way) for much, word, way in found if much]
 
 
 def _said(report: dict[str, Any], key: str) -> list[str]:

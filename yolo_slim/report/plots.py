@@ -18,7 +18,7 @@ from yolo_slim.report import series
 
 BEFORE, AFTER, WHOLE, INK = "#999999", "#0072B2", "#D55E00", "#333333"
 LAYERS_A_ROW = 40
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 11,
@@ -80,7 +80,7 @@ def map_flops(report: dict[str, Any]) -> Figure | None:
     axes.set(xlim=(0, 1.3 * xy[:, 0].max()), ylim=(low, high), xlabel="GFLOPs per image")
     axes.set_ylabel(f"mAP50-95 on {report.get('split') or 'the data set'}")
     _join(axes, xy)
-    axes.scatter(*xy.T, s=45, color=[*[BEFORE] * (len(xy) - 1), AFTER], zorder=3)
+    axes.scatter(xy[:, 0], xy[:, 1], s=45, color=[*[BEFORE] * (len(xy) - 1), AFTER], zorder=3)
     _label_stages(axes, rows, xy, gap=0.06 * (high - low))
     axes.set_title(series.what_it_cost(rows))
     return figure
@@ -99,8 +99,8 @@ def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: f
     """Names beside the points, away from the arrows, and pushed apart where points lie close together."""
     for row, (x, y), (right, height) in zip(rows, xy, series.apart(xy, gap), strict=True):
         away, align = (9, "left") if right else (-9, "right")
-        place = {"textcoords": "offset points", "ha": align, "va": "center"}
-        axes.annotate(f"{row['stage']} {y:.3f}", (x, height), (away, 0), **place)
+        text = f"{row['stage']} {y:.3f}"
+        axes.annotate(text, (x, height), (away, 0), textcoords="offset points", ha=align, va="center")
 
 
 def rounds(report: dict[str, Any]) -> Figure | None:
@@ -118,7 +118,7 @@ def rounds(report: dict[str, Any]) -> Figure | None:
     axes.plot(*xy.T, color=BEFORE, linewidth=1)
     for key, colour, name in (("cut", WHOLE, "after the cut"), ("finetuned", AFTER, "fine-tuned")):
         each = np.array([(r["flops"] / 1e9, r[f"map50_95_{key}"]) for r in found["rounds"]], float)  # nan: not measured
-        axes.scatter(*each.T, s=45, color=colour, zorder=3, label=name)
+        axes.scatter(each[:, 0], each[:, 1], s=45, color=colour, zorder=3, label=name)
     axes.legend()
     axes.set_title(series.rounds_title(report))
     return figure
@@ -159,12 +159,12 @@ def _width_panel(axes: Axes, layers: list[dict[str, Any]], room: int) -> None:
 
 def scales(report: dict[str, Any]) -> Figure | None:
     """The distribution of |gamma| before and after sparse training and, where it was logged, the way between."""
-    both, log = report.get("scales"), report.get("sparsity")
+    log = report.get("sparsity")
     if not series.has_scales(report):
         return None
     figure = Figure(figsize=(11 if log else 6.5, 4), layout="constrained")
     panels = figure.subplots(1, 2 if log else 1, squeeze=False)[0]
-    _distribution(panels[0], both)
+    _distribution(panels[0], report["scales"])
     if log:
         _quantiles(panels[1], log)
     return figure
@@ -173,7 +173,7 @@ def scales(report: dict[str, Any]) -> Figure | None:
 def _distribution(axes: Axes, both: dict[str, list[float]]) -> None:
     edges, *shares = series.histogram(both)
     for each, colour, name in zip(shares, (BEFORE, AFTER), ("before", "after"), strict=True):
-        axes.hist(edges[:-1], edges, weights=each, color=colour, alpha=0.55, label=name)
+        axes.hist(edges[:-1], edges.tolist(), weights=each, color=colour, alpha=0.55, label=name)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlabel="|γ| (the last bar: this or more)", ylabel="share of the scales in each bar", xlim=(0, None))
     axes.set_title(series.histogram_title(both))

@@ -92,8 +92,8 @@ def histogram(both: dict[str, list[float]], bins: int = 50) -> tuple[np.ndarray,
     before, after = (np.abs(both[key]) for key in ("before", "after"))
     end = np.percentile(np.concatenate((before, after)), 99.5)
     edges = np.linspace(0, end, bins + 1)
-    shares = (np.histogram(np.minimum(v, end), edges)[0] / len(v) for v in (before, after))
-    return edges, *shares
+    first, then = (np.histogram(np.minimum(v, end), edges)[0] / len(v) for v in (before, after))
+    return edges, first, then
 
 
 def histogram_title(both: dict[str, list[float]]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from yolo_slim.report.numbers import digits, median, points, ratio
+from yolo_slim.report.numbers import digits, points, ratio, timed_ms
 from yolo_slim.report.sweep_words import CONTROL, Row, cliff, curves, falls_off, in_noise, recommended, stays_within
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
@@ -35,7 +35,7 @@ def sweep_plot(content: dict[str, Any]) -> Figure:
     top = 1.15 * max(row["map50_95"] for rows in (*found.values(), [original]) for row in rows) or 1
     panels[0].set(ylim=(-0.04 * top, top), ylabel=f"mAP50-95 on {content['split']}, nothing trained")
     look = _look(list(found))
-    for axes, place in zip(panels, (_share, median), strict=True):
+    for axes, place in zip(panels, (_share, timed_ms), strict=True):
         _curves(axes, content, place, 1.04 * top * LABEL_PT / HEIGHT_PT, look)
         _ring(axes, content, place)
     panels[0].set_xlabel("FLOPs, as a share of the original's")
@@ -72,7 +72,7 @@ def _headline(content: dict[str, Any]) -> str:
 
 
 def _speed(content: dict[str, Any]) -> str:
-    best, original = median(recommended(content)), median(content["original"])
+    best, original = timed_ms(recommended(content)), timed_ms(content["original"])
     return f"There, an image takes {digits(best)} ms instead of {digits(original)} ({ratio(best, original)})"
 
 
@@ -104,8 +104,8 @@ def _curves(axes: Axes, content: dict[str, Any], place: Place, gap: float, look:
     margin = low - 20 / WIDTH_PT * span
     for (name, (x, y)), height in zip(ends.items(), heights, strict=True):
         axes.plot([margin, x], [height, y], color=look[name], linewidth=0.7, alpha=0.6)
-        beside = {"xytext": (-3, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        axes.annotate(names[name], (margin, height), color=look[name], **beside)
+        beside = (margin, height), (-3, 0)
+        axes.annotate(names[name], *beside, textcoords="offset points", color=look[name], ha="right", va="center")
 
 
 def _apart(heights: list[float], gap: float, low: float, high: float) -> list[float]:

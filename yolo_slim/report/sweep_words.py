@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from yolo_slim.report.doubt import change, difference, images, sure, undecided
-from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, table
+from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, table, timed_ms
 from yolo_slim.report.operating import HEAD, LEGEND, moved, table_at
 from yolo_slim.report.tables import timing
 
@@ -114,7 +114,7 @@ def _recommendation(content: dict[str, Any]) -> str:
     best, original = recommended(content), content["original"]
     gains = [f"parameters {ratio(best['params'], original['params'])}"]
     if quicker := ratio(median(best), median(original)):
-        gains.append(f"latency {quicker} ({digits(median(original))} → {digits(median(best))} ms)")
+        gains.append(f"latency {quicker} ({digits(timed_ms(original))} → {digits(timed_ms(best))} ms)")
     what = (
         f"{_at(best)} by {_name(best)}: mAP50-95 {best['map50_95']:.3f} ({change(best, original)}), {', '.join(gains)}"
     )
@@ -202,7 +202,7 @@ def _cells(row: Row, original: Row) -> list[str]:
         first = [row["criterion"], row["recovery"], f"×{row['flops_asked']:.2f}", achieved]
         if row["error"]:
             return [*first, *[DASH] * (len(SWEEP_HEAD) - len(first))]
-    cells = [digits(row["params"] / 1e6), f"{row['map50']:.3f}", f"{row['map50_95']:.3f}", digits(median(row))]
+    cells = [digits(row["params"] / 1e6), f"{row['map50']:.3f}", f"{row['map50_95']:.3f}", digits(timed_ms(row))]
     if row is original:
         cells[2] += f" ±{spread / 2:.3f}" if (spread := _width(row)) is not None else ""
     else:

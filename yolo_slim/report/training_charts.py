@@ -48,8 +48,8 @@ def _quantiles(log: list[dict[str, float]]) -> Chart:
     middle = [Mark(x, y, tip) for x, y, tip in zip(epochs, q[2], said, strict=True)]
     drawn = [Series("median; 25 to 75%, 5 to 95%", "after", middle, dots=False, areas=[wide, narrow])]
     title = series.quantiles_title(log)
-    labels = {"x_label": "epoch of sparse training", "y_label": "|γ|"}
-    picture = svg.xy(title, drawn, x=span(epochs), y=(0, 1.05 * max(q[-1])), **labels)
+    x, y = span(epochs), (0, 1.05 * max(q[-1]))
+    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch of sparse training", y_label="|γ|")
     rows = [(f"{e:g}", *(f"{v:.3f}" for v in each)) for e, *each in zip(epochs, *q, strict=True)]
     return Chart(title, [picture], ("epoch", "5%", "25%", "median", "75%", "95%"), rows, [("after", drawn[0].name)])
 
@@ -74,8 +74,8 @@ def _epochs(title: str, log: list[dict[str, float]], names: list[str], y_label: 
     kinds = list(dict.fromkeys(name.partition("/")[2] for name in names))
     drawn = [_curve(name, kinds.index(name.partition("/")[2]), log) for name in names]
     top = max((m.y for one in drawn for m in one.marks), default=0) or 1
-    limits = {"x": span([e["epoch"] for e in log]), "y": (0, 1.05 * top)}
-    picture = svg.xy(title, drawn, **limits, x_label="epoch", y_label=y_label)
+    x, y = span([e["epoch"] for e in log]), (0, 1.05 * top)
+    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch", y_label=y_label)
     rows = [(f"{e['epoch']:g}", *(digits(e[name]) for name in names)) for e in log]
     return Chart(title, [picture], ("epoch", *map(_said, names)), rows, [(one.look, one.name) for one in drawn])
 

@@ -17,7 +17,7 @@ def trade_off(report: dict[str, Any]) -> list[Chart]:
     """mAP against FLOPs: the stages, and the points of a sweep; apart where they are measured on different splits."""
     rows, sweep = series.stages(report), report.get("sweep")
     together = bool(rows and sweep and sweep["split"] == report["split"])
-    charts = [_trade_off(report, rows, _curves(sweep) if together else [])] if rows else []
+    charts = [_trade_off(report, rows, _curves(sweep) if sweep and together else [])] if rows else []
     return [*charts, _sweep(sweep)] if sweep and not together else charts
 
 
@@ -27,9 +27,9 @@ def _trade_off(report: dict[str, Any], rows: list[dict[str, Any]], curves: list[
     low, high = series.limits(every[:, 1])
     drawn = [*curves, _stages(rows, np.array(xy), 0.075 * (high - low))]  # the stages lie on top
     title = series.what_it_cost(rows)
-    limits = {"x": (0, 1.4 * every[:, 0].max()), "y": (low, high)}
-    labels = {"x_label": "GFLOPs per image", "y_label": f"mAP50-95 on {report['split']}"}
-    return _points(title, svg.xy(title, drawn, **limits, **labels), drawn)
+    x, y_label = (0, 1.4 * every[:, 0].max()), f"mAP50-95 on {report['split']}"
+    picture = svg.xy(title, drawn, x=x, y=(low, high), x_label="GFLOPs per image", y_label=y_label)
+    return _points(title, picture, drawn)
 
 
 def _points(title: str, picture: Markup, drawn: list[Series]) -> Chart:
@@ -41,7 +41,7 @@ def _points(title: str, picture: Markup, drawn: list[Series]) -> Chart:
 
 def _stages(rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> Series:
     """Joined in their order, each named beside its point; the original is grey."""
-    marks = []
+    marks: list[Mark] = []
     for row, (x, y), (right, height) in zip(rows, xy.tolist(), series.apart(xy, gap), strict=True):
         tip = f"{row['stage']}: {x:.3f} GFLOPs, mAP50-95 {y:.3f}"
         marks.append(Mark(x, y, tip, f"{row['stage']} {y:.3f}", not right, height, "" if marks else "before"))
@@ -71,9 +71,9 @@ def _sweep(sweep: dict[str, Any]) -> Chart:
     start = sweep["original"]
     title = f"The sweep: {len(drawn)} ways to cut, nothing trained; the original has mAP50-95 {start['map50_95']:.3f}"
     every = [m for one in drawn for m in one.marks]
-    limits = {"x": (0, 1.05 * max(m.x for m in every)), "y": (0, 1.1 * max(m.y for m in every) or 1)}
-    labels = {"x_label": "GFLOPs per image", "y_label": f"mAP50-95 on {sweep['split']}"}
-    return _points(title, svg.xy(title, drawn, **limits, **labels), drawn)
+    x, y = (0, 1.05 * max(m.x for m in every)), (0, 1.1 * max(m.y for m in every) or 1)
+    y_label = f"mAP50-95 on {sweep['split']}"
+    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image", y_label=y_label), drawn)
 
 
 def rounds(report: dict[str, Any]) -> list[Chart]:
@@ -88,9 +88,9 @@ def rounds(report: dict[str, Any]) -> list[Chart]:
         marks = [Mark(r["flops"] / 1e9, m, f"round {r['round']}, {name}: {m:.3f}") for r, m in there]
         drawn.append(Series(name, look, marks, line=False))
     title = series.rounds_title(report)
-    limits = {"x": (1.05 * way[:, 0].max(), 0.95 * way[:, 0].min()), "y": series.limits(way[:, 1])}
-    labels = {"x_label": "GFLOPs per image, falling", "y_label": f"mAP50-95 on {found['split']}"}
-    picture = svg.xy(title, drawn, **limits, **labels)
+    x, y = (1.05 * way[:, 0].max(), 0.95 * way[:, 0].min()), series.limits(way[:, 1])
+    y_label = f"mAP50-95 on {found['split']}"
+    picture = svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image, falling", y_label=y_label)
     numbers = [
         (r["round"], f"{r['flops'] / 1e9:.3f}", *(three(r[f"map50_95_{key}"]) for key, _, _ in ends))
         for r in found["rounds"]

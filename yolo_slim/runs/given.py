@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolo_slim.config import Config, check
+from yolo_slim.config import Complete, Config, check
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity
 from yolo_slim.runs.identity import Identity
@@ -17,7 +17,7 @@ IMGSZ = 640
 """Where neither the settings nor the run nor the checkpoint say."""
 
 
-def complete(config: Config) -> Config:
+def complete(config: Config) -> Complete:
     """The configuration with what it leaves open taken from the run of its name, if that is of this model.
 
     The image side is else what the checkpoint was trained at. The data set is not: the path in a checkpoint is
@@ -27,7 +27,7 @@ def complete(config: Config) -> Config:
         SlimError: no model, and no run that has one.
     """
     if config.model and config.imgsz and config.data:
-        return config
+        return config if isinstance(config, Complete) else Complete.of(config)
     run = identity.read(config.folder)
     model = config.model or (run.model if run else None)
     if model is None:
@@ -36,7 +36,7 @@ def complete(config: Config) -> Config:
     data, imgsz = config.data or (run.data if run else None), config.imgsz or (run.imgsz if run else _trained_at(model))
     # As if they had been typed: a run may be somebody else's.
     found = check({"model": model, "data": data, "imgsz": imgsz}, f"{config.folder / identity.FILE}")
-    return config.model_copy(update={key: getattr(found, key) for key in ("model", "data", "imgsz")})
+    return Complete.of(config, model=found.model, data=found.data, imgsz=found.imgsz)
 
 
 def _is_of(run: Identity, config: Config) -> bool:
@@ -56,7 +56,7 @@ def _trained_at(model: str) -> int:
     if not checkpoint.is_stored(model):
         return IMGSZ
 
-    side = _fitting(checkpoint.load(model).args.get("imgsz"))  # type: ignore[union-attr,operator]
+    side = _fitting(checkpoint.load(model).args.get("imgsz"))
     if side is None:
         return IMGSZ
     print(f"imgsz={side}, as {model} was trained at")

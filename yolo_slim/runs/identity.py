@@ -7,13 +7,13 @@ stage is done again. These three may not: what was made for others would be mixe
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from yolo_slim import record
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.runs import STAGES, WEIGHTS
 
 FILE = "run.json"
@@ -36,10 +36,10 @@ class Identity:
     imgsz: int
 
 
-def identity_of(config: Config) -> Identity:
+def identity_of(config: Complete) -> Identity:
     """What a complete configuration asks for."""
     model = str(config.model)
-    return Identity(model, sum_of(model), config.data, sum_of_data(config.data), int(config.imgsz or 0))
+    return Identity(model, sum_of(model), config.data, sum_of_data(config.data), config.imgsz)
 
 
 def sum_of(file: str | None) -> str | None:
@@ -68,11 +68,12 @@ def read(folder: Path) -> Identity | None:
 def _parsed(content: Any) -> Identity | None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
-    model, imgsz, rest = content.get("model"), content.get("imgsz"), ("model_sum", "data", "data_sum")
-    sound = isinstance(model, str) and isinstance(imgsz, int) and not isinstance(imgsz, bool) and 0 < imgsz < 1 << 31
-    if not sound or not all(isinstance(content.get(key), (str, type(None))) for key in rest):
-        return None
-    return Identity(model, imgsz=imgsz, **{key: content.get(key) for key in rest})
+    said: list[Any] = [content.get(field.name) for field in fields(Identity)]
+    found = Identity(*said)
+    sides = isinstance(found.imgsz, int) and not isinstance(found.imgsz, bool) and 0 < found.imgsz < 1 << 31
+    rest = (found.model_sum, found.data, found.data_sum)
+    sound = sides and isinstance(found.model, str) and all(isinstance(each, (str, type(None))) for each in rest)
+    return found if sound else None
 
 
 def written(identity: Identity) -> dict[str, Any]:

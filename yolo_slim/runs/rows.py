@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim import checkpoint
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info, labelled
 from yolo_slim.measure import NOT_MEASURED, accuracy, cost
 
 
-def split_of(config: Config) -> str:
+def split_of(config: Complete) -> str:
     """The split every row is measured on: as asked for, else test where it has labels, else val.
 
     Many a benchmark (COCO's test-dev) keeps those labels back.
@@ -21,11 +21,12 @@ def split_of(config: Config) -> str:
     """
     if config.report.split != "auto":
         return config.report.split
-    named = config.data and dataset_info(config.data).get("test")
-    return "test" if named and labelled(config.data, "test") else "val"
+    if not config.data or not dataset_info(config.data).get("test"):
+        return "val"
+    return "test" if labelled(config.data, "test") else "val"
 
 
-def measured(config: Config, weights: Path, split: str | None = None) -> dict[str, Any]:
+def measured(config: Complete, weights: Path, split: str | None = None) -> dict[str, Any]:
     """The row of a table that can be measured alone: size, cost and, with data, accuracy (on the report's split)."""
     detector = checkpoint.load(weights)
     spent = cost(detector, config.imgsz)

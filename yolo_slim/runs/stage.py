@@ -11,7 +11,7 @@ from typing import Any
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError, why
@@ -30,7 +30,7 @@ Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]
 """Does a stage in its folder: outputs by name, metrics, details."""
 
 
-def run_stage(config: Config, stage: str, settings: dict[str, Any], inputs: list[Path], work: Work) -> Record:
+def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: list[Path], work: Work) -> Record:
     """Do a stage unless it was done with the same settings, inputs and code; then write its record, last."""
     check_device(config.device)
     folder = config.folder / stage
@@ -126,13 +126,13 @@ def sums_of(inputs: list[Path]) -> dict[str, str]:
     return sums
 
 
-def finished(config: Config, stage: str) -> Path | None:
+def finished(config: Complete, stage: str) -> Path | None:
     """The weights a stage has written, if it was finished."""
     done = record.read(config.folder / stage)
     return done.output(config.folder / stage) if done else None
 
 
-def lineage(config: Config, before: str | None = None) -> dict[str, Record]:
+def lineage(config: Complete, before: str | None = None) -> dict[str, Record]:
     """The finished stages that build on one another, from the original on; why others are left out is said.
 
     Args:
@@ -155,7 +155,7 @@ def lineage(config: Config, before: str | None = None) -> dict[str, Record]:
     return told
 
 
-def slim_weights(config: Config, done: dict[str, Record]) -> Path | None:
+def slim_weights(config: Complete, done: dict[str, Record]) -> Path | None:
     """The weights of the last stage that made the detector slim, of a lineage."""
     stage = next((stage for stage in reversed(SLIM) if stage in done), None)
     return done[stage].output(config.folder / stage) if stage else None

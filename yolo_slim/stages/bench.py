@@ -10,7 +10,7 @@ from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure, record, report
 from yolo_slim.channels import Costs, trace
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
@@ -21,7 +21,7 @@ from yolo_slim.timing.clock import Clock, Started, clock
 
 
 @continues
-def bench(config: Config) -> Record:
+def bench(config: Complete) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
     done = lineage(config)
     slim = slim_weights(config, done)
@@ -51,9 +51,10 @@ def bench(config: Config) -> Record:
     return run_stage(config, "bench", settings, list(weights.values()), work)
 
 
-def measured_in(config: Config, clocks: list[Clock], detectors: dict[str, nn.Module]) -> dict[str, Any]:
+def measured_in(config: Complete, clocks: list[Clock], detectors: dict[str, nn.Module]) -> dict[str, Any]:
     """The content of bench.json."""
     chosen, rows, layers = config.bench, [], {}
+    assert chosen is not None, "the stage has refused"
     for timer in track(clocks, description="bench"):
         with Scratch() as folder:
             try:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim import report
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 
 
-def train_arguments(config: Config, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
+def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
     """Ultralytics' arguments for a training stage: ours, then whatever its `train:` section says.
 
     Biases of a trained detector warm up from 0 as everything else does. Ultralytics' default lets them start at a

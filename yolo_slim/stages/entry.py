@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from yolo_slim import record
-from yolo_slim.config import Config
+from yolo_slim.config import Complete, Config
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity, locks
 from yolo_slim.runs.given import complete
@@ -18,20 +18,20 @@ from yolo_slim.scratch import temporary
 Done = TypeVar("Done")
 
 
-def begins(stage: Callable[[Config], Done]) -> Callable[[Config], Done]:
+def begins(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
     """A stage that reads the model, and may be the first of a run."""
     return _entering(stage, begins=True)
 
 
-def continues(stage: Callable[[Config], Done]) -> Callable[[Config], Done]:
+def continues(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
     """A stage that goes by what the run holds already."""
     return _entering(stage, begins=False)
 
 
-def _entering(stage: Callable[[Config], Done], *, begins: bool) -> Callable[[Config], Done]:
+def _entering(stage: Callable[[Complete], Done], *, begins: bool) -> Callable[[Config], Done]:
     @functools.wraps(stage)
-    def entered(config: Config) -> Done:
-        config = complete(config)
+    def entered(asked: Config) -> Done:
+        config = complete(asked)
         with alone(config) as first:
             if first:
                 _own(config, begins=begins)
@@ -65,7 +65,7 @@ def alone(config: Config) -> Iterator[bool]:
             Path(config.runs).rmdir()
 
 
-def _own(config: Config, *, begins: bool) -> None:
+def _own(config: Complete, *, begins: bool) -> None:
     """Nothing, if the run is of this experiment, or of none yet; with `overwrite`, what is there is put away first.
 
     Raises:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_slim import checkpoint, deploy, record, report
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import split_of
@@ -44,7 +45,7 @@ class File(NamedTuple):
 
 
 @continues
-def export(config: Config) -> Record:
+def export(config: Complete) -> Record:
     """runs/<name>/export/: slim.onnx and whatever else `export.formats` and `export.int8` ask for."""
     start = slim_weights(config, lineage(config))
     if start is None:
@@ -70,22 +71,22 @@ def export(config: Config) -> Record:
     return run_stage(config, "export", settings, [start], work)
 
 
-def exported(config: Config, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
+def exported(config: Complete, weights: Path, folder: Path) -> tuple[list[File], list[dict[str, Any]]]:
     """All that the `export:` section asks for, written to a folder and compared with PyTorch: a row a file."""
     detector = checkpoint.load(weights)
-    dataset_for(detector, config.data, str(weights))
+    dataset_for(detector, config.dataset, str(weights))
     _check_side(config, detector)
     card = _card(weights, detector)
     files = [*_floats(config, weights, card, folder), *_quantised(config, weights, card, detector, folder)]
     return files, _judged(config, weights, detector, files)
 
 
-def missing(config: Config) -> list[str]:
+def missing(config: Complete) -> list[str]:
     """The packages that this export needs and that are not installed."""
     return list(dict.fromkeys([*deploy.missing(config.export.formats), *deploy.missing_int8(config.export.int8)]))
 
 
-def rehearse_export(config: Config) -> None:
+def rehearse_export(config: Complete) -> None:
     """What is wrong with `export.int8_float` and `export.imgsz` shows before hours of training.
 
     Raises:
@@ -99,7 +100,7 @@ def rehearse_export(config: Config) -> None:
         deploy.float_layers(detector, config.export.int8_float)
 
 
-def _check_side(config: Config, detector: nn.Module) -> None:
+def _check_side(config: Complete, detector: Detector) -> None:
     side, stride = _imgsz(config), int(detector.stride.max())
     if side % stride:
         raise SlimError(
@@ -108,18 +109,18 @@ def _check_side(config: Config, detector: nn.Module) -> None:
         )
 
 
-def _imgsz(config: Config) -> int:
+def _imgsz(config: Complete) -> int:
     return config.export.imgsz or config.imgsz
 
 
-def _card(weights: Path, detector: nn.Module) -> dict[str, Any]:
+def _card(weights: Path, detector: Detector) -> dict[str, Any]:
     """What every file carries: the checkpoint's own card, which checkpoint that is, and the channels it kept."""
     plan = (detector.yaml.get("slim") or {}).get("cuts", [])
     begun = checkpoint.card(weights) or {"steps": [], "versions": record.versions()}
     return {**begun, "weights": {"file": weights.name, "sha256": record.sha256(weights)}, "plan": plan}
 
 
-def _written(config: Config, weights: Path, card: dict[str, Any], folder: Path, format: str) -> Path:
+def _written(config: Complete, weights: Path, card: dict[str, Any], folder: Path, format: str) -> Path:
     """The detector in a format; arguments that the format does not take are left out, and said."""
     asked = {"opset": config.export.opset, "simplify": config.export.simplify, "data": config.data}
     # Ultralytics takes nms=False for a wish of its own: the head of newer detectors that needs none.
@@ -134,7 +135,7 @@ def _written(config: Config, weights: Path, card: dict[str, Any], folder: Path, 
         return deploy.export_file(weights, target, _imgsz(config), format, card=card, **arguments)
 
 
-def _floats(config: Config, weights: Path, card: dict[str, Any], folder: Path) -> Iterator[File]:
+def _floats(config: Complete, weights: Path, card: dict[str, Any], folder: Path) -> Iterator[File]:
     for format in config.export.formats:
         nms = config.export.nms and "nms" in deploy.taken(format)
         precision = "int8" if format in deploy.ROUNDED else "fp32"
@@ -142,14 +143,14 @@ def _floats(config: Config, weights: Path, card: dict[str, Any], folder: Path) -
 
 
 def _quantised(
-    config: Config, weights: Path, card: dict[str, Any], detector: nn.Module, folder: Path
+    config: Complete, weights: Path, card: dict[str, Any], detector: Detector, folder: Path
 ) -> Iterator[File]:
     """From files in float that are written for it alone."""
     chosen = config.export
     if not chosen.int8:
         return
     floats = deploy.float_layers(detector, chosen.int8_float)
-    batches = Batches(config.data, _imgsz(config), chosen.calib_images, seed=config.seed, batch=1)
+    batches = Batches(config.dataset, _imgsz(config), chosen.calib_images, seed=config.seed, batch=1)
     images = [batch.numpy() for batch in batches]
     for format in chosen.int8:
         target = folder / f"slim_int8{deploy.suffix(format)}"
@@ -158,11 +159,11 @@ def _quantised(
             yield File(format, "int8", deploy.quantize(format, source, target, images, floats), chosen.nms)
 
 
-def _judged(config: Config, weights: Path, detector: nn.Module, files: list[File]) -> list[dict[str, Any]]:
+def _judged(config: Complete, weights: Path, detector: Detector, files: list[File]) -> list[dict[str, Any]]:
     """A row a file: what it differs by from PyTorch, in numbers and in mAP."""
     split = split_of(config)
-    batches = list(Batches(config.data, _imgsz(config), config.export.images, split=split, batch=1))
-    worth = partial(accuracy, data=config.data, imgsz=_imgsz(config), split=split)
+    batches = list(Batches(config.dataset, _imgsz(config), config.export.images, split=split, batch=1))
+    worth = partial(accuracy, data=config.dataset, imgsz=_imgsz(config), split=split)
     pytorch = {nms: worth(deploy.with_nms(detector) if nms else detector) for nms in {file.nms for file in files}}
     if not all(of["labels"] for of in pytorch.values()):
         console.print(f"export: {report.not_measured({'split': split})}; files are held against PyTorch by raw outputs")
@@ -206,7 +207,7 @@ def _sides(row: dict[str, Any]) -> int:
     return 1 if row["precision"] == "int8" else 2
 
 
-def _row(config: Config, file: File) -> dict[str, Any]:
+def _row(config: Complete, file: File) -> dict[str, Any]:
     """What is known of a file before it is run, in the order of the record."""
     exact = file.precision == "fp32"
     return {
@@ -228,9 +229,7 @@ def _row(config: Config, file: File) -> dict[str, Any]:
     }
 
 
-def _elsewhere(
-    file: File, detector: nn.Module, batches: list[Tensor]
-) -> tuple[dict[str, float | None], dict[str, str]]:
+def _elsewhere(file: File, detector: Detector, batches: list[Tensor]) -> tuple[dict[str, float | None], dict[str, str]]:
     """The same comparison in the other runtimes that read this format; and of those that cannot run it, why."""
     found: dict[str, float | None] = {}
     failed: dict[str, str] = {}

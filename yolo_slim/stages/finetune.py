@@ -15,7 +15,7 @@ import torch
 from ultralytics.data.utils import IMG_FORMATS
 
 from yolo_slim import checkpoint, record
-from yolo_slim.config import Config, Distill
+from yolo_slim.config import Complete, Distill
 from yolo_slim.data import dataset_info
 from yolo_slim.data.batches import Batches
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
@@ -36,7 +36,7 @@ ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 
 
 @continues
-def finetune(config: Config) -> Record:
+def finetune(config: Complete) -> Record:
     """runs/<name>/finetuned/slim.pt."""
     pruned = lineage(config, "finetuned").get("pruned")
     if pruned is None:
@@ -47,7 +47,7 @@ def finetune(config: Config) -> Record:
     return tune(config, "finetuned", pruned.output(config.folder / "pruned"), config.finetune.epochs)
 
 
-def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
+def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
     """runs/<name>/<stage>/slim.pt: `start` trained as `finetune:` says, measured on `split` (default: the report's)."""
     chosen = config.finetune
     settings = {**chosen.model_dump(), "epochs": epochs, "imgsz": config.imgsz, "seed": config.seed}
@@ -72,7 +72,7 @@ def tune(config: Config, stage: str, start: Path, epochs: int, split: str | None
     return run_stage(config, stage, settings, inputs, work)
 
 
-def rehearse_distill(config: Config) -> None:
+def rehearse_distill(config: Complete) -> None:
     """What is wrong with `finetune.distill` shows before hours of training: the original stands for the student.
 
     Raises:
@@ -167,14 +167,14 @@ def pictures(chosen: Distill) -> dict[str, str]:
     return found
 
 
-def teachers_of(config: Config) -> list[Path]:
+def teachers_of(config: Complete) -> list[Path]:
     """The checkpoints that `finetune.distill` names.
 
     Raises:
         SlimError: one is not there, or no detector.
     """
-    found = []
-    for teacher in asked(config.finetune.distill):
+    found, chosen = [], config.finetune.distill
+    for teacher in asked(chosen) if chosen else ():
         path = finished(config, "original") if teacher == "original" else Path(teacher)
         if path is None:
             raise SlimError(

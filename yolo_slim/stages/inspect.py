@@ -16,8 +16,9 @@ from yolo_slim import checkpoint, deploy
 from yolo_slim.channels import Trace, composed, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.rounds import Cut
-from yolo_slim.config import Config, Finetune, Prune, SparseTrain, words
+from yolo_slim.config import Complete, Finetune, Prune, SparseTrain, words
 from yolo_slim.console import Terminal, console
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import whole
 from yolo_slim.formats.families import known_family
 from yolo_slim.formats.model_yaml import layers_of
@@ -34,7 +35,7 @@ SHOWN = 12
 PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 
-def inspect(config: Config) -> None:
+def inspect(config: Complete) -> None:
     """Print the table; of an exported file, what it carries about itself."""
     if not config.model.endswith((".yaml", ".yml")) and not checkpoint.is_stored(config.model):
         card = deploy.card_in(Path(config.model))
@@ -110,7 +111,7 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
     return [f"Plan: {len(told)} convolutions are narrower: {', '.join([*told[:SHOWN], *more])}"]
 
 
-def _before(detector: nn.Module) -> dict[str, int]:
+def _before(detector: Detector) -> dict[str, int]:
     """The widths that a slim detector had when it was whole, where its YAML tells."""
     if not known_family(detector, "the table").rebuilds:
         return {}
@@ -131,10 +132,10 @@ def _set(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: _set(v) if isinstance(v, dict) else v for k, v in settings.items() if v is not None}
 
 
-def _row(detector: object, wiring: Trace, conv: Conv, group: int | None) -> list[str]:
+def _row(detector: Detector, wiring: Trace, conv: Conv, group: int | None) -> list[str]:
     weights = conv.kernel * (1 if conv.depthwise else len(conv.inputs) // conv.groups) * len(conv.outputs)
     scales = ""
-    if conv.norm and (w := detector.get_submodule(conv.norm).weight) is not None:  # type: ignore[attr-defined]
+    if conv.norm and (w := wiring.norms[conv.norm].layer(detector).weight) is not None:
         scales = " ".join(f"{v:.2f}" for v in np.quantile(w.detach().abs().numpy(), [0.05, 0.5, 0.95]))
     g = wiring.groups[group] if group is not None else None
     tied = [_short(p) for p in g.producers if p != conv.name] if g else []

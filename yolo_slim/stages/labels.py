@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
 
 
-def val_labelled(config: Config) -> bool:
+def val_labelled(config: Complete) -> bool:
     """Whether any image of val has a label; false where there is no data set."""
-    return bool(config.data) and labelled(config.data, "val")
+    return config.data is not None and labelled(config.data, "val")
 
 
-def need_labels(config: Config, purpose: str) -> None:
+def need_labels(config: Complete, purpose: str) -> None:
     """Before hours of work that would come to nothing.
 
     Args:
@@ -30,7 +30,7 @@ def need_labels(config: Config, purpose: str) -> None:
         )
 
 
-def tell_if_unlabelled(config: Config) -> None:
+def tell_if_unlabelled(config: Complete) -> None:
     """Before a training that keeps its best epoch: without labels there is none."""
     if not val_labelled(config):
         console.print(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim import record
-from yolo_slim.config import Config, Prune
+from yolo_slim.config import Complete, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.timing.clock import timing
 
@@ -16,7 +16,7 @@ RECOVERY = {"absorb", "reconstruct", "recalibrate"}
 """Settings of `prune:` that have no say in which channels go: what those that stay make up for it by."""
 
 
-def landing_mode(config: Config) -> str | None:
+def landing_mode(config: Complete) -> str | None:
     """The mode of a sparse training that chooses the channels itself; None: the prune stage chooses them."""
     chosen = config.sparse_train
     return chosen.mode if chosen.epochs and chosen.mode in PLANNED else None
@@ -47,13 +47,13 @@ def compatible(chosen: Prune, landing: str | None) -> None:
         )
 
 
-def decisive(config: Config) -> dict[str, Any]:
+def decisive(config: Complete) -> dict[str, Any]:
     """What decides which channels go: a plan made before holds as long as this is the same."""
     chosen = {k: v for k, v in config.prune.model_dump(mode="json").items() if k not in RECOVERY}
     return {**chosen, "imgsz": config.imgsz, **timing(config)}
 
 
-def landed_plan(config: Config) -> Path | None:
+def landed_plan(config: Complete) -> Path | None:
     """The plan that sparse training has worked towards; None without sparse training, or in a mode that makes none.
 
     Raises:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.utils import DEFAULT_CFG_DICT, remove_colorstr
 
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
 from yolo_slim.training.steps import accumulated, optimizer_steps
 
 
-def landing_arguments(config: Config) -> dict[str, Any]:
+def landing_arguments(config: Complete) -> dict[str, Any]:
     """`sparse_train.train`, in which a landing takes a step each batch unless it says otherwise (`nbs`).
 
     Ultralytics gathers 64 images for a step. On a small data set that leaves a landing few of them
@@ -29,7 +28,7 @@ def landing_arguments(config: Config) -> dict[str, Any]:
     return {**({"nbs": int(batch)} if fixed else {}), **chosen.train}
 
 
-def enough_steps(config: Config) -> None:
+def enough_steps(config: Complete) -> None:
     """Nothing, where sparse training lands no channels, or takes `sparse_train.min_steps` for it.
 
     The number comes from scripts/bench_landing.py: a landing of 13 steps leaves 62 of 72 images of BCCD without a
@@ -64,7 +63,8 @@ def training_images(data: str, fraction: float | list) -> int:
     """Training images, as Ultralytics finds them; those that it cannot read among them."""
     info = dataset_info(data)
     try:
-        asked = SimpleNamespace(prefix="", fraction=get_split_fraction(fraction, "train"))
-        return len(BaseDataset.get_img_files(asked, info["train"]))
+        asked = BaseDataset.__new__(BaseDataset)
+        asked.prefix, asked.fraction = "", get_split_fraction(fraction, "train")
+        return len(asked.get_img_files(info["train"]))
     except (OSError, ValueError) as e:
         raise SlimError(f"cannot read the 'train' images of {data}: {remove_colorstr(str(e))}") from e

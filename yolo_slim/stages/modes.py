@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.stages.landed import PLANNED
 from yolo_slim.training.choosing import CHOICE, SCAN
 from yolo_slim.training.forced import SETTINGS
@@ -23,7 +23,7 @@ TRAINERS = {
 }
 
 
-def files_of(config: Config, scan: Path | None = None) -> dict[str, Any]:
+def files_of(config: Complete, scan: Path | None = None) -> dict[str, Any]:
     """What the mode's trainer finds in its run folder: name -> content. `scan` is for solver sensitivity."""
     chosen = config.sparse_train
     wanted = {

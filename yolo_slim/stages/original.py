@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import image_channels
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
+from yolo_slim.formats.detector import Detector
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured, split_of
 from yolo_slim.runs.stage import run_stage
@@ -18,10 +20,10 @@ from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
 
 
-def original(config: Config) -> Record:
+def original(config: Complete) -> Record:
     """runs/<name>/original/original.pt: the detector as the other stages read it."""
     untrained = config.model.endswith((".yaml", ".yml"))
-    settings = {"imgsz": config.imgsz}
+    settings: dict[str, Any] = {"imgsz": config.imgsz}
     if untrained:
         settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
     else:
@@ -42,7 +44,7 @@ def original(config: Config) -> Record:
     return run_stage(config, "original", settings, [] if untrained else [Path(config.model)], work)
 
 
-def _train(config: Config, folder: Path, settings: dict) -> object:
+def _train(config: Complete, folder: Path, settings: dict[str, Any]) -> Detector:
     checkpoint.build(config.model)  # a clear message before anything is written
     tell_if_unlabelled(config)
     arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=True)

@@ -11,7 +11,7 @@ import numpy as np
 from ultralytics.utils.patches import imread
 
 from yolo_slim import checkpoint, report
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import dataset_info
 from yolo_slim.data.facts import images_of
@@ -22,7 +22,7 @@ LOOKED_AT, SHOWN, SIDE = 100, 12, 480
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
 
 
-def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+def pictures(config: Complete, before: Path, after: Path) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
     """Look at up to LOOKED_AT images of the split; the SHOWN that changed most, as small JPEGs.
 
     Returns:
@@ -43,14 +43,16 @@ def pictures(config: Config, before: Path, after: Path) -> tuple[dict[str, Any] 
     return {"looked_at": len(every), "of": len(files), "shown": shown}, small
 
 
-def _files(config: Config) -> tuple[list[str], dict[str, Any]]:
+def _files(config: Complete) -> tuple[list[str], dict[str, Any]]:
     """The readable images of the split, and the data set's own words."""
-    info, split = dataset_info(config.data), split_of(config)
+    info, split = dataset_info(config.dataset), split_of(config)
     return sorted(images_of(info, split, config.imgsz).im_files), info
 
 
 def _read(file: str) -> np.ndarray:
-    return imread(file, cv2.IMREAD_COLOR)  # as Ultralytics reads it, turned as the camera was held
+    image = imread(file, cv2.IMREAD_COLOR)  # as Ultralytics reads it, turned as the camera was held
+    assert image is not None, "those that cannot be read are not among them"
+    return image
 
 
 def _small(image: np.ndarray) -> bytes:

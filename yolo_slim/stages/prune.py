@@ -9,7 +9,7 @@ from typing import Any
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Start
 from yolo_slim.channels.select import amount
-from yolo_slim.config import Config, Prune
+from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.pruning.choose import Findings, curves_in, evidence_from, sources
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
@@ -25,7 +25,7 @@ from yolo_slim.timing.stopwatch import said, stopwatch
 
 
 @begins
-def prune_stage(config: Config) -> Record:
+def prune_stage(config: Complete) -> Record:
     """runs/<name>/pruned/pruned.pt and kept.json, the cut as a list to replay."""
     start, plan = unpruned(config), landed_plan(config)
     compatible(config.prune, config.sparse_train.mode if plan else None)
@@ -37,7 +37,7 @@ def prune_stage(config: Config) -> Record:
 
 
 def cut_stage(
-    config: Config,
+    config: Complete,
     stage: str,
     weights: Path,
     chosen: Prune,
@@ -82,7 +82,9 @@ def cut_stage(
         row = measured(config, pruned, split)
         say(stage, row, pruned)
         if plan and row["map50_95"] is not None:
-            before = record.read(config.folder / "sparse").metrics["map50_95"]
+            sparse = record.read(config.folder / "sparse")
+            assert sparse is not None, "it has just been followed"
+            before = sparse.metrics["map50_95"]
             console.print(f"mAP50-95 before the cut {before:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": pruned, "kept": folder / "kept.json"}, row, _details(result)
 
@@ -115,7 +117,7 @@ def _details(result: Pruned) -> dict[str, Any]:
     }
 
 
-def _tell(result: Pruned, config: Config) -> None:
+def _tell(result: Pruned, config: Complete) -> None:
     cost = result.cost
     asked = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.asked.items()) or "ratios by layer"
     got = ", ".join(f"{k} {amount(k, v)}" for k, v in cost.achieved.items())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from yolo_slim import checkpoint
 from yolo_slim.channels import Curve, trace
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info, labelled
+from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import Findings, choose
@@ -17,7 +16,7 @@ from yolo_slim.timing.clock import layer_table
 from yolo_slim.training.folder import check_fits
 
 
-def rehearse(config: Config) -> None:
+def rehearse(config: Complete) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
 
     Raises:
@@ -42,7 +41,7 @@ def rehearse(config: Config) -> None:
         labelled(config.data, "val")  # its images can be read
 
 
-def rehearse_training(config: Config, detector: nn.Module) -> None:
+def rehearse_training(config: Complete, detector: Detector) -> None:
     """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
 
     Raises:

@@ -8,13 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import trace
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.runs.lineage import story
@@ -31,7 +30,7 @@ CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 
 
 @continues
-def report_stage(config: Config) -> Record:
+def report_stage(config: Complete) -> Record:
     """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
     done = lineage(config)
     if "original" not in done:
@@ -41,14 +40,17 @@ def report_stage(config: Config) -> Record:
     exported = _failed_export(config, done) or (beside["export"].metrics if beside["export"] else None)
     left_out = story(config.folder)[1]
     settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported, "left_out": left_out}
-    files = {name: beside[name].output(config.folder / name, "json") for name in ("sweep", "bench") if beside[name]}
+    files = {
+        name: done_too.output(config.folder / name, "json") for name in ("sweep", "bench") if (done_too := beside[name])
+    }
 
     def work(folder: Path) -> tuple:
         content = gather(config, weights, done)
         content |= {"export": exported, "left_out": left_out}
         read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
         content |= {"sweep": read.get("sweep"), "bench": read.get("bench")}
-        content["pictures"], small = None, {}
+        small: dict[str, bytes] = {}
+        content["pictures"] = None
         if config.data and len(weights) > 1:
             content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
         outputs = _write(folder, content, small)
@@ -75,14 +77,14 @@ def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> di
     return outputs | {p.stem: p for p in plots}
 
 
-def _beside(config: Config, stage: str, done: dict[str, Record]) -> Record | None:
+def _beside(config: Complete, stage: str, done: dict[str, Record]) -> Record | None:
     """A stage that is no row: its record, unless it was made from weights that are no longer there."""
     found = record.read(config.folder / stage)
     source = "original" if stage == "sweep" else list(done)[-1]
     return found if found and done[source].sums["weights"] in found.inputs.values() else None
 
 
-def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | None:
+def _failed_export(config: Complete, done: dict[str, Record]) -> dict[str, Any] | None:
     """What an export of the last weights has found, and what was wrong with it: it has no record of its own."""
     found = record.read_json(config.folder / "export" / FOUND)
     if not isinstance(found, dict) or not found.keys() >= {"weights", "files", "wrong"} or not found["wrong"]:
@@ -91,7 +93,7 @@ def _failed_export(config: Config, done: dict[str, Record]) -> dict[str, Any] | 
     return {"files": found["files"], "wrong": found["wrong"]} if of_these else None
 
 
-def gather(config: Config, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:
+def gather(config: Complete, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:
     """The content of report.json."""
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
     split = split_of(config) if config.data else None
@@ -133,8 +135,9 @@ def _curves(file: Path, keys: tuple[str, ...]) -> list[dict[str, float]]:
         return []
 
 
-def _scales(detector: torch.nn.Module) -> list[float]:
+def _scales(detector: Detector) -> list[float]:
     """|gamma| of every batch norm whose channels may be removed."""
     wiring = trace(detector, 64 if int(detector.stride.max()) <= 32 else 128)
     names = dict.fromkeys(n for g in wiring.free for n in g.norms)
-    return [round(float(v), 5) for n in names for v in detector.get_submodule(n).weight.detach().abs()]
+    found = (wiring.norms[name].layer(detector).weight for name in names)
+    return [round(float(v), 5) for weight in found if weight is not None for v in weight.detach().abs()]

@@ -17,7 +17,7 @@ from rich.markdown import Markdown
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import SCHEDULES, Costs, Start, composed, trace
 from yolo_slim.channels.space import SLACK
-from yolo_slim.config import Config, Prune
+from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
@@ -46,7 +46,7 @@ class Round:
         return self.tuned.metrics["map50_95"] if self.tuned else None
 
 
-def prune_in_rounds(config: Config, start: Path) -> Record:
+def prune_in_rounds(config: Complete, start: Path) -> Record:
     """runs/<name>/pruned/{pruned.pt, kept.json} as after one cut of `start`, and rounds/<k>/{cut, finetuned}/.
 
     Raises:
@@ -67,7 +67,9 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
     taught = distill and distill.teacher != "original"
 
     def work(folder: Path) -> tuple:
-        before = measured(config, finished(config, "original"), SPLIT)
+        first = finished(config, "original")
+        assert first is not None, "`start` comes from it"
+        before = measured(config, first, SPLIT)
         whole = before["map50_95"]
         rounds, stopped = _until_stopped(config, start, before)
         used = rounds[:-1] if stopped else rounds
@@ -83,7 +85,7 @@ def prune_in_rounds(config: Config, start: Path) -> Record:
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
 
 
-def _until_stopped(config: Config, start: Path, whole: dict[str, Any]) -> tuple[list[Round], str | None]:
+def _until_stopped(config: Complete, start: Path, whole: dict[str, Any]) -> tuple[list[Round], str | None]:
     """The rounds, and why they ended early; the last one is then the one that fell too far."""
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
     detector = checkpoint.load(start)
@@ -100,8 +102,10 @@ def _until_stopped(config: Config, start: Path, whole: dict[str, Any]) -> tuple[
             )
         )
         tuned = rounds[-1].tuned
-        drop = whole["map50_95"] - tuned.metrics["map50_95"] if limit is not None and tuned else 0.0
-        if limit is not None and drop > limit + SLACK:
+        if limit is None or tuned is None:
+            continue
+        drop = whole["map50_95"] - tuned.metrics["map50_95"]
+        if drop > limit + SLACK:
             sure = report.in_brackets(report.sure(tuned.metrics, whole))
             said = (
                 f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) "
@@ -117,7 +121,7 @@ def _until_stopped(config: Config, start: Path, whole: dict[str, Any]) -> tuple[
 
 
 def _round(
-    config: Config,
+    config: Complete,
     k: int,
     weights: Path,
     start: Start,
@@ -162,16 +166,16 @@ def _asked(
     return asked, chosen.model_copy(update=update)
 
 
-def _weights(config: Config, r: Round) -> Path:
+def _weights(config: Complete, r: Round) -> Path:
     last = r.tuned or r.cut
     return last.output(config.folder / last.stage)
 
 
-def _kept(config: Config, r: Round) -> dict[str, list[int]]:
+def _kept(config: Complete, r: Round) -> dict[str, list[int]]:
     return json.loads(r.cut.output(config.folder / r.cut.stage, "kept").read_text(encoding="utf-8"))
 
 
-def _details(config: Config, rounds: list[Round], used: int) -> dict[str, Any]:
+def _details(config: Complete, rounds: list[Round], used: int) -> dict[str, Any]:
     """As of one cut, from the first round's detector to the last one's that is used."""
     first, last = rounds[0].cut.details, rounds[used - 1].cut.details
     after = {w["layer"]: w["after"] for w in last["widths"]}  # without layers whose branch went in an earlier round

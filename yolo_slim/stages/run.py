@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
@@ -17,7 +17,7 @@ from yolo_slim.stages.sparse_train import sparse_train
 
 
 @begins
-def run(config: Config) -> Record:
+def run(config: Complete) -> Record:
     """From detector to slim detector, with its report."""
     rehearse(config)
     rehearse_distill(config)

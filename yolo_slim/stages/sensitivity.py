@@ -19,11 +19,12 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import Group, Trace, masked, trace
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data import one_class, yaml_of
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.measure import accuracy
 from yolo_slim.measure.loss import detection_loss
 from yolo_slim.pruning.choose import evidence_from, judge, sources
@@ -48,7 +49,7 @@ Worth = Callable[[nn.Module], float]
 
 
 @begins
-def sensitivity(config: Config) -> Record:
+def sensitivity(config: Complete) -> Record:
     """runs/<name>/sensitivity/sensitivity.json and sensitivity.png, of the detector that channels are chosen in.
 
     A landing chooses in the original: what training has brought to zero by then says nothing of what may go.
@@ -59,7 +60,7 @@ def sensitivity(config: Config) -> Record:
     return scan_of(config, start)
 
 
-def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
+def scan_of(config: Complete, start: Path, stage: str = "sensitivity") -> Record:
     """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
     need_labels(config, "the scan measures loss or mAP")
     wanted = config.prune.sensitivity
@@ -85,12 +86,12 @@ def scan_of(config: Config, start: Path, stage: str = "sensitivity") -> Record:
     return run_stage(config, stage, settings, inputs, work)
 
 
-def scanned(config: Config) -> Path:
+def scanned(config: Complete) -> Path:
     """The scan of the detector that channels are chosen in, made now if it is not there."""
     return sensitivity(config).output(config.folder / "sensitivity", "scan")
 
 
-def measure(config: Config, detector: nn.Module, scan: dict[str, Any], file: Path) -> None:
+def measure(config: Complete, detector: Detector, scan: dict[str, Any], file: Path) -> None:
     """Evaluate what is still missing in the scan, which grows on disk group by group; the detector is left alone."""
     wiring = trace(detector, config.imgsz)
     scores = judge(detector, wiring, config.prune, evidence_from(config, detector))
@@ -122,7 +123,7 @@ def lowest_gone(wiring: Trace, group: Group, scores: np.ndarray, ratio: float) -
     return kept
 
 
-def _worth(config: Config, single_cls: bool) -> Worth:
+def _worth(config: Complete, single_cls: bool) -> Worth:
     wanted = config.prune.sensitivity
     where = select_device(config.device, verbose=False)
     if wanted.metric == "map50_95":
@@ -131,7 +132,7 @@ def _worth(config: Config, single_cls: bool) -> Worth:
     # Not the training images: there the detector is better than it is, and scores may have been made on them.
     seed = config.prune.seed
     batches = Batches(
-        config.data, config.imgsz, wanted.images, split="val", seed=seed, labelled=True, single_cls=single_cls
+        config.dataset, config.imgsz, wanted.images, split="val", seed=seed, labelled=True, single_cls=single_cls
     )
 
     @torch.no_grad()
@@ -147,9 +148,9 @@ def _worth(config: Config, single_cls: bool) -> Worth:
     return loss
 
 
-def _map(detector: nn.Module, config: Config) -> float:
+def _map(detector: nn.Module, config: Complete) -> float:
     with quietly():
-        return accuracy(detector, str(config.data), config.imgsz, "val", config.device)["map50_95"]
+        return accuracy(detector, config.dataset, config.imgsz, "val", config.device)["map50_95"]
 
 
 def _begun(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:

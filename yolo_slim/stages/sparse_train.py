@@ -10,7 +10,7 @@ from torch import nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import Plan, silent, trace
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
@@ -31,7 +31,7 @@ from yolo_slim.training.polarization import first_local_min
 
 
 @begins
-def sparse_train(config: Config) -> Record:
+def sparse_train(config: Complete) -> Record:
     """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales, epoch by epoch), and plan.json in modes that choose."""
     chosen = config.sparse_train
     if not chosen.epochs:
@@ -80,7 +80,7 @@ def sparse_train(config: Config) -> Record:
     return run_stage(config, "sparse", settings, inputs, work)
 
 
-def _parted(detector: nn.Module, config: Config) -> dict[str, Any]:
+def _parted(detector: nn.Module, config: Complete) -> dict[str, Any]:
     """The threshold that the histogram of the scales suggests, and the share of the channels below it; both told."""
     scores = score(detector, trace(detector, config.imgsz), "bn_scale")
     scales = np.concatenate(list(scores.values()))
@@ -97,7 +97,7 @@ def _parted(detector: nn.Module, config: Config) -> dict[str, Any]:
     return {"threshold": threshold, "share_below": share}
 
 
-def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Config) -> dict[str, list[int]]:
+def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Complete) -> dict[str, list[int]]:
     """The plan that training has ended with: convolution -> outputs that stay, where any go."""
     wiring = trace(detector, config.imgsz)
     if ckpt["kept"] is None:

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from yolo_slim import checkpoint, record, report
-from yolo_slim.config import RECOVERIES, Config, Prune, Target, section, words
+from yolo_slim.config import RECOVERIES, Complete, Prune, Target, section, words
 from yolo_slim.console import Terminal, console
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
@@ -40,7 +40,7 @@ PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
 
 
 @begins
-def sweep(config: Config) -> Record:
+def sweep(config: Complete) -> Record:
     """runs/<name>/sweep/: sweep.json, sweep.md, sweep.png, and a file for each point that is kept over a kill."""
     _check(config)
     start = original(config).output(config.folder / "original")
@@ -68,7 +68,7 @@ def sweep(config: Config) -> Record:
     return done
 
 
-def _check(config: Config) -> None:
+def _check(config: Complete) -> None:
     """What is wrong with the settings shows before anything runs."""
     check_device(config.device)
     if not config.data:
@@ -79,7 +79,7 @@ def _check(config: Config) -> None:
     need_labels(config, "a sweep compares detectors by mAP")
 
 
-def grid(config: Config, weights: Path) -> list[Point]:
+def grid(config: Complete, weights: Path) -> list[Point]:
     """The original, then every point: the user's `prune:` section with criterion, target and recovery replaced."""
     chosen = config.sweep
     val = config.model_copy(update={"report": config.report.model_copy(update={"split": "val"})})
@@ -106,7 +106,7 @@ def section_of(prune: Prune, criterion: str, share: float, recovery: str) -> Pru
     return prune.model_copy(update=replaced)
 
 
-def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
+def _make(config: Complete, points: list[Point], folder: Path) -> dict[str, str]:
     """Make what is not there yet; key -> why, of the points that cannot be made."""
     missing = [point for point in points if not point.finished()]
     if len(missing) < len(points):
@@ -121,7 +121,7 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
         if first.scan:
             scan_of(first.config, first.weights, f"{SCANS}/{file_name(name)}")
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
-        _ = Batches(config.data, config.imgsz, 1, split=split).items
+        _ = Batches(config.dataset, config.imgsz, 1, split=split).items
     layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it
     where = executor(config.sweep, missing[0].threads, folder / "workers.log", config.device)
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
@@ -133,10 +133,11 @@ def _make(config: Config, points: list[Point], folder: Path) -> dict[str, str]:
     return failed
 
 
-def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[str, Any]:
+def gather(config: Complete, points: list[Point], failed: dict[str, str]) -> dict[str, Any]:
     """The content of sweep.json."""
-    made = {point.key: point.finished() for point in points if point.key not in failed}
-    if lost := [key for key, done in made.items() if done is None]:
+    found = {point.key: point.finished() for point in points if point.key not in failed}
+    made = {key: done for key, done in found.items() if done is not None}
+    if lost := [key for key in found if key not in made]:
         raise SlimError(
             f"points were made, but their files are not in {points[0].folder}: {', '.join(lost)}. "
             "The nodes of a cluster must write to the same disk"
@@ -169,7 +170,7 @@ def gather(config: Config, points: list[Point], failed: dict[str, str]) -> dict[
     return content
 
 
-def command(config: Config, stage: str) -> str:
+def command(config: Complete, stage: str) -> str:
     """What to type for a stage with these settings, on the original: exact, whatever file they came from.
 
     In a run of a name that is free: what this one has come to stays.

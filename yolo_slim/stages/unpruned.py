@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolo_slim import record
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.runs.stage import finished
@@ -13,7 +13,7 @@ from yolo_slim.stages.original import original
 from yolo_slim.training.resuming import STARTED
 
 
-def unpruned(config: Config) -> Path:
+def unpruned(config: Complete) -> Path:
     """The sparse-trained weights where the configuration has that stage and it was done, else the original.
 
     Raises:
@@ -36,7 +36,7 @@ def unpruned(config: Config) -> Path:
     return start
 
 
-def _of_this_model(config: Config) -> bool:
+def _of_this_model(config: Complete) -> bool:
     """Whether the sparse detector comes from the original that is there now."""
     first, sparse = (record.read(config.folder / stage) for stage in ("original", "sparse"))
     return bool(first and sparse and sparse.source == first.sums["weights"])

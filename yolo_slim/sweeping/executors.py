@@ -94,7 +94,8 @@ def _settle(log: str) -> None:
 
 
 def _follow() -> None:
-    parent_process().join()
+    if sweep := parent_process():
+        sweep.join()
     os._exit(1)
 
 

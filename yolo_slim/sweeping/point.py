@@ -19,7 +19,7 @@ from ultralytics.utils import torch_utils
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
-from yolo_slim.config import RECOVERIES, Config
+from yolo_slim.config import RECOVERIES, Complete
 from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
@@ -36,7 +36,7 @@ class Point:
     """All that a process elsewhere needs. It sees the same disk: paths hold from the folder `home`."""
 
     key: str  # names its files
-    config: Config  # with the point's own `prune:` section
+    config: Complete  # with the point's own `prune:` section
     weights: Path  # what is cut
     folder: Path  # where <key>.json and <key>.pt go
     home: Path  # working directory
@@ -125,7 +125,7 @@ def _scores(point: Point, detector: nn.Module, evidence: Evidence) -> dict[str, 
     file = folder / f"{name}.npz"
     scores = judge(detector, trace(detector, point.config.imgsz), point.config.prune, evidence)
     content = io.BytesIO()
-    np.savez(content, **scores)
+    np.savez(content, **scores)  # type: ignore[arg-type]
     record.write_bytes(file, content.getvalue())
     outputs, sums = {"scores": file.name}, {"scores": record.sha256(file)}
     seconds, versions = round(time.time() - start, 1), record.versions()

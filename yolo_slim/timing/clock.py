@@ -20,7 +20,7 @@ from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import Costs, LayerTable, Trace, cut, fit_layers, image_channels, trace
-from yolo_slim.config import Config, Latency
+from yolo_slim.config import Complete, Latency
 from yolo_slim.console import console, quietly, unheard
 from yolo_slim.errors import SlimError, why
 from yolo_slim.runs.locks import shared
@@ -58,10 +58,10 @@ class Clock:
         image = torch.rand(self.batch, image_channels(detector, self.imgsz), self.imgsz, self.imgsz)
         if self.runtime == "torch":
             torch.set_num_threads(self.threads)
-            run = measure.runner(detector, image, self.where)
-            return run, lambda: measure.by_layer(detector, image, PROFILED, self.where)
+            ready = measure.runner(detector, image, self.where)
+            return ready, lambda: measure.by_layer(detector, image, PROFILED, self.where)
         weights, runtime = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime]
-        arguments = {"batch": self.batch} if "batch" in deploy.taken(runtime.format) else {}
+        arguments: dict[str, Any] = {"batch": self.batch} if "batch" in deploy.taken(runtime.format) else {}
         file = folder / f"timed{deploy.suffix(runtime.format)}"
         with quietly(), unheard():
             deploy.export_file(weights, file, self.imgsz, runtime.format, **arguments)
@@ -69,6 +69,7 @@ class Clock:
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]
 
         def layers() -> dict[str, float]:
+            assert runtime.layers is not None, "asked of clocks that see layers alone"
             return deploy.by_layer(runtime.layers(file, self.threads, array, PROFILED), names)
 
         return lambda: run(array), layers
@@ -88,24 +89,24 @@ class Clock:
         return {**asdict(self), "version": self.version, "device": measure.chip(self.where)}
 
 
-def clock(config: Config, runtime: str, threads: int | None, batch: int = 1) -> Clock:
+def clock(config: Complete, runtime: str, threads: int | None, batch: int = 1) -> Clock:
     """A runtime with the run's image size, and for PyTorch its device; as many threads as there are cores, if none."""
     where = str(measure.place(config.device)) if runtime == "torch" else "cpu"
     return Clock(runtime, threads or os.cpu_count() or 1, config.imgsz, batch, where)
 
 
-def clock_of(config: Config) -> Clock:
+def clock_of(config: Complete) -> Clock:
     """What `latency:` asks for."""
     return clock(config, config.latency.runtime, config.latency.threads)
 
 
-def timing(config: Config) -> dict[str, Any]:
+def timing(config: Complete) -> dict[str, Any]:
     """The settings that decide what a latency target is measured with; none where there is no such target."""
     target = config.prune.target
     return {"latency": config.latency.model_dump()} if target and target.timed else {}
 
 
-def layer_table(config: Config, detector: nn.Module) -> LayerTable | None:
+def layer_table(config: Complete, detector: nn.Module) -> LayerTable | None:
     """The table that a latency target needs, measured now if it is not there; None: no latency is asked for.
 
     Args:

@@ -11,7 +11,7 @@ from torch import nn
 
 from yolo_slim.channels import Selection, trace
 from yolo_slim.channels.select import TIMED, amount
-from yolo_slim.config import Config, Target
+from yolo_slim.config import Complete, Target
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.timing.clock import clock_of, timing
@@ -25,7 +25,7 @@ Stopwatch: TypeAlias = Callable[[nn.Module], dict[str, float]]
 """A slim detector -> `latency`, the share of the original's, and `latency_ms`."""
 
 
-def stopwatch(config: Config, whole: nn.Module) -> Stopwatch | None:
+def stopwatch(config: Complete, whole: nn.Module) -> Stopwatch | None:
     """Times slim detectors in turn with the whole one, both as they are deployed; None: no time is asked for."""
     if not timing(config):
         return None

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from yolo_slim.errors import SlimError, shown
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of
 
 STRIDE, ALWAYS_FROZEN = 32, ".dfl"
@@ -16,7 +15,7 @@ STRIDE, ALWAYS_FROZEN = 32, ".dfl"
 
 
 def check_against(
-    detector: nn.Module, arguments: Mapping[str, Any], where: str = "train", classes: int | None = None
+    detector: Detector, arguments: Mapping[str, Any], where: str = "train", classes: int | None = None
 ) -> None:
     """Nothing, where a detector can be trained with these arguments.
 
@@ -48,7 +47,7 @@ def _check_classes(count: int, arguments: Mapping[str, Any], where: str) -> None
         )
 
 
-def _check_freeze(detector: nn.Module, freeze: int | list[int | str], where: str) -> None:
+def _check_freeze(detector: Detector, freeze: int | list[int | str], where: str) -> None:
     layers, names = len(detector.model), [name for name, _ in detector.named_parameters()]
     asked = freeze if isinstance(freeze, list) else [max(freeze - 1, 0)] if freeze else []
     for each in asked:

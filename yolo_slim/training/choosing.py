@@ -14,7 +14,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import Selection, Trace, cut, widened
-from yolo_slim.config import Config, Prune, check
+from yolo_slim.config import Complete, Prune, check
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning.choose import Curves, Findings, choose, curves_of, evidence_from
 from yolo_slim.pruning.recover import recover
@@ -34,7 +34,7 @@ class Chooser:
 
     def __init__(self, folder: Path, detector: nn.Module, wiring: Trace) -> None:
         """With what lies in the run folder; `detector` as it was when training began."""
-        self.config: Config = check(yaml.safe_load((folder / CHOICE).read_text()), CHOICE)
+        self.config = Complete.of(check(yaml.safe_load((folder / CHOICE).read_text()), CHOICE))
         self.wiring, self.scan = wiring, folder / SCAN
         # With a latency target as the table of layers must be asked for it.
         self.chosen: Prune = self.config.prune
@@ -59,7 +59,8 @@ class Chooser:
         if selection.measured:
             for line in said(selection, self.config.latency.runtime):
                 LOGGER.info(line)
-            self.chosen = self.chosen.model_copy(update={"target": aimed(self.chosen.target, selection)})
+            aim = self.chosen.target and aimed(self.chosen.target, selection)
+            self.chosen = self.chosen.model_copy(update={"target": aim})
             self.found = replace(self.found, timed=None)
         return selection
 

@@ -15,13 +15,13 @@ from unittest.mock import patch
 import torch
 import yaml
 from torch import Tensor, nn
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, entering, raw
 from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
 from yolo_slim.training.pairs import blocks_of, channels_at, pair, same_channels, sees_the_same
@@ -41,7 +41,7 @@ class DistillTrainer(SlimTrainer):
         """Load the student, then its teachers and what stands between them."""
         ckpt = super().setup_model()
         self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
-        student = unwrap_model(self.model)
+        student = self.detector
         detectors = [checkpoint.load(path) for path in self.settings["teachers"]]
         square = not (self.args.multi_scale or self.args.rect)
         self.teachers, pairs, self.taps = enrol(student, detectors, self.settings, self.args.imgsz, square=square)
@@ -94,7 +94,7 @@ class DistillTrainer(SlimTrainer):
 
     def _setup_train(self) -> None:
         super()._setup_train()
-        detector = unwrap_model(self.model)
+        detector = self.detector
         detector.criterion = _WithTeachers(detector.criterion or detector.init_criterion(), self)
         self.batches = 0
         self.add_callback("on_train_epoch_start", DistillTrainer._epoch_starts)
@@ -128,7 +128,7 @@ class DistillTrainer(SlimTrainer):
         seen = batch.get("teacher_img", batch["img"])
         views = [teacher(seen) for teacher in self.teachers]
         student = view_of(preds, self.taps.caught() if self.taps else None)
-        scene = scene_of(preds, batch, unwrap_model(self.model).stride.to(self.device))
+        scene = scene_of(preds, batch, self.detector.stride.to(self.device))
         return {name: now * loss for name, loss in self.losses(student, views, scene).items()}
 
     def extra_state(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class DistillTrainer(SlimTrainer):
 
 
 def enrol(
-    student: nn.Module, detectors: Sequence[nn.Module], settings: Mapping[str, Any], imgsz: int, *, square: bool
+    student: Detector, detectors: Sequence[Detector], settings: Mapping[str, Any], imgsz: int, *, square: bool
 ) -> tuple[list[Teacher], list[Pair], Taps | None]:
     """Make teachers of detectors, and find out what stands between each and the student.
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.console import console
 from yolo_slim.data import yaml_of
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError, why
+from yolo_slim.formats.detector import Detector
 from yolo_slim.runs.stage import sums_of
 from yolo_slim.training.arguments import STRIDE, check_against, check_last_batch, smallest
 from yolo_slim.training.finite import unsound
@@ -89,7 +89,7 @@ def _prepare(run: Path, extra: dict[str, dict]) -> None:
         record.write_text(run / name, yaml.safe_dump(content))
 
 
-def check_fits(detector: nn.Module, arguments: dict[str, Any], where: str, classes: int | None = None) -> None:
+def check_fits(detector: Detector, arguments: dict[str, Any], where: str, classes: int | None = None) -> None:
     """Whether a training of this detector can be as its arguments say.
 
     Raises:

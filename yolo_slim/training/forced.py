@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import trace
 from yolo_slim.training.penalty import Penalty
@@ -30,12 +29,13 @@ class ForcedTrainer(SlimTrainer):
     """
 
     def _setup_train(self) -> None:
-        self.progress, self.travelled, self.steps, self.first = 0.0, 0.0, 0, None  # a resumed one finds its own
+        self.progress, self.travelled, self.steps = 0.0, 0.0, 0
+        self.first: dict[str, float] = {}  # a resumed one finds its own
         self.log: list[dict[str, str]] = []
         super()._setup_train()
         self.settings = yaml.safe_load((Path(self.save_dir) / SETTINGS).read_text())
         self.warmup = min(self.args.warmup_epochs, max(self.epochs - 1, 0))
-        detector = unwrap_model(self.model)
+        detector = self.detector
         self.wiring = trace(detector, self.args.imgsz)
         self.penalty = self.make_penalty(detector)
         self.add_callback("on_train_epoch_start", ForcedTrainer._epoch_starts)
@@ -60,7 +60,7 @@ class ForcedTrainer(SlimTrainer):
 
     def copied(self) -> nn.Module:
         """The detector as it is now, to look at: on the CPU, in eval mode."""
-        return copy.deepcopy(unwrap_model(self.model)).cpu().float().eval()
+        return copy.deepcopy(self.detector).cpu().float().eval()
 
     def extra_state(self) -> dict[str, Any]:
         """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""

@@ -160,7 +160,9 @@ class Mixed(YOLOConcatDataset):
     @property
     def labels(self) -> list[dict]:
         """Of the labelled images: what Ultralytics counts and draws."""
-        return self.datasets[0].dataset.labels
+        labelled, _ = self.datasets
+        assert isinstance(labelled, Marked)
+        return labelled.dataset.labels
 
 
 def mixed(dataset: Any, extra: Unlabelled) -> Mixed:

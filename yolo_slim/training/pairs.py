@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from yolo_slim.channels import composed, image_channels, survivors
 from yolo_slim.distill import Pair
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, classes_of, entering
 from yolo_slim.training.teacher import Taps, Teacher, names_of
 
 
-def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int, *, square: bool) -> None:
+def sees_the_same(student: Detector, teacher: Detector, name: str, imgsz: int, *, square: bool) -> None:
     """Nothing, where a teacher can look at the student's images; see `enrol`.
 
     Raises:
@@ -42,7 +43,7 @@ def sees_the_same(student: nn.Module, teacher: nn.Module, name: str, imgsz: int,
         )
 
 
-def same_channels(student: nn.Module, teacher: nn.Module, imgsz: int) -> dict[str, np.ndarray]:
+def same_channels(student: Detector, teacher: Detector, imgsz: int) -> dict[str, np.ndarray]:
     """Which channel of the teacher's map each channel of the student's is: module -> (Cs,), as far as it is known.
 
     Args:
@@ -73,7 +74,7 @@ def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Ten
     return [torch.as_tensor(who[name]) for name in names]
 
 
-def blocks_of(student: nn.Module, found: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, str]:
+def blocks_of(student: Detector, found: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, str]:
     """What is compared where channels are compared with themselves: every block, and what enters Detect.
 
     Nothing has to be learned on the way there, so that a map deep inside teaches as directly as one in front of Detect.
@@ -87,7 +88,7 @@ def blocks_of(student: nn.Module, found: Sequence[Mapping[str, np.ndarray] | Non
     return {name: name for name in dict.fromkeys([*known, *entering(student)])}
 
 
-def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | None) -> Pair:
+def pair(student: Detector, taps: Taps, teacher: Teacher, same: list[Tensor] | None) -> Pair:
     """What losses must know of the two: found by running both on a blank image; `taps`: of the student."""
     device = next(student.parameters()).device
     side = max(64, int(student.stride.max()), int(teacher.detector.stride.max()))
@@ -100,8 +101,8 @@ def pair(student: nn.Module, taps: Taps, teacher: Teacher, same: list[Tensor] | 
     taps.close()
     student.train(training)
     there = teacher.to(device)(blank).maps
-    widths = ([m.shape[1] for m in each] for each in (maps, there))
+    ours, theirs = ([m.shape[1] for m in each] for each in (maps, there))
     # A student that was cut from its teacher has its classes, by whatever names.
     names = names_of(student) if same is None else ()
     classes, bins = classes_of(student), bins_of(student) or 0
-    return Pair(*widths, same, classes, bins, teacher.classes, teacher.bins, names, teacher.class_names)
+    return Pair(ours, theirs, same, classes, bins, teacher.classes, teacher.bins, names, teacher.class_names)

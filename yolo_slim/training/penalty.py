@@ -50,7 +50,7 @@ class Penalty:
         members: list[np.ndarray] = []
         self.trace, self.costs = trace, Costs(trace)
         for norm in trace.norms.values():
-            weight = detector.get_submodule(norm.name).weight
+            weight = norm.layer(detector).weight
             if weight is None:
                 continue
             self.scales.append(weight)
@@ -60,9 +60,9 @@ class Penalty:
         owner = channel if kind == "group_lasso" else np.where(channel == FIXED, FIXED, np.arange(len(channel)))
         frozen = np.repeat([not s.requires_grad for s in self.scales], [s.numel() for s in self.scales])
         owner = np.where(frozen, FIXED, owner)  # layers that the user freezes stay as they are
-        _, group = np.unique(owner, return_inverse=True)
+        _, numbers = np.unique(owner, return_inverse=True)
         device = self.scales[0].device
-        self.group = torch.as_tensor(group, device=device)
+        self.group = torch.as_tensor(numbers, device=device)
         size = torch.bincount(self.group).float()
         pull = torch.ones_like(size)
         pull[self.group[torch.as_tensor(owner == FIXED, device=device)]] = 0
@@ -81,7 +81,11 @@ class Penalty:
         flat = self.flat()
         factor = (1 - amount * self.pull / self._norms(flat).clamp_(min=1e-12)).clamp_(min=0)
         flat *= factor[self.group]
-        torch._foreach_copy_(self.scales, list(flat.split([s.numel() for s in self.scales])))
+        self._take(flat)
+
+    def _take(self, flat: Tensor) -> None:
+        """The scales as `flat` has them."""
+        torch._foreach_copy_([*self.scales], list(flat.split([s.numel() for s in self.scales])))
 
     @torch.no_grad()
     def add_subgradient(self, strength: float) -> None:

@@ -44,14 +44,14 @@ def flip_signs(detector: nn.Module, trace: Trace) -> None:
     Where a scale is negative, its filter, that filter's bias, and the running mean change sign with it. Exact where the
     batch norm alone reads the convolution. One that reads more than one convolution, or none, stays as it is.
     """
-    convs = [c for c in trace.convs.values() if c.norm is not None]
-    readers = [c.norm for c in convs]
-    for conv in convs:
-        norm, layer = detector.get_submodule(conv.norm), detector.get_submodule(conv.name)
-        if not trace.norms[conv.norm].affine or readers.count(conv.norm) > 1:
+    convs = [(c, c.norm) for c in trace.convs.values() if c.norm is not None]
+    readers = [reader for _, reader in convs]
+    for conv, reader in convs:
+        norm, layer = trace.norms[reader].layer(detector), conv.layer(detector)
+        if norm.weight is None or readers.count(reader) > 1:
             continue
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
-        norm.weight *= sign
+        norm.weight.mul_(sign)
         norm.running_mean *= sign
         layer.weight *= sign.view(-1, 1, 1, 1)
         if layer.bias is not None:
@@ -87,13 +87,15 @@ class Polarization(Penalty):
         factor[self.free] = (before - amount / (self.t + 1) * slope).clamp(0, self.cap) / before.clamp(min=1e-12)
         flat *= factor[self.group]
         flat = torch.where(mine, flat.clamp(max=self.cap), flat)
-        torch._foreach_copy_(self.scales, list(flat.split([s.numel() for s in self.scales])))
+        self._take(flat)
 
 
 class PolarizedTrainer(SparseTrainer):
     """SparseTrainer under polarization; `SETTINGS`: strength, t."""
 
-    def make_penalty(self, detector: nn.Module) -> Penalty:
+    penalty: Polarization
+
+    def make_penalty(self, detector: nn.Module) -> Polarization:
         """Positive scales first, in the average too: zero would stop a negative one on its way."""
         before = copy.deepcopy(detector)
         for each in (detector, self.ema.ema):

@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.training.finite import unsound
 
 TRIES = 3
@@ -33,9 +34,24 @@ class RecoveringTrainer(DetectionTrainer):
         SlimError: the detector holds such numbers from the start, or an epoch ends in them again and again.
     """
 
+    model: Any  # a path, and from `setup_model` on the detector, or what wraps it
+    # Ultralytics begins with None in each of these, and has them all by the first batch.
+    ema: ModelEMA  # type: ignore[assignment]
+    lf: Callable[[float], float]  # type: ignore[assignment]
+    loss: torch.Tensor  # type: ignore[assignment]
+    optimizer: torch.optim.Optimizer  # type: ignore[assignment]
+    scheduler: torch.optim.lr_scheduler.LRScheduler  # type: ignore[assignment]
+    validator: Any
+    metrics: Any
+
     broken: str | None = None  # what broke in this epoch
     lost: str | None = None  # the parts of the loss that broke first
     given_up = False  # this epoch, before its end
+
+    @property
+    def detector(self) -> Detector:
+        """What is trained, out of whatever wraps it."""
+        return cast(Detector, unwrap_model(self.model))
 
     def extra_state(self) -> dict[str, Any]:
         """What a subclass must find again when training resumes; plain values and tensors."""
@@ -44,7 +60,7 @@ class RecoveringTrainer(DetectionTrainer):
     def live_state(self) -> dict[str, torch.Tensor]:
         """The live weights as they are now, on the CPU, under the names the saved detector has."""
         names = self.ema.ema.state_dict().keys()
-        state = unwrap_model(self.model).state_dict()
+        state = self.detector.state_dict()
         return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in names}
 
     def _setup_train(self) -> None:
@@ -71,7 +87,7 @@ class RecoveringTrainer(DetectionTrainer):
         parts = [name for name, value in self.loss_items.items() if not _finite(value)]
         self.lost = self.lost or ", ".join(parts)
         # Other workers would go on and wait for this one. AMP may have skipped the step: then all is well.
-        if RANK == -1 and not self.stop and unsound({"live": unwrap_model(self.model)}):
+        if RANK == -1 and not self.stop and unsound({"live": self.detector}):
             self.stop = self.given_up = True
 
     def run_callbacks(self, event: str) -> None:
@@ -119,7 +135,7 @@ class RecoveringTrainer(DetectionTrainer):
 
     def _unsound(self) -> str | None:
         """The first of all tensors that training changes which is no number, or too large for a checkpoint."""
-        learned = {"live": unwrap_model(self.model), "ema": self.ema.ema, "optimizer": self.optimizer.state_dict()}
+        learned = {"live": self.detector, "ema": self.ema.ema, "optimizer": self.optimizer.state_dict()}
         return unsound({**self.extra_state(), **learned})
 
     def _what_broke(self) -> str | None:
@@ -165,6 +181,6 @@ def agreed(decide: Callable[[], Answer]) -> Answer:
     """What the first worker decides, on all of them: two GPUs may round a score differently."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return decide()
-    answer = [decide() if torch.distributed.get_rank() == 0 else None]
+    answer: list[Any] = [decide() if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(answer, 0)
     return answer[0]

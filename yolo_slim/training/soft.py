@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Trace
 from yolo_slim.channels.groups import FIXED
@@ -33,7 +32,7 @@ def zero_filters(detector: nn.Module, trace: Trace, kept: np.ndarray) -> int:
     count = 0
     for conv in trace.convs.values():
         rows = np.flatnonzero((conv.outputs != FIXED) & ~kept[conv.outputs])
-        weight = detector.get_submodule(conv.name).weight
+        weight = conv.layer(detector).weight
         weight[torch.as_tensor(rows, device=weight.device)] = 0
         count += len(rows)
     return count
@@ -50,15 +49,18 @@ class SoftTrainer(ForcedTrainer):
 
     def begin(self) -> None:
         """Register the end of an epoch; steps are only counted."""
-        self.chooser = self.chooser_type(Path(self.save_dir), unwrap_model(self.model), self.wiring)
-        self.optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self.stepped(optimizer))
+        self.chooser = self.chooser_type(Path(self.save_dir), self.detector, self.wiring)
+        self.optimizer.register_step_post_hook(self._step)
         self.add_callback("on_train_epoch_end", SoftTrainer._epoch_ends)
+
+    def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.stepped(optimizer)
 
     def _epoch_ends(self) -> None:
         if (self.epoch + 1) % self.settings["every"] and self.epoch + 1 < self.epochs:
             return
         before, self.kept = self.kept, agreed(lambda: self.chooser.choose(self.copied())).plan.kept
-        count = zero_filters(unwrap_model(self.model), self.wiring, self.kept)
+        count = zero_filters(self.detector, self.wiring, self.kept)
         if RANK in {-1, 0}:
             back = 0 if before is None else int((self.kept & ~before).sum())
             LOGGER.info(f"soft pruning: {count} filters set to zero; {back} channels came back since the last time")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim.channels import Plan, Selection
 from yolo_slim.channels.select import amount
@@ -36,7 +35,7 @@ class TargetedTrainer(ForcedTrainer):
 
     def begin(self) -> None:
         """Choose the channels, or find those of a resumed training, and register the fade."""
-        self.chooser = self.chooser_type(Path(self.save_dir), unwrap_model(self.model), self.wiring)
+        self.chooser = self.chooser_type(Path(self.save_dir), self.detector, self.wiring)
         end = self.settings["landing"]
         # While the learning rate warms up training cannot answer a loss.
         begin = self.warmup / self.epochs
@@ -46,7 +45,7 @@ class TargetedTrainer(ForcedTrainer):
             self._write_plan()
         else:
             self._decide(self._choice())
-        self.fader = Fader(self.wiring, unwrap_model(self.model))
+        self.fader = Fader(self.wiring, self.detector)
         self.optimizer.register_step_post_hook(self._step)
         self.add_callback("on_train_epoch_start", TargetedTrainer._rechoose)
         self.add_callback("on_train_epoch_end", TargetedTrainer._epoch_ends)
@@ -95,7 +94,7 @@ class TargetedTrainer(ForcedTrainer):
 
     def _fade(self, progress: float) -> None:
         ratio: np.ndarray = self.landing.advance(progress)
-        detector, average = unwrap_model(self.model), self.ema.ema if self.ema else None
+        detector, average = self.detector, self.ema.ema if self.ema else None
         self.fader.fade(detector, average, ratio, self.landing.kept)
         self.drift.follow(detector, average, self.landing.faded)
 

@@ -16,10 +16,11 @@ from ultralytics.utils.tal import make_anchors
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.distill import Scene, View
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, classes_of, entering, head_of, is_of_head, raw
 
 
-def names_of(detector: nn.Module) -> tuple[str, ...]:
+def names_of(detector: Detector) -> tuple[str, ...]:
     """Of its classes; (): it has none but numbers, as Ultralytics gives where a data set or a YAML has no names."""
     names = numbered(detector.names)
     return () if is_nameless(names) or len(names) != classes_of(detector) else tuple(names.values())
@@ -28,7 +29,7 @@ def names_of(detector: nn.Module) -> tuple[str, ...]:
 class Taps:
     """Catches what leaves some modules, from `open` to `close`; `whose`: of which detector, for messages."""
 
-    def __init__(self, detector: nn.Module, names: Sequence[str], whose: str) -> None:
+    def __init__(self, detector: Detector, names: Sequence[str], whose: str) -> None:
         modules = dict(detector.named_modules())
         if missing := [n for n in names if n not in modules]:
             raise SlimError(
@@ -96,7 +97,7 @@ class Teacher:
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         name: str,
         strides: Sequence[float],
         layers: Sequence[str] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from ultralytics.nn.modules import Concat, Conv
@@ -42,9 +42,9 @@ def built(net: Net, text: str, header: tuple[int, int, int, int], names: Mapping
         header: of the weights: major, minor, revision, images seen.
         names: class -> its name.
     """
-    layers = []
+    layers: list[nn.Module] = []
     for layer in net.layers:
-        module = BUILDERS[layer.kind](net, layer)
+        module: Any = BUILDERS[layer.kind](net, layer)
         sources = [-1 if i == layer.index - 1 else i for i in layer.sources]
         module.f = sources if isinstance(module, (Sum, Concat)) or len(sources) > 1 else sources[0]
         layers.append(module)
@@ -111,4 +111,4 @@ def conv_and_norm(module: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
     """The convolution of a layer that `built` made, and the batch norm behind it."""
     if isinstance(module, Conv):
         return module.conv, getattr(module, "bn", None)
-    return (module[0] if isinstance(module, nn.Sequential) else module), None
+    return cast(nn.Conv2d, module[0] if isinstance(module, nn.Sequential) else module), None

@@ -12,10 +12,10 @@ augmentation, label smoothing or focal loss is not: images and labels are Ultral
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from ultralytics.utils.metrics import bbox_iou
 
@@ -23,6 +23,7 @@ from yolo_slim.errors import SlimError, shown
 from yolo_slim.formats.darknet.modules import DarknetHead
 from yolo_slim.formats.darknet.net import read_net
 from yolo_slim.formats.darknet.plan import Layer
+from yolo_slim.formats.detector import Detector
 
 KINDS = {"mse": {}, "iou": {}, "giou": {"GIoU": True}, "diou": {"DIoU": True}, "ciou": {"CIoU": True}}
 """Losses of boxes: squares of what the map holds (YOLOv3), or 1 less an overlap: its name for Ultralytics."""
@@ -57,15 +58,16 @@ class Rules:
         kind = said.text("iou_loss", "mse")
         if kind not in KINDS:
             said.refuse(f"iou_loss={shown(kind)} is not supported; what is: {', '.join(KINDS)}", "iou_loss")
-        shares = [said.number(k, d, least=0, most=2) for k, d in (("ignore_thresh", 0.5), ("truth_thresh", 1.0))]
-        weights = [("iou_normalizer", 0.75), ("obj_normalizer", 1.0), ("cls_normalizer", 1.0)]
         return cls(
-            layer.values["anchors"],
-            layer.values["mask"],
-            *shares,
-            said.number("iou_thresh", 1.0, least=0, most=2),
-            kind,
-            *(said.number(key, default, least=0, most=1e6) for key, default in weights),
+            anchors=layer.values["anchors"],
+            mask=layer.values["mask"],
+            ignore=said.number("ignore_thresh", 0.5, least=0, most=2),
+            truth=said.number("truth_thresh", 1.0, least=0, most=2),
+            iou=said.number("iou_thresh", 1.0, least=0, most=2),
+            kind=kind,
+            box=said.number("iou_normalizer", 0.75, least=0, most=1e6),
+            obj=said.number("obj_normalizer", 1.0, least=0, most=1e6),
+            cls=said.number("cls_normalizer", 1.0, least=0, most=1e6),
         )
 
 
@@ -93,7 +95,7 @@ class Places:
 class DarknetLoss:
     """Maps and labels to a loss."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Detector) -> None:
         """For a detector of a cfg.
 
         Args:
@@ -102,7 +104,7 @@ class DarknetLoss:
         Raises:
             SlimError: the cfg asks for a loss that is not supported.
         """
-        self.head: DarknetHead = detector.model[-1]
+        self.head = cast(DarknetHead, detector.model[-1])
         try:
             self.rules = [Rules.of(layer) for layer in read_net(detector.yaml["darknet"]["cfg"]).yolos]
         except SlimError as e:
@@ -123,7 +125,8 @@ class DarknetLoss:
         truths = torch.cat([batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"]], 1)
         truths = truths.to(device, torch.float32)  # [T, 6]
         truths = truths[(truths[:, 4:] > 0).all(1)]
-        sums = sum(self.of_map(i, raw.float(), truths) for i, raw in enumerate(maps))
+        first, *others = (self.of_map(i, raw.float(), truths) for i, raw in enumerate(maps))
+        sums = sum(others, first)
         items = (sums / len(maps[0])).detach()
         return sums.sum(), dict(zip(("box_loss", "obj_loss", "cls_loss"), items, strict=True))
 
@@ -142,7 +145,8 @@ class DarknetLoss:
         obj_loss = (cross_entropy(obj[..., 0], target, reduction="none") * (free | target.bool())).sum()
 
         wanted = torch.zeros_like(cls)
-        wanted[(*places.index, truths[places.truth, 1].long())] = 1
+        at = *places.index, truths[places.truth, 1].long()
+        wanted[at] = 1
         cls_loss = cross_entropy(cls[target.bool()], wanted[target.bool()], reduction="sum")
 
         found, sizes = xy[places.index], wh[places.index]
@@ -173,8 +177,8 @@ class DarknetLoss:
             found = bbox_iou(rows[i][..., None, :], boxes[own])[..., 0].nan_to_num()  # [A, H, W, truths of the image]
             most, which = found.max(3)
             free[i] = most <= rules.ignore
-            near = ((most > rules.truth) & ~taken[i]).nonzero(as_tuple=True)
-            places = places.join(Places(torch.full_like(near[0], i), *near, own[which[near]]))
+            anchor, row, column = near = ((most > rules.truth) & ~taken[i]).nonzero(as_tuple=True)
+            places = places.join(Places(torch.full_like(row, i), anchor, row, column, own[which[near]]))
         return places, free
 
     def squares(self, level: int, xy: Tensor, wh: Tensor, places: Places, boxes: Tensor, shares: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from yolo_slim.formats.detector import Detector, Layers
+
 
 class Sum(nn.Module):
     """`[shortcut]`: the sum of its inputs, each (B, C, H, W)."""
@@ -57,6 +59,11 @@ class DarknetHead(Detect):
     In train mode it gives the maps as they come, (B, A * (5 + K), H, W) each; in eval mode (boxes, maps), boxes alone
     while exported, with boxes (B, 4 + K, N): x y w h (or x y x y), and for each class objectness times probability.
     """
+
+    i: int
+    f: list[int]
+    cv2: Any
+    cv3: Any
 
     def __init__(self, nc: int, levels: Sequence[dict[str, Any]]) -> None:
         """A head.
@@ -139,7 +146,7 @@ class DarknetHead(Detect):
         return torch.stack([columns, rows])[None, None]
 
 
-class DarknetModel(DetectionModel):
+class DarknetModel(Detector):
     """A detector of a Darknet cfg. `yaml` holds all that is needed to write it as one again."""
 
     def __init__(self, layers: Sequence[nn.Module], head: DarknetHead, yaml: dict[str, Any], names: dict[int, str]):
@@ -153,9 +160,8 @@ class DarknetModel(DetectionModel):
         """
         super(DetectionModel, self).__init__()  # nothing is built from a YAML
         for i, layer in enumerate([*layers, head]):
-            layer.i, layer.type = i, type(layer).__name__
-            layer.np = sum(p.numel() for p in layer.parameters())
-        self.model = nn.Sequential(*layers, head)
+            vars(layer).update(i=i, type=type(layer).__name__, np=sum(p.numel() for p in layer.parameters()))
+        self.model = Layers(*layers, head)
         sources = [f for layer in self.model for f in (layer.f if isinstance(layer.f, list) else [layer.f])]
         self.save = sorted({f for f in sources if f != -1})
         self.yaml, self.names, self.nc, self.stride = yaml, names, head.nc, head.stride

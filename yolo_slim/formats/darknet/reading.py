@@ -57,7 +57,7 @@ def load(cfg_path: str | Path, weights_path: str | Path | None = None) -> Darkne
         check_size(net, header, weights_path.stat().st_size)
         content = _content(weights_path, weights_path.stat().st_size, what)
         check_size(net, header, len(content))  # it may have grown
-    model = built(net, text, tuple(header), names_of(cfg_path, net.classes))
+    model = built(net, text, header, names_of(cfg_path, net.classes))
     with _about(weights_path):
         fill(model, net, content, header)
     model.pt_path = model.args["model"] = str(cfg_path)

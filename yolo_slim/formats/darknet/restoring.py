@@ -31,7 +31,7 @@ def restored(detector: nn.Module) -> DarknetModel:
     Raises:
         SlimError: what it says of itself is no cfg, or its numbers are not those of that cfg, whole or cut.
     """
-    yaml = getattr(detector, "yaml", None)
+    yaml: Any = getattr(detector, "yaml", None)
     text, header = _described(yaml)
     state = {name: tensor for name, tensor in detector.state_dict().items() if isinstance(tensor, Tensor)}
     try:
@@ -59,12 +59,15 @@ def restored(detector: nn.Module) -> DarknetModel:
 def _described(yaml: Any) -> tuple[str, tuple[int, int, int, int]]:
     """The text of a cfg and the header of its weights."""
     described = yaml.get("darknet") if isinstance(yaml, dict) else None
+    text: Any
+    header: Any
     text, header = (described.get(key) if isinstance(described, dict) else None for key in ("cfg", "header"))
     if type(text) is not str or len(text) > LONGEST:
         raise SlimError("is no sound detector: `yaml.darknet.cfg` is not the text of a Darknet cfg")
     if not are_whole(header, 0, MOST_SEEN) or len(header) != 4:
         raise SlimError(f"is no sound detector: `yaml.darknet.header` is {shown(header)}, expected four whole numbers")
-    return text, tuple(header)
+    major, minor, revision, seen = header
+    return text, (major, minor, revision, seen)
 
 
 def _widths(layer: Layer, state: dict[str, Tensor]) -> tuple[int, int]:
@@ -82,7 +85,7 @@ def _weights(layer: Layer) -> list[str]:
 
 
 def _names(detector: nn.Module, classes: int) -> dict[int, str]:
-    names = getattr(detector, "names", None)
+    names: Any = getattr(detector, "names", None)
     fits = isinstance(names, dict) and names.keys() == set(range(classes))
     if not fits or not all(type(name) is str and len(name) <= LONGEST_NAME for name in names.values()):
         raise SlimError(

@@ -22,6 +22,7 @@ from yolo_slim.formats.darknet.net import read_net, resized
 from yolo_slim.formats.darknet.plan import Net
 from yolo_slim.formats.darknet.reading import SUFFIX
 from yolo_slim.formats.darknet.weights import Header, content_of
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.yaml_text import LONGEST
 from yolo_slim.text import printable
 
@@ -29,7 +30,7 @@ CARD = ".card.json"
 """How the file of a model card ends, beside `net.cfg` and `net.weights`."""
 
 
-def save(detector: nn.Module, cfg_path: str | Path, card: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
+def save(detector: Detector, cfg_path: str | Path, card: Mapping[str, Any] | None = None) -> tuple[Path, Path]:
     """Write a detector as a cfg and weights, all of it or nothing.
 
     Of the cfg that it came from, only `filters=` and `groups=` of layers that were cut are other; where nothing was
@@ -63,7 +64,7 @@ def save(detector: nn.Module, cfg_path: str | Path, card: Mapping[str, Any] | No
     return cfg_path, weights_path
 
 
-def slim_text(detector: nn.Module) -> tuple[str, Net]:
+def slim_text(detector: Detector) -> tuple[str, Net]:
     """The text of a cfg for a detector as it is now, and what that describes.
 
     Raises:

@@ -13,6 +13,7 @@ from yolo_slim.formats import darknet
 from yolo_slim.formats.archive import LARGEST_PICKLE
 from yolo_slim.formats.darknet import modules
 from yolo_slim.formats.darknet.modules import DarknetModel
+from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import check_entries
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.unpickle import unpickled
@@ -59,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
     return ckpt
 
 
-def save(detector: nn.Module, path: Path, card: dict[str, Any] | None) -> tuple[Path, ...]:
+def save(detector: Detector, path: Path, card: dict[str, Any] | None) -> tuple[Path, ...]:
     """A cfg, its weights, and what lies beside them; see `darknet.save`.
 
     Raises:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.darknet.build import conv_and_norm
 from yolo_slim.formats.darknet.plan import Layer, Net
+from yolo_slim.formats.detector import Detector
 
 MOST_SEEN = 1 << 62
 HEADER = 20
@@ -50,7 +51,8 @@ def header_of(content: bytes) -> Header:
     """
     if len(content) < HEADER:
         raise SlimError(f"has {len(content)} bytes: expected Darknet weights, {HEADER} bytes of header and the numbers")
-    version = Header(*struct.unpack("<iii", content[:12]), 0)
+    major, minor, revision = struct.unpack("<iii", content[:12])
+    version = Header(major, minor, revision, seen=0)
     if not (0 <= version.major < 1000 and 0 <= version.minor < 1000 and version.revision >= 0):
         said = ".".join(map(str, version[:3]))
         raise SlimError(f"is no file of Darknet weights: its header says version {said}; expected 0.1.0 to 0.2.5")
@@ -94,6 +96,7 @@ def tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a convolution's layer in Darknet's order, with what they are called in messages."""
     conv, norm = conv_and_norm(layer)
     if norm is None:
+        assert conv.bias is not None
         yield "biases", conv.bias
     else:
         named = norm.bias, norm.weight, norm.running_mean, norm.running_var
@@ -102,7 +105,7 @@ def tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, net: Net, content: bytes, header: Header) -> None:
+def fill(model: Detector, net: Net, content: bytes, header: Header) -> None:
     """Put a file's numbers into a detector, in place.
 
     Args:
@@ -130,7 +133,7 @@ def fill(model: nn.Module, net: Net, content: bytes, header: Header) -> None:
             tensor.copy_(torch.from_numpy(part.astype(np.float32).reshape(tensor.shape)))
 
 
-def content_of(model: nn.Module, net: Net, header: Header) -> bytes:
+def content_of(model: Detector, net: Net, header: Header) -> bytes:
     """A file of a detector's weights.
 
     Args:

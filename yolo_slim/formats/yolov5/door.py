@@ -9,18 +9,22 @@ from torch import nn
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.door import check_slim
-from yolo_slim.formats.head import MOST_CLASSES, are_strides, check_names, check_places, check_run
+from yolo_slim.formats.head import MOST_CLASSES, are_strides, check_names, check_places, check_run, held
 from yolo_slim.formats.layers import check_layers
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.plain import check_plain, is_whole
 from yolo_slim.formats.strangers import FUSED
 from yolo_slim.formats.yolov5.layers import AnchorDetect
+from yolo_slim.formats.yolov5.model import AnchorModel
 
-SINCE = {nn.Upsample: {"recompute_scale_factor": None}, nn.MultiheadAttention: {"batch_first": False}}
+SINCE: dict[type[nn.Module], dict[str, Any]] = {
+    nn.Upsample: {"recompute_scale_factor": None},
+    nn.MultiheadAttention: {"batch_first": False},
+}
 """What torch's layers have come to say since these files were first written, and what was true of them then."""
 
 
-def check_detector(detector: nn.Module) -> None:
+def check_detector(detector: AnchorModel) -> None:
     """Refuse a detector that is not what it seems; its numbers are looked at apart.
 
     Raises:
@@ -75,7 +79,7 @@ def _check_yaml(description: Any) -> None:
 
 def _check_head(head: AnchorDetect) -> None:
     """Levels, anchors and the convolutions that say what is at them."""
-    nc, no, nl, na = (getattr(head, name, None) for name in ("nc", "no", "nl", "na"))
+    nc, no, nl, na = (held(head, name) for name in ("nc", "no", "nl", "na"))
     whole = is_whole(nc, 1, MOST_CLASSES) and is_whole(nl, 1, 16) and is_whole(na, 1, 64)
     if not whole or no != nc + 5:
         said = f"nc {nc!r:.20}, no {no!r:.20}, nl {nl!r:.20}, na {na!r:.20}"
@@ -98,7 +102,7 @@ def _check_head(head: AnchorDetect) -> None:
 
 
 def _check_anchors(buffers: dict[str, Any], name: str, shape: tuple[int, ...]) -> None:
-    found = buffers.get(name)
+    found: Any = buffers.get(name)
     if found is None and name not in buffers and name != "anchors":
         return  # since v6, pixels are worked out
     fits = isinstance(found, torch.Tensor) and tuple(found.shape) == shape and found.is_floating_point()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import C3, BottleneckCSP, Detect
@@ -63,12 +65,21 @@ class AnchorDetect(Detect):
         stride: (nl,), pixels.
     """
 
-    cv2 = cv3 = None  # branches of other heads
+    na: int
+    m: nn.ModuleList
+    f: list[int]
+    cv2: Any = None  # branches of other heads
+    cv3: Any = None
 
     @property
     def anchors(self) -> Tensor:
         """The buffer, which a value of Detect's class would hide."""
-        return nn.Module.__getattr__(self, "anchors")
+        return cast(Tensor, nn.Module.__getattr__(self, "anchors"))
+
+    @anchors.setter
+    def anchors(self, value: Tensor) -> None:
+        """It stays a buffer."""
+        self._buffers["anchors"] = value
 
     @property
     def end2end(self) -> bool:
@@ -89,7 +100,7 @@ class AnchorDetect(Detect):
             return list(grid.view(self.nl, self.na, 2))
         return [level * stride for level, stride in zip(self.anchors, self.stride, strict=True)]
 
-    def forward(self, x: list[Tensor]) -> Tensor | tuple[Tensor, dict[str, list[Tensor]]] | dict[str, list[Tensor]]:
+    def forward(self, x: list[Tensor]) -> Any:
         """What enters, per level (B, C, H, W) -> boxes xywh in pixels and obj * cls, (B, 4 + K, N), and what was said.
 
         In training what was said alone: `raw`, per level (B, na * no, H, W), and `feats`, what entered.

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.metrics import bbox_iou
+
+from yolo_slim.formats.detector import Detector
+from yolo_slim.formats.yolov5.layers import AnchorDetect
 
 BALANCE = {3: (4.0, 1.0, 0.4)}
 """Levels -> weights of objectness, level by level; with other numbers of them the first of `BALANCE_MORE`."""
@@ -52,8 +55,8 @@ class AnchorLoss:
             file was trained with (`hyp`, scaled already), else the repository's, scaled to levels, classes and images.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        head = detector.model[-1]
+    def __init__(self, detector: Detector) -> None:
+        head = cast(AnchorDetect, detector.model[-1])
         self.nc, self.na, self.no, self.nl = head.nc, head.na, head.no, head.nl
         self.anchors = head.anchors.detach().float()  # [nl, na, 2], cells
         hyp = getattr(detector, "hyp", None)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,7 +89,7 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
     Raises:
         SlimError: the detector has numbers that are none, or beyond fp16.
     """
-    stored = in_fp16(detector)
+    stored: Any = in_fp16(detector)  # from here on as its file has it
     source = vars(stored).get("source") or {"entries": {}, "listed": False}
     for name in OURS:
         vars(stored).pop(name, None)
@@ -98,7 +99,7 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
     return {**(copy.deepcopy(source["entries"]) or finished), "model": stored}
 
 
-def _unused(head: nn.Module) -> None:
+def _unused(head: Any) -> None:
     """A head as it is before its first image: its grids are made then, whatever its release."""
     vars(head).pop("strides", None)
     head.export = False  # v2 has no such value of the class
@@ -114,11 +115,14 @@ NAMES = {kind: name for name, kind in reversed(CLASSES.items())}
 class _Pickler(pickle._Pickler):
     """Python's own, in which classes go by the names that they have in the repository."""
 
+    write: Callable[[bytes], Any]
+    memoize: Callable[[Any], None]
+
     def save_global(self, obj: Any, name: str | None = None) -> None:
         """A class or a function, by its name."""
         known = NAMES.get(obj) if isinstance(obj, type) else None
         if known is None:
-            super().save_global(obj, name)
+            super().save_global(obj, name)  # type: ignore[misc]  # it is there
             return
         module, _, last = known.rpartition(".")
         self.write(pickle.GLOBAL + f"{module}\n{last}\n".encode("ascii"))
