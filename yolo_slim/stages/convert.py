@@ -11,7 +11,7 @@ from ultralytics.engine.exporter import export_formats
 
 from yolo_slim import checkpoint, deploy
 from yolo_slim.channels import image_channels
-from yolo_slim.config import Config
+from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError, plain
 from yolo_slim.scratch import Scratch, temporary
@@ -21,24 +21,25 @@ ROUNDED = 2e-3
 """By which a checkpoint in fp16 may differ from what it was made of, relative."""
 
 
-def convert(config: Config) -> Path:
+def convert(config: Complete) -> Path:
     """The detector of `model` as the file `convert.to`; a folder for formats that are one."""
     if not config.convert.to:
         raise SlimError("convert.to: needed, e.g. convert.to=yolov3.onnx, slim.cfg or slim.pt")
     target = Path(config.convert.to)
-    detector = checkpoint.load(str(config.model))
+    detector = checkpoint.load(config.model)
     kinds = (".pt", *checkpoint.suffixes(detector))
     format = None if target.suffix in kinds else _format(target, kinds)
-    if target.exists() and target.resolve() == Path(str(config.model)).resolve():
+    if target.exists() and target.resolve() == Path(config.model).resolve():
         raise SlimError(f"convert.to={plain(target)} is the model itself: give another name")
     generator = torch.Generator().manual_seed(SEED)
     image = torch.rand(1, image_channels(detector, config.imgsz), config.imgsz, config.imgsz, generator=generator)
-    card = checkpoint.card(Path(str(config.model))) if checkpoint.is_stored(str(config.model)) else {}
+    card = checkpoint.card(Path(config.model)) if checkpoint.is_stored(config.model) else {}
     with temporary():
         target.parent.mkdir(parents=True, exist_ok=True)
         if format is None:
             checkpoint.save(detector, target, **({checkpoint.CARD: card} if card else {}))
-            apart, most = _apart(detector, checkpoint.load(target), image), ROUNDED
+            apart: float | None = _apart(detector, checkpoint.load(target), image)
+            most = ROUNDED
         else:
             with Scratch() as folder:
                 weights = checkpoint.save(detector, Path(folder) / "model.pt")
