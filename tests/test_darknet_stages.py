@@ -161,6 +161,25 @@ def test_weights_that_are_not_there(cfg: Path, data: Path, tmp_path: Path) -> No
     assert not (tmp_path / "runs").exists()
 
 
+def test_weights_that_lie_elsewhere(cfg: Path, data: Path, tmp_path: Path) -> None:
+    """They are named; others are another detector, and what was made of the first is done again."""
+    (tmp_path / "alone.cfg").write_text(CFG)
+    content = cfg.with_suffix(".weights").read_bytes()
+    (tmp_path / "far.weights").write_bytes(content)
+    words = [f"model={tmp_path / 'alone.cfg'}", f"weights={tmp_path / 'far.weights'}", f"runs={tmp_path / 'runs'}"]
+    words += [f"data={data}", "sparse_train.epochs=0", *QUICK]
+    assert run("prune", *words).code == 0
+    assert run("prune", *words).out.count("done before") == 2
+    (tmp_path / "far.weights").write_bytes(content[:-4] + b"\0\0\0\0")
+    again = run("prune", *words)
+    assert again.code == 0 and "far.weights" in again.out and "done again" in again.out, again
+
+
+def test_weights_of_what_has_none(original: Path, cfg: Path) -> None:
+    words = [f"model={original}", f"weights={cfg.with_suffix('.weights')}", f"imgsz={PX}"]
+    refused(run("inspect", *words), "weights=", "Darknet .cfg", "leave it out")
+
+
 def test_a_section_that_is_not_understood(data: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.cfg").write_text(CFG.replace("[upsample]", "[reorg3d]"))
     (tmp_path / "odd.weights").write_bytes(b"\0" * 400)

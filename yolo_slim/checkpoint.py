@@ -41,25 +41,26 @@ STOCK_TRAINER_STOP = (
 """Stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
 
 
-def load(path: str | Path) -> Detector:
+def load(path: str | Path, weights: str | None = None) -> Detector:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
         path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside
             it, or a model `.yaml` for an untrained detector.
+        weights: of a Darknet cfg, where they do not lie beside it.
 
     Raises:
         SlimError: the file is missing, damaged, does more than store a detector, or holds one that is not what it
             seems, that is fused or made for another task.
     """
-    if str(path).endswith((".yaml", ".yml")):
+    if str(path).endswith((".yaml", ".yml")) and not weights:
         return build(str(path))
-    detector = detector_of(read(path), path)
+    detector = detector_of(read(path, weights), path)
     detector.pt_path = str(path)
     return detector
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, weights: str | None = None) -> dict[str, Any]:
     """The checkpoint's dict. Nothing in it was run, and nothing was looked up on its word.
 
     Raises:
@@ -73,6 +74,11 @@ def read(path: str | Path) -> dict[str, Any]:
     except OSError as e:  # a name that is too long, say
         raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
     family = family_at(path)
+    if weights:
+        if not family.parts or family.parts(path, path) == [path]:
+            raise SlimError(f"weights={weights} belongs to a Darknet .cfg, which has its numbers apart: leave it out")
+        here(weights)
+        return family.read(path, Path(weights))
     if family is ULTRALYTICS and path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
         raise SlimError(
@@ -83,6 +89,12 @@ def read(path: str | Path) -> dict[str, Any]:
         return family.read(path)
     with _about(path):
         return family.read(path)
+
+
+def parts(path: str | Path, weights: str | None = None) -> list[Path]:
+    """The files that a detector is read from: of a Darknet cfg its weights too."""
+    path, family = Path(path), family_at(Path(path))
+    return family.parts(path, Path(weights) if weights else None) if family.parts else [path]
 
 
 def is_stored(path: str | Path) -> bool:
@@ -233,6 +245,9 @@ def card(path: str | Path) -> dict[str, Any]:
         SlimError: it has one that is none.
     """
     path, content = Path(path), b""
+    family = family_at(path)
+    if family.card and (beside_it := family.card(path)) is not None:
+        return beside_it
     with suppress(OSError):  # `read` says why
         content = path.read_bytes() if path.is_file() else b""
     return copy.deepcopy(_card(path, hashlib.sha256(content).hexdigest()))

@@ -102,7 +102,7 @@ def configured(rest: list[str]) -> Config:
     from yolo_slim.config import read_config
 
     config = read_config(files[0] if files else None, settings)
-    for key in ("model", "data"):
+    for key in ("model", "weights", "data"):
         if path := getattr(config, key):
             check_file(path, f"what {key} names")
     return config

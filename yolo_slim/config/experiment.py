@@ -29,6 +29,7 @@ class Config(Section):
         description="what to slim: a .pt of Ultralytics or yolov5, a Darknet .cfg with its .weights beside it, or a "
         "model .yaml for an untrained one (null: the run's; a new run needs one)",
     )
+    weights: str | None = Field(None, description="of a Darknet .cfg, where they do not lie beside it")
     data: str | None = Field(
         None, description="an Ultralytics data-set YAML (null: the run's; prune alone works without)"
     )

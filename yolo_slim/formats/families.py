@@ -33,8 +33,9 @@ class Family:
     """Of what class its detectors are here."""
     reads: Callable[[Path], bool]
     """Whether a file is one of its kind; never raises."""
-    read: Callable[[Path], dict[str, Any]]
-    """A checkpoint's dict, its entries looked at: detectors under 'model' or 'ema', as the file has them."""
+    read: Callable[..., dict[str, Any]]
+    """A checkpoint's dict, its entries looked at: detectors under 'model' or 'ema', as the file has them. Takes the
+    path, and in families of several files that of the weights."""
     admit: Callable[[Any, dict[str, Any]], Detector]
     """Look at a detector of such a dict, before anything is done with it; the same, or one made anew of it."""
     arguments: Callable[[dict[str, Any]], dict[str, Any]]
@@ -47,6 +48,10 @@ class Family:
     """Whether a detector can be built again from its YAML."""
     files: tuple[str, Callable[[Any, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
     """How the name ends of files that are no checkpoints, and what writes a detector with its card so; all written."""
+    parts: Callable[[Path, Path | None], list[Path]] | None = None
+    """The files that a detector is read from, by the path and that of the weights; None: one file is all there is."""
+    card: Callable[[Path], dict[str, Any] | None] | None = None
+    """The model card of a file that may lie beside it, None: it holds its own; None: files hold them."""
     cites: bool = False
     """Whether what it refuses begins with a file's name already: with several files it knows best which."""
 
@@ -96,6 +101,8 @@ DARKNET = Family(
     dump=ULTRALYTICS.dump,
     rebuilds=False,
     files=(".cfg", darknet.save),
+    parts=darknet.parts,
+    card=darknet.card,
     cites=True,
 )
 

@@ -33,7 +33,8 @@ def complete(config: Config) -> Complete:
     if model is None:
         raise SlimError(f"model: needed, e.g. model=best.pt (there is no run in {config.folder} that says which)")
     run = run if run and _is_of(run, config) else None
-    data, imgsz = config.data or (run.data if run else None), config.imgsz or (run.imgsz if run else _trained_at(model))
+    data = config.data or (run.data if run else None)
+    imgsz = config.imgsz or (run.imgsz if run else _trained_at(model, config.weights))
     # As if they had been typed: a run may be somebody else's.
     found = check({"model": model, "data": data, "imgsz": imgsz}, f"{config.folder / identity.FILE}")
     return Complete.of(config, model=found.model, data=found.data, imgsz=found.imgsz)
@@ -47,7 +48,7 @@ def _is_of(run: Identity, config: Config) -> bool:
     return identity.same_model(run, now)
 
 
-def _trained_at(model: str) -> int:
+def _trained_at(model: str, weights: str | None) -> int:
     """The image side that a checkpoint was trained at, as the next one that strides of 32 divide."""
     if model.endswith((".yaml", ".yml")) or not Path(model).is_file():  # what is wrong with it is told where it is read
         return IMGSZ
@@ -56,7 +57,7 @@ def _trained_at(model: str) -> int:
     if not checkpoint.is_stored(model):
         return IMGSZ
 
-    side = _fitting(checkpoint.load(model).args.get("imgsz"))
+    side = _fitting(checkpoint.load(model, weights).args.get("imgsz"))
     if side is None:
         return IMGSZ
     print(f"imgsz={side}, as {model} was trained at")

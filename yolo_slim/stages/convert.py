@@ -26,7 +26,7 @@ def convert(config: Complete) -> Path:
     if not config.convert.to:
         raise SlimError("convert.to: needed, e.g. convert.to=yolov3.onnx, slim.cfg or slim.pt")
     target = Path(config.convert.to)
-    detector = checkpoint.load(config.model)
+    detector = checkpoint.load(config.model, config.weights)
     kinds = (".pt", *checkpoint.suffixes(detector))
     format = None if target.suffix in kinds else _format(target, kinds)
     if target.exists() and target.resolve() == Path(config.model).resolve():

@@ -94,7 +94,7 @@ def rehearse_export(config: Complete) -> None:
     """
     if missing(config) or not config.export.formats + config.export.int8:
         return
-    detector = checkpoint.load(config.model)
+    detector = checkpoint.load(config.model, config.weights)
     _check_side(config, detector)
     if config.export.int8:
         deploy.float_layers(detector, config.export.int8_float)

@@ -85,7 +85,7 @@ def rehearse_distill(config: Complete) -> None:
     files = [Path(teacher) for teacher in asked(chosen)]
     settings = lesson(chosen, files)
     if checkpoint.is_stored(config.model):
-        student = checkpoint.load(config.model)
+        student = checkpoint.load(config.model, config.weights)
         check_kin(chosen, Path(config.model), files)
     else:  # it is trained first, for the classes of the data
         info = dataset_info(config.data) if config.data else {}

@@ -43,7 +43,7 @@ def inspect(config: Complete) -> None:
         for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
             console.print(printable(line), markup=False)
         return
-    detector = checkpoint.load(config.model)
+    detector = checkpoint.load(config.model, config.weights)
     wiring = trace(detector, config.imgsz)
     owner = {name: i for i, g in enumerate(wiring.groups) for name in g.producers}
     table = Table(title=Text(printable(f"{config.model} at {config.imgsz} px")), box=SIMPLE_HEAD, pad_edge=False)

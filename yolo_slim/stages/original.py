@@ -27,7 +27,7 @@ def original(config: Complete) -> Record:
     if untrained:
         settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
     else:
-        detector = checkpoint.load(config.model)
+        detector = checkpoint.load(config.model, config.weights)
         if config.data:
             dataset_for(detector, config.data, config.model)
 
@@ -41,7 +41,8 @@ def original(config: Complete) -> Record:
         say("original", row, weights)
         return {"weights": weights}, row, {"source": config.model}
 
-    return run_stage(config, "original", settings, [] if untrained else [Path(config.model)], work)
+    inputs = [] if untrained else checkpoint.parts(config.model, config.weights)
+    return run_stage(config, "original", settings, inputs, work)
 
 
 def _train(config: Complete, folder: Path, settings: dict[str, Any]) -> Detector:

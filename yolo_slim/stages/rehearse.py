@@ -27,7 +27,7 @@ def rehearse(config: Complete) -> None:
     compatible(chosen, landing_mode(config))
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
-    detector = checkpoint.load(config.model)
+    detector = checkpoint.load(config.model, config.weights)
     rehearse_training(config, detector)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)

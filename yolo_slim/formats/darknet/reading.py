@@ -50,7 +50,7 @@ def load(cfg_path: str | Path, weights_path: str | Path | None = None) -> Darkne
     with _about(cfg_path):
         text = _text(_content(cfg_path, LONGEST, "a Darknet cfg"))
         net = read_net(text)
-    weights_path = Path(weights_path) if weights_path is not None else _beside(cfg_path)
+    weights_path = Path(weights_path) if weights_path is not None else weights_beside(cfg_path)
     with _about(weights_path):
         start = _content(weights_path, None, what := f"the weights of {plain(cfg_path.name)}", first=HEADER)
         header = header_of(start)
@@ -99,7 +99,7 @@ def _text(content: bytes) -> str:
         raise SlimError(f"is refused at line {line}: it is no UTF-8 there; save it as UTF-8, comments included") from e
 
 
-def _beside(cfg_path: Path) -> Path:
+def weights_beside(cfg_path: Path) -> Path:
     """The weights that belong to a cfg.
 
     Raises:

@@ -13,6 +13,7 @@ from yolo_slim.formats import darknet
 from yolo_slim.formats.archive import LARGEST_PICKLE
 from yolo_slim.formats.darknet import modules
 from yolo_slim.formats.darknet.modules import DarknetModel
+from yolo_slim.formats.darknet.reading import weights_beside
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import check_entries
 from yolo_slim.formats.modules import check_modules
@@ -46,18 +47,40 @@ def words() -> Vocabulary:
     return Vocabulary({**known.objects, **own}, known.calls, known.helpers, known.refusal)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, weights: Path | None = None) -> dict[str, Any]:
     """A checkpoint's dict; of a cfg, one with its detector, its card, and the side of the images that it was made for.
+
+    Args:
+        path: a cfg or a checkpoint.
+        weights: of the cfg; None: those beside it.
 
     Raises:
         SlimError: it is damaged, says what is not supported, or does more than a detector's file does.
     """
     if darknet.reads(path):
-        detector = darknet.load(path)
-        return {"model": detector, "train_args": {"imgsz": detector.args["imgsz"]}, "yolo_slim": darknet.card(path)}
+        detector = darknet.load(path, weights)
+        return {"model": detector, "train_args": {"imgsz": detector.args["imgsz"]}}
     ckpt = unpickled(path, words())
     check_entries(ckpt)
     return ckpt
+
+
+def parts(path: Path, weights: Path | None) -> list[Path]:
+    """The files that a detector is read from.
+
+    Raises:
+        SlimError: a cfg without weights beside it.
+    """
+    return [path, weights or weights_beside(path)] if darknet.reads(path) else [path]
+
+
+def card(path: Path) -> dict[str, Any] | None:
+    """The card beside a cfg; None: a checkpoint, which holds its own.
+
+    Raises:
+        SlimError: there is one that is none.
+    """
+    return darknet.card(path) if darknet.reads(path) else None
 
 
 def save(detector: Detector, path: Path, card: dict[str, Any] | None) -> tuple[Path, ...]:
