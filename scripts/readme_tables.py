@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench_distill
 import bench_equal_latency
+import bench_evidence
 import bench_landing
 import bench_peers
 import fuzz
@@ -50,11 +51,17 @@ ROWS = {
 
 def others() -> dict[str, str]:
     """Tables that take no arguments, by name."""
-    trials, landings = (
-        json.loads((ROOT / f"scripts/{name}_rows.json").read_text()) for name in ("kill", "bench_landing")
+    trials, landings, evidence = (
+        json.loads((ROOT / f"scripts/{name}_rows.json").read_text())
+        for name in ("kill", "bench_landing", "bench_evidence")
     )
     kills = kill.table([row for trial in trials for row in trial])
-    return {"fuzz": fuzz.table(), "kill": kills, "landing": bench_landing.table(landings)}
+    return {
+        "fuzz": fuzz.table(),
+        "kill": kills,
+        "landing": bench_landing.table(landings),
+        "evidence": bench_evidence.table(evidence),
+    }
 
 
 def printed(name: str) -> str:
