@@ -74,7 +74,8 @@ class Row:
         common = [f"model={args.model}", f"data={args.data}", f"imgsz={args.imgsz}", f"device={args.device}",
                   f"runs={runs}", f"name={self.recipe}-seed{self.seed}", f"seed={self.seed}", f"prune.seed={self.seed}",
                   f"latency.runtime={args.runtime}", f"latency.threads={args.timed_threads}", "prune.round_to=8",
-                  f"prune.solver={SOLVERS.get(self.recipe, 'auto')}", *peers.OURS]  # fmt: skip
+                  f"prune.solver={SOLVERS.get(self.recipe, 'auto')}", *peers.OURS,
+                  *peers.AS_THEN[:1]]  # fmt: skip
         return read_config(None, [*common, *words])
 
     def made_of(self, part: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Row:
         args = self.args
         stamp = {"model": peers.sum_of(args.model), "smaller": peers.sum_of(args.smaller), "imgsz": args.imgsz,
                  "runtime": args.runtime, "threads": args.timed_threads,
-                 "prune": self.config().prune.model_dump(mode="json")}  # fmt: skip
+                 "prune": self.config().prune.model_dump(mode="json", exclude={"fisher"})}  # fmt: skip
         if part == "trained":
             stamp |= {"epochs": args.epochs, "train": peers.train_as(args)}
         return stamp

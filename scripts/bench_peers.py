@@ -50,6 +50,8 @@ TRAIN = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.00143, "warmup_e
 
 RECALIBRATED = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=256")
 BARE = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=0")
+AS_THEN = ("prune.fisher=labels", "prune.solver=threshold")
+"""What channels were judged by when the rows that are kept were made: no choice then."""
 OURS, RECOVERY = ("prune.criterion=obs", "prune.scope=global"), ("prune.reconstruct=lstsq",)
 """Our best importance, and our best recovery: settings of the `prune:` section."""
 LANDING = ("sparse_train.mode=targeted",)
@@ -135,7 +137,7 @@ class Job:
         runs = Path(args.runs) / Path(args.data).stem / f"x{self.flops:g}"
         common = [f"model={args.model}", f"data={args.data}", f"imgsz={args.imgsz}", f"device={args.device}",
                   f"runs={runs}", f"name={self.recipe}-seed{self.seed}", f"seed={self.seed}",
-                  f"prune.target.flops={self.flops}", "prune.round_to=8"]  # fmt: skip
+                  f"prune.target.flops={self.flops}", "prune.round_to=8", *AS_THEN]  # fmt: skip
         return read_config(None, [*common, *words])
 
     def made_of(self, part: str) -> dict[str, Any]:
