@@ -37,7 +37,7 @@ PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 def inspect(config: Complete) -> None:
     """Print the table; of an exported file, what it carries about itself."""
-    if not config.model.endswith((".yaml", ".yml")) and not checkpoint.is_stored(config.model):
+    if not config.model.endswith((".yaml", ".yml", ".weights")) and not checkpoint.is_stored(config.model):
         card = deploy.card_in(Path(config.model))
         lines = [*history(card), *plan_of(card.get("plan") or [], {})]
         for line in lines or [f"{config.model} carries no model card: it was not exported by yolo-slim"]:
