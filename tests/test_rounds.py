@@ -288,8 +288,8 @@ def patched():
     with pytest.MonkeyPatch.context() as patch:
         load = checkpoint.load
 
-        def remembered(path: Path | str) -> nn.Module:
-            detector = load(path)
+        def remembered(path: Path | str, weights: str | None = None) -> nn.Module:
+            detector = load(path, weights)
             CAME_FROM[id(detector)] = Path(path)
             return detector
 
