@@ -201,11 +201,10 @@ def beside(path: Path) -> dict[str, Path]:
     Raises:
         SlimError: the disk is full or cannot be written.
     """
-    ckpt = read(path)
-    family = family_in(ckpt)
+    family = family_at(path)
     if not family.files:
         return {}
-    suffix, write = family.files
+    ckpt, (suffix, write) = read(path), family.files
     written = write(detector_of(ckpt, path), path.with_suffix(suffix), ckpt.get(CARD))
     return {f"{family.name.lower()}{file.suffix}": file for file in written}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,18 @@ def opened(path: Path) -> Archive:
         raise SlimError(f"does not fit into memory ({type(e).__name__})") from e
     except Exception as e:  # zipfile has some ten kinds for what is no zip
         raise SlimError(DAMAGED.format(str(e) or type(e).__name__)) from e
+
+
+def in_pickle(path: Path, words: re.Pattern[bytes]) -> bool:
+    """Whether the pickle of a checkpoint holds these words; what is no checkpoint holds none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+            if name.file_size > LARGEST_PICKLE or name.compress_type != zipfile.ZIP_STORED:
+                return False
+            return words.search(archive.read(name)) is not None
+    except Exception:  # of the many kinds that zipfile has: whoever reads it next tells of it
+        return False
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> Archive:

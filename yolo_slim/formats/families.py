@@ -16,6 +16,7 @@ from torch import nn
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.darknet import storing as darknet
 from yolo_slim.formats.darknet.modules import DarknetModel
+from yolo_slim.formats.darknet.saving import save as save_darknet
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import MODELS, check_detector, check_entries
 from yolo_slim.formats.unpickle import unpickled
@@ -100,7 +101,7 @@ DARKNET = Family(
     content=darknet.content_of,
     dump=ULTRALYTICS.dump,
     rebuilds=False,
-    files=(".cfg", darknet.save),
+    files=(".cfg", save_darknet),
     parts=darknet.parts,
     card=darknet.card,
     cites=True,

@@ -68,7 +68,8 @@ def evidence_from(config: Complete, detector: nn.Module) -> Evidence:
     Raises:
         SlimError: the data set cannot be used, or calls the detector's classes by other names.
     """
-    drawn = drawn_loss if isinstance(detector, BaseModel) else None  # others say what they find in ways of their own
+    # Other networks than Ultralytics' say what they find in ways of their own.
+    drawn = drawn_loss if config.prune.fisher == "predicted" and isinstance(detector, BaseModel) else None
     if not config.data:
         return Evidence(drawn=drawn)
     trained = cast(checkpoint.Detector, detector)  # others have no loss
@@ -116,8 +117,7 @@ def plan_without(
 
 def criterion_for(chosen: Prune, evidence: Evidence) -> str:
     """What channels are judged by: what is asked for, else obs where there is what it looks at, else l1."""
-    answers = evidence.images and evidence.drawn and chosen.fisher == "predicted"
-    return chosen.criterion or ("obs" if answers or evidence.batches else "l1")
+    return chosen.criterion or ("obs" if evidence.batches or (evidence.images and evidence.drawn) else "l1")
 
 
 def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence) -> dict[str, np.ndarray]:
@@ -133,7 +133,6 @@ def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence)
         evidence=replace(
             evidence,
             images=Shown(images, criterion) if isinstance(images, Batches) else images,
-            drawn=evidence.drawn if chosen.fisher == "predicted" else None,
             bn_fold=chosen.bn_fold,
             mix_norm=chosen.mix_norm,
             points=chosen.points_per_image,

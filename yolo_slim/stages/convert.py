@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.engine.exporter import export_formats
 
 from yolo_slim import checkpoint, deploy
 from yolo_slim.channels import image_channels
@@ -55,9 +54,7 @@ def convert(config: Complete) -> Path:
 
 def _format(target: Path, kinds: tuple[str, ...]) -> str:
     """Ultralytics' exporter's word for how a name ends."""
-    table = export_formats()
-    endings = {end: name for name, end in zip(table["Argument"], table["Suffix"], strict=True) if end and name != "-"}
-    known = {end: name for end, name in endings.items() if name in ("onnx", "openvino", "torchscript", "ncnn")}
+    known = {deploy.suffix(name): name for name in ("torchscript", "onnx", "openvino", "ncnn")}
     found = next((name for end, name in known.items() if target.name.endswith(end)), None)
     if found is None:
         raise SlimError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 
 from yolo_slim.formats import darknet
-from yolo_slim.formats.archive import LARGEST_PICKLE
+from yolo_slim.formats.archive import in_pickle
 from yolo_slim.formats.darknet import modules
 from yolo_slim.formats.darknet.modules import DarknetModel
 from yolo_slim.formats.darknet.reading import weights_beside
-from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import check_entries
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.unpickle import unpickled
@@ -23,20 +22,12 @@ from yolo_slim.formats.writing import content_of as ultralytics_content
 
 PARTS = (modules.DarknetModel, modules.DarknetHead, modules.Sum, modules.Part, modules.EdgePool)
 """What a pickled detector names, besides torch's and Ultralytics' layers."""
+READ_HERE = re.compile(re.escape(f"{modules.__name__}\nDarknetModel\n").encode())
 
 
 def reads(path: Path) -> bool:
     """Whether a file is a Darknet cfg, or a checkpoint whose pickle names the modules of one."""
-    if darknet.reads(path):
-        return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
-            if name.file_size > LARGEST_PICKLE or name.compress_type != zipfile.ZIP_STORED:
-                return False
-            return f"{modules.__name__}\nDarknetModel\n".encode() in archive.read(name)
-    except Exception:  # of the many kinds that zipfile has: whoever reads it next tells of it
-        return False
+    return darknet.reads(path) or in_pickle(path, READ_HERE)
 
 
 @cache
@@ -81,15 +72,6 @@ def card(path: Path) -> dict[str, Any] | None:
         SlimError: there is one that is none.
     """
     return darknet.card(path) if darknet.reads(path) else None
-
-
-def save(detector: Detector, path: Path, card: dict[str, Any] | None) -> tuple[Path, ...]:
-    """A cfg, its weights, and what lies beside them; see `darknet.save`.
-
-    Raises:
-        SlimError: numbers that are none, a fused detector, or a disk that cannot take it.
-    """
-    return darknet.save(detector, path, card)
 
 
 def admit(detector: nn.Module, ckpt: dict[str, Any]) -> DarknetModel:

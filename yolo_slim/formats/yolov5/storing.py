@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import types
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from yolo_slim.errors import SlimError
-from yolo_slim.formats.archive import LARGEST_PICKLE
+from yolo_slim.formats.archive import in_pickle
 from yolo_slim.formats.door import MODELS, check_entries
 from yolo_slim.formats.unpickle import unpickled
 from yolo_slim.formats.writing import in_fp16
@@ -33,14 +32,7 @@ TRAINED_HERE = "train_args"
 
 def reads(path: Path) -> bool:
     """Whether a file is a checkpoint whose pickle names the repository's `models.yolo`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
-            if name.file_size > LARGEST_PICKLE or name.compress_type != zipfile.ZIP_STORED:
-                return False
-            return READ_HERE.search(archive.read(name)) is not None
-    except Exception:  # of the many kinds that zipfile has: whoever reads it next tells of it
-        return False
+    return in_pickle(path, READ_HERE)
 
 
 def read(path: Path) -> dict[str, Any]:
