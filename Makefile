@@ -1,6 +1,6 @@
 # make demo        the whole way on a small data set that is drawn here, in minutes on two CPU cores
 # make test        lint and tests
-# make slim        all stages of CONFIG: sparse-train, prune, finetune, export, bench, report
+# make slim        all stages of CONFIG: plan, sparse-train, prune, finetune, export, bench, report
 # make sweep       criterion x target x recovery without training: which budget to ask for
 # make prune       one stage; ARGS adds settings: make prune CONFIG=configs/bccd.yaml ARGS="prune.ratio=0.4"
 
@@ -9,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slim sparse-train sensitivity prune finetune report bench export inspect sweep convert clean
+.PHONY: demo test lint slim plan sparse-train sensitivity prune finetune report bench export inspect sweep convert clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -35,7 +35,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-sparse-train sensitivity prune finetune report bench export inspect sweep convert: .venv/ready
+plan sparse-train sensitivity prune finetune report bench export inspect sweep convert: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

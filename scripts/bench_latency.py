@@ -60,7 +60,7 @@ def cuts_aimed(
         return select(wiring, scores, target=target, round_to=round_to, latency=table)
 
     def measured(found: Selection) -> dict[str, float]:
-        return {"latency": timer.one(cut(detector, wiring, found.plan.kept)).share}
+        return {"latency": timer.one(cut(detector, wiring, found.kept)).share}
 
     for name, share in (("latency", latency), ("flops", flops)):
         for round_to in (1, 8, 16):
@@ -140,7 +140,7 @@ def main(words: list[str] | None = None) -> int:
         timer = clock.timer(detector, wiring, args.runs)
         targets = cuts_aimed(wiring, detector, table, args.latency, args.flops, timer)
         slims = [functools.partial(slimmed, detector, wiring, widths) for widths in cuts]
-        chosen = [target.found.plan.kept for target in targets if not isinstance(target.found, SlimError)]
+        chosen = [target.found.kept for target in targets if not isinstance(target.found, SlimError)]
         slims += [functools.partial(cut, detector, wiring, kept) for kept in chosen]
         shares = [turn.share for turn in timer.many(slims, f"exported files, {runtime}")]
         found = predicted_rows(Costs(wiring), table, cuts, shares[: len(cuts)])

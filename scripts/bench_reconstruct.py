@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     detector = load(args.model)
     wiring = trace(detector, args.imgsz)
-    kept = select(wiring, score(detector, wiring, "l1"), target={"flops": 0.5}).plan.kept
+    kept = select(wiring, score(detector, wiring, "l1"), target={"flops": 0.5}).kept
     slim = cut(detector, wiring, kept)
     batches = Batches(args.data, args.imgsz, args.images)
     images = sum(len(batch) for batch in batches)  # reads them

@@ -41,7 +41,7 @@ def main(models: list[str]) -> None:
             marks.append(time.perf_counter())
             select(wiring, scores, target={"flops": 0.5}, solver="knapsack")
             marks.append(time.perf_counter())
-            cut(detector, wiring, selection.plan.kept)
+            cut(detector, wiring, selection.kept)
             marks.append(time.perf_counter())
             widths = (8, 8, 8, 10, 8)
             parts = "".join(f"{b - a:{w}.2f}" for w, (a, b) in zip(widths, pairwise(marks), strict=True))

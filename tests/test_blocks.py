@@ -537,7 +537,7 @@ def test_ratios_count_the_channels_of_blocks_as_removed(varied):
     flat = {g.name: np.arange(g.size, dtype=float) for g in found.groups}
     free = sum(g.size for g in found.free)
     gone = free - sum(g.size for g in shallow.free)
-    plan = select(shallow, flat, ratio=0.3, round_to=1, min_channels=1, min_keep=0, whole=found).plan
+    plan = select(shallow, flat, ratio=0.3, round_to=1, min_channels=1, min_keep=0, whole=found)
     assert (~plan.kept).sum() == int(0.3 * free) - gone > 0
 
 
@@ -723,7 +723,7 @@ def test_a_block_that_is_a_layer_of_its_own_is_stored_too(tmp_path):
 
 def test_a_saved_cut_replays(shallow, loaded):
     kept = json.loads((shallow.parent / "kept.json").read_text())
-    replayed, stored = replay(loaded, PX, kept), checkpoint.load(shallow)
+    replayed, stored = replay(loaded, PX, Plan(kept)), checkpoint.load(shallow)
     widths = [
         {n: m.weight.shape for n, m in net.named_modules() if isinstance(m, nn.Conv2d)} for net in (replayed, stored)
     ]
@@ -753,11 +753,11 @@ def test_survivors_are_who_they_are_said_to_be(name):
     """Map by map: the cut detector gives what the masked one gives in the channels that are named."""
     net = randomise_norms(detector(name)).eval()
     found = trace(net, PX)
-    plan = Plan(random_plan(found, np.random.default_rng(3)))
-    who = survivors(net, PX, plan.outputs(found))
+    kept = random_plan(found, np.random.default_rng(3))
+    who = survivors(net, PX, Plan.of(found, kept))
     image = torch.rand(1, 3, PX, PX, generator=torch.Generator().manual_seed(1))
     inside = [n for n in who if n and n in dict(net.named_modules())]
-    before, after = (maps_of(d, inside, image) for d in (masked(net, found, plan.kept), cut(net, found, plan.kept)))
+    before, after = (maps_of(d, inside, image) for d in (masked(net, found, kept), cut(net, found, kept)))
     entering = [f"model.{i}" for i in net.model[-1].f]
     assert set(entering) <= before.keys(), "Detect's inputs are understood"
     narrowed = 0
@@ -771,7 +771,7 @@ def test_survivors_are_who_they_are_said_to_be(name):
 
 def test_survivors_of_a_cut_that_takes_a_block_out(shallow, loaded):
     kept = json.loads((shallow.parent / "kept.json").read_text())
-    who = survivors(loaded, PX, kept)
+    who = survivors(loaded, PX, Plan(kept))
     stored = checkpoint.load(shallow)
     for module in ("model.2", "model.4", "model.9"):
         assert len(who[module]) == maps_of(stored, [module], torch.rand(1, 3, PX, PX))[module].shape[1]
@@ -780,7 +780,7 @@ def test_survivors_of_a_cut_that_takes_a_block_out(shallow, loaded):
 
 def test_replaying_half_a_block_is_refused(loaded):
     with pytest.raises(SlimError, match=r"model\.2\.m\.0\.cv1\.conv"):
-        replay(loaded, PX, {"model.2.m.0.cv1.conv": []})
+        replay(loaded, PX, Plan({"model.2.m.0.cv1.conv": []}))
 
 
 def test_a_detector_without_its_blocks_is_cut_again(shallow, tmp_path):
@@ -807,7 +807,7 @@ def test_the_stage_scores_records_and_tells(original, data, tmp_path):
         f"{block}.cv1.conv",
         f"{block}.cv2.conv",
     }
-    kept = json.loads((tmp_path / "deep" / "pruned" / "kept.json").read_text())
+    kept = json.loads((tmp_path / "deep" / "plan" / "plan.json").read_text())["outputs"]
     assert kept[f"{block}.cv1.conv"] == kept[f"{block}.cv2.conv"] == []
     tuned = run("finetune", *words, "finetune.epochs=1", "finetune.train={batch: 4, workers: 0}")
     assert tuned.code == 0, tuned.err

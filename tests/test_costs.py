@@ -9,7 +9,7 @@ import torch
 from networks import Act, Line, Network, Probe, detector, random_plan
 from ultralytics.nn.modules import SPPF
 
-from yolo_slim.channels import Costs, Meter, Plan, cut, trace
+from yolo_slim.channels import Costs, Meter, cut, trace
 
 
 def profile(net, px):
@@ -42,7 +42,7 @@ def test_costs_are_thops(name, px):
     assert budget.params == profile(net, px)[0] == found.params
     for seed in range(2):
         kept = random_plan(found, np.random.default_rng(seed))
-        budget, slim = costs.of(Plan(kept).keeps(found)), cut(net, found, kept)
+        budget, slim = costs.of(found.widths(kept)), cut(net, found, kept)
         assert budget.params == sum(p.numel() for p in slim.parameters())
         if offset == 0:
             assert (budget.params, budget.macs) == profile(slim, px)
@@ -57,7 +57,7 @@ def test_params_are_counted_on_random_networks(first):
         found = trace(net, 32)
         kept = random_plan(found, np.random.default_rng(seed))
         counted = sum(p.numel() for p in cut(net, found, kept).parameters())
-        if Costs(found).of(Plan(kept).keeps(found)).params != counted:
+        if Costs(found).of(found.widths(kept)).params != counted:
             wrong.append(seed)
     assert not wrong, f"networks.Network(seed) for these seeds: {wrong}"
 
@@ -78,7 +78,7 @@ def test_costs_are_thops_around_one_operator(operator):
     kept = np.ones(found.n_channels, bool)
     for group in found.free:
         kept[group.channels[::2]] = False
-    budget = Costs(found).of(Plan(kept).keeps(found))
+    budget = Costs(found).of(found.widths(kept))
     assert (budget.params, budget.macs) == profile(cut(net, found, kept), 16)
 
 

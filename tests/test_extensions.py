@@ -50,7 +50,7 @@ def test_a_criterion(original: Path, data: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(CRITERIA, "widest", widest)
     words = [f"model={original}", f"runs={tmp_path}", *SETTINGS, "prune.criterion=widest", "prune.ratio=0.3"]
     assert run("prune", *words, f"data={data}", "prune.calib_images=4").code == 0
-    kept = json.loads((tmp_path / "slim" / "pruned" / "kept.json").read_text())
+    kept = json.loads((tmp_path / "slim" / "plan" / "plan.json").read_text())["outputs"]
     assert kept and all(stay == list(range(len(stay))) for name, stay in kept.items() if name == "model.0.conv")
 
 

@@ -73,7 +73,7 @@ def test_a_budget_of_time_is_met_and_used(wiring: Trace, solver: str, name: str)
     scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
     asked = {"latency": 0.6, "latency_ms": 0.6 * whole}[name]
     found = select(wiring, scores, solver=solver, target={name: asked}, latency=table)
-    keeps = found.plan.keeps(wiring)
+    keeps = wiring.widths(found.kept)
     assert float(table.many(costs, keeps[None])[0]) == pytest.approx(found.achieved["latency_ms"])
     assert 0.9 * 0.6 < found.achieved["latency"] <= 0.6 + 1e-9
     assert found.achieved["latency_ms"] == pytest.approx(found.achieved["latency"] * whole)
@@ -104,10 +104,10 @@ def test_a_slow_layer_gives_more_to_a_budget_of_time_than_to_one_of_flops(wiring
         low, high = (middle, high) if cut(flops=middle).achieved["latency"] <= 0.5 else (low, middle)
     counted = cut(flops=low)
     assert timed.achieved["latency"] == pytest.approx(counted.achieved["latency"], abs=0.02)
-    assert (timed.plan.kept != counted.plan.kept).any()
-    taken = [table.by_layer(costs, found.plan.keeps(wiring))[slow] for found in (timed, counted)]
+    assert (timed.kept != counted.kept).any()
+    taken = [table.by_layer(costs, wiring.widths(found.kept))[slow] for found in (timed, counted)]
     assert taken[0] < 0.8 * taken[1], "its inputs and outputs go first"
-    worth = [sum(scores[g.name][s.plan.kept[g.channels]].sum() for g in wiring.free) for s in (timed, counted)]
+    worth = [sum(scores[g.name][s.kept[g.channels]].sum() for g in wiring.free) for s in (timed, counted)]
     assert worth[0] > worth[1], "for the same time, more of what matters stays"
 
 

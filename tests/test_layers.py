@@ -51,10 +51,11 @@ MAY_IMPORT["pruning"] = {
     "errors",
     "importance",
     "measure",
+    "record",
     "timing",
 }
-MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "record", "runs"}
-MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "record", "runs"} - {"console", "measure"}
+MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "runs"}
+MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}
 MAY_IMPORT["python"] = {"channels", "checkpoint", "config", "errors", "given", "measure", "pruning"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from test_pipeline import PRUNE, run
 from training_helpers import PX, draw_shapes, saved, tiny
 
 from yolo_slim import checkpoint, record
-from yolo_slim.channels import cut, plan_from_kept, relative_difference, silent, trace
+from yolo_slim.channels import Plan, cut, relative_difference, silent, trace
 from yolo_slim.config import Prune, read_config
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.door import cuts_of
 from yolo_slim.importance import Evidence
-from yolo_slim.pruning.choose import choose, evidence_from, follow_plan
+from yolo_slim.pruning.choose import choose, evidence_from
 from yolo_slim.pruning.cut import cut_to_plan
+from yolo_slim.pruning.plan import cost_of
 from yolo_slim.stages.sparse_train import _plan
 from yolo_slim.training.landing import MADE_UP
 
@@ -61,8 +65,13 @@ class Sparse:
     def detector(self, stage):
         return checkpoint.load(self.record(stage).output(self.folder / stage))
 
-    def json(self, stage, name):
-        return json.loads(self.record(stage).output(self.folder / stage, name).read_text())
+    def plan(self, stage):
+        return json.loads(self.record(stage).output(self.folder / stage, "plan").read_text())["outputs"]
+
+    def taken(self):
+        """What the pruned detector tells that was taken out of it."""
+        (cut,) = cuts_of(self.detector("pruned"))
+        return cut
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +91,13 @@ def soft(tmp_path_factory):
 def test_it_lands_what_the_prune_section_would_remove_from_the_original(targeted):
     config, original = read_config(None, targeted.words), targeted.detector("original")
     found = choose(original, trace(original, PX), config.prune, evidence_from(config, original))
-    assert targeted.json("sparse", "plan") == found.plan.outputs(trace(original, PX)) != {}
+    assert targeted.plan("plan") == Plan.of(trace(original, PX), found.kept).outputs != {}
     assert targeted.record("pruned").details["achieved"]["flops"] == pytest.approx(found.achieved["flops"])
     assert targeted.record("pruned").details["asked"] == {"flops": 0.6}
 
 
 def test_pruning_follows_the_plan_and_loses_nothing(targeted):
-    assert targeted.json("pruned", "kept") == targeted.json("sparse", "plan")
+    assert targeted.taken() == targeted.plan("sparse") == targeted.plan("plan")
     before, after = targeted.detector("sparse"), targeted.detector("pruned")
     assert relative_difference(before, after, torch.rand(2, 3, PX, PX)) < 1e-5
     done = targeted.record("pruned")
@@ -101,7 +110,7 @@ def test_pruning_follows_the_plan_and_loses_nothing(targeted):
 def test_what_has_landed_is_neither_absorbed_nor_recalibrated(targeted):
     before, after = targeted.detector("sparse"), targeted.detector("pruned")
     wiring = trace(before, PX)
-    kept = plan_from_kept(wiring, targeted.json("sparse", "plan")).kept
+    kept = Plan(targeted.plan("sparse")).kept(wiring)
     assert silent(before, wiring, kept)
     plain = cut(before, wiring, kept).state_dict()
     assert all(torch.equal(v, plain[k]) for k, v in after.state_dict().items())
@@ -124,7 +133,8 @@ def test_what_stays_lands_on_the_way_to_where_recovery_would_put_it(tmp_path):
 
 
 def test_the_plan_is_an_input_of_pruning(targeted):
-    assert any(path.endswith("plan.json") for path in targeted.record("pruned").inputs)
+    for stage in ("sparse", "pruned"):
+        assert any(path.endswith("plan.json") for path in targeted.record(stage).inputs)
     assert "done before" in targeted.did("prune") and "done before" in targeted.did("sparse-train")
 
 
@@ -163,16 +173,31 @@ def test_a_plan_for_another_budget_is_refused(targeted, words, said):
 def test_another_budget_lands_anew(targeted, tmp_path):
     """The training begins again: its plan is part of its settings."""
     config = read_config(None, [*targeted.words, "prune.target.flops=0.5"])
-    old = targeted.record("sparse").settings["prune"]["target"]
+    old = targeted.record("plan").settings["target"]
     assert {k: v for k, v in old.items() if v is not None} == {"flops": 0.6} and old != config.prune.model_dump()[
         "target"
     ]
-    assert "recalibrate" not in targeted.record("sparse").settings["prune"], "recovery has no say"
+    assert "recalibrate" not in targeted.record("plan").settings, "recovery has no say"
+
+
+def test_a_run_of_version_0_1_is_gone_on_with(targeted, tmp_path):
+    """Its plan was the outputs alone, and its sparse training told of the `prune:` section among its settings."""
+    folder, done = tmp_path / "targeted" / "sparse", targeted.record("sparse")
+    shutil.copytree(targeted.folder, folder.parent, ignore=shutil.ignore_patterns("plan", "pruned"))
+    (folder / "plan.json").write_text(json.dumps(targeted.plan("sparse")))
+    details = {k: v for k, v in done.details.items() if k != "chosen"}
+    settings = {**done.settings, "prune": {**done.details["chosen"], "iterations": {"rounds": 1}}}
+    sums = {**done.sums, "plan": record.sha256(folder / "plan.json")}
+    record.write(folder, replace(done, details=details, settings=settings, sums=sums))
+    code, output = run("prune", *targeted.words, f"runs={tmp_path}")
+    assert code == 0 and "following the plan" in output and "nothing is lost" in output
+    code, output = run("prune", *targeted.words, f"runs={tmp_path}", "prune.target.flops=0.5")
+    assert code == 2 and "Run `yolo-slim sparse-train` again" in " ".join(output.split())
 
 
 def test_a_training_that_stops_before_it_has_landed_is_refused(targeted):
     config, detector = read_config(None, targeted.words), targeted.detector("original")
-    kept = torch.tensor(plan_from_kept(trace(detector, PX), targeted.json("sparse", "plan")).kept)
+    kept = torch.tensor(Plan(targeted.plan("sparse")).kept(trace(detector, PX)))
     with pytest.raises(SlimError, match=r"stopped after epoch 1, before its landing was over.*patience"):
         _plan({"kept": kept, "epoch": 0}, detector, config)
 
@@ -223,8 +248,8 @@ def test_a_plan_that_is_followed_is_told_as_one_that_is_chosen(tmp_path, asked):
     detector, chosen = tiny(tmp_path), Prune.model_validate({"criterion": "l1", **PRUNE, **asked})
     wiring = trace(detector, PX)
     found = choose(detector, wiring, chosen, Evidence())
-    followed = follow_plan(detector, wiring, found.plan.outputs(wiring), chosen)
-    assert np.array_equal(followed.plan.kept, found.plan.kept) and not found.plan.kept.all()
+    followed = cost_of(Plan.of(wiring, found.kept), detector, wiring, wiring, chosen)
+    assert np.array_equal(followed.kept, found.kept) and not found.kept.all()
     assert followed.achieved == pytest.approx(found.achieved)
     assert followed.asked.keys() == found.asked.keys() <= followed.achieved.keys()
 
@@ -239,10 +264,10 @@ def test_a_landed_plan_is_not_cut_in_rounds(targeted):
 
 
 def test_soft_pruning_cuts_the_last_selection_and_recovers(soft):
-    assert soft.json("pruned", "kept") == soft.json("sparse", "plan") != {}
+    assert soft.taken() == soft.plan("sparse") != {}
     detector = soft.detector("sparse")
     wiring = trace(detector, PX)
-    kept = plan_from_kept(wiring, soft.json("sparse", "plan")).kept
+    kept = Plan(soft.plan("sparse")).kept(wiring)
     conv = next(c for c in wiring.convs.values() if not kept[c.outputs].all())
     assert (detector.get_submodule(conv.name).weight[~kept[conv.outputs]] == 0).all()
     assert not soft.record("pruned").details["lossless"], "its batch norms still give constants: absorbed, recalibrated"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training_helpers import PX, tiny, wiring_of
 from ultralytics.nn.modules import Conv
 
-from yolo_slim.channels import Costs, Plan, cut, trace
+from yolo_slim.channels import Costs, cut, trace
 from yolo_slim.measure import cost
 from yolo_slim.training.penalty import Penalty, Travel
 from yolo_slim.training.sparse import SparseTrainer
@@ -395,7 +395,7 @@ def test_cost_if_cut_is_the_cost_of_the_real_cut(tmp_path):
             for norm in wiring.norms.values():
                 detector.get_submodule(norm.name).weight[torch.as_tensor(~kept[norm.channels])] = 0
         summary = penalty.summary()
-        budget, full = Costs(wiring).of(Plan(kept).keeps(wiring)), Costs(wiring).of(Costs(wiring).full)
+        budget, full = Costs(wiring).of(wiring.widths(kept)), Costs(wiring).of(Costs(wiring).full)
         after = cost(cut(detector, wiring, kept), PX)
         assert summary["flops_if_cut"] == budget.macs / full.macs == pytest.approx(after.macs / before.macs, rel=1e-9)
         assert summary["params_if_cut"] == budget.params / full.params

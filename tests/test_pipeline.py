@@ -32,7 +32,7 @@ from ultralytics import YOLO
 
 import yolo_slim
 from yolo_slim import SlimError, SlimTrainer, checkpoint, record
-from yolo_slim.channels import cut, plan_from_kept
+from yolo_slim.channels import Plan, cut
 from yolo_slim.cli import main
 from yolo_slim.config import read_config
 from yolo_slim.measure import NOT_MEASURED, cost
@@ -40,7 +40,7 @@ from yolo_slim.stages.report import report_stage
 from yolo_slim.training.folder import train_in
 
 ROWS = ["original", "sparse", "pruned", "finetuned"]
-STAGES = [*ROWS, "export", "bench", "report"]
+STAGES = [*ROWS, "plan", "export", "bench", "report"]
 MEASURED = {"params", "macs", "flops", "file_mb", "split", "images", "labels", "per_class", "replicates", *NOT_MEASURED}
 PRUNE = {"round_to": 4, "min_channels": 4}
 
@@ -195,9 +195,9 @@ def test_the_report_names_every_width_and_why_it_stays(whole):
 
 def test_the_cut_replays_on_the_sparse_weights(whole):
     sparse = checkpoint.load(whole.folder / "sparse" / "sparse.pt")
-    kept = json.loads((whole.folder / "pruned" / "kept.json").read_text())
+    kept = json.loads((whole.folder / "plan" / "plan.json").read_text())["outputs"]
     wiring = wiring_of(sparse)
-    replayed = cut(sparse, wiring, plan_from_kept(wiring, kept).kept)
+    replayed = cut(sparse, wiring, Plan(kept).kept(wiring))
     assert widths(replayed) == widths(checkpoint.load(whole.folder / "pruned" / "pruned.pt")) != widths(sparse)
     assert {name: len(outputs) for name, outputs in kept.items() if name in widths(replayed)} == {
         name: widths(replayed)[name][1] for name in kept
@@ -268,7 +268,7 @@ def other(whole, again):
 def test_another_ratio_redoes_the_cut_and_what_follows_from_it(whole, other):
     output, before, after = other
     changed = {path.split("/")[0] for path in after if after[path] != before.get(path)}
-    assert changed == {"pruned", "finetuned", "export", "bench", "report"}
+    assert changed == {"plan", "pruned", "finetuned", "export", "bench", "report"}
     for stage in ("original", "sparse"):
         assert f"{stage}: done before, nothing has changed" in output
     assert "asked for channels x0.5" in output

@@ -28,7 +28,7 @@ def test_a_cost_of_ones_own_is_a_target(loaded, solver):
     found = prune(loaded, imgsz=PX, tables=tables, target={"energy": 0.5, "flops": 0.9}, solver=solver, **SMALL).cost
     assert found.asked == {"energy": 0.5, "flops": 0.9}
     assert found.achieved["energy"] <= 0.5 and found.achieved["flops"] <= 0.9
-    kept = {g.name: int(found.plan.kept[g.channels].sum()) for g in trace(loaded, PX).groups}
+    kept = {g.name: int(found.kept[g.channels].sum()) for g in trace(loaded, PX).groups}
     table = tables["energy"]
     spent, whole = sum(table[name][k] for name, k in kept.items()), sum(costs[-1] for costs in table.values())
     assert found.achieved["energy"] == pytest.approx(spent / whole)

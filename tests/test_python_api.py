@@ -215,7 +215,7 @@ def test_results_print_in_a_line(loaded, tmp_path):
     assert "64x64 px" in repr(wiring) and f"{len(wiring.convs)} convolutions" in repr(wiring)
     free, kept = wiring.free[0], next(g for g in wiring.groups if g.reason)
     assert repr(free).endswith("may go>") and kept.reason in repr(kept)
-    results = [pruned, pruned.cost, pruned.cost.plan, pruned.cost.before, pruned.trace, wiring, cost(loaded, PX)]
+    results = [pruned, pruned.cost, pruned.plan, pruned.cost.before, pruned.trace, wiring, cost(loaded, PX)]
     results += [*wiring.groups, *wiring.convs.values(), *wiring.norms.values(), *wiring.blocks.values()]
     results += [Evidence(images=[image]), Evidence()]
     for result in results:

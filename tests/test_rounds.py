@@ -21,7 +21,7 @@ from training_helpers import PX, draw_shapes, saved, tiny, widths, wiring_of
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint, record
-from yolo_slim.channels import SCHEDULES, Start, composed, cut, plan_from_kept, replay
+from yolo_slim.channels import SCHEDULES, Plan, Start, cut, replay
 from yolo_slim.cli import main
 from yolo_slim.config import Distill, Prune, read_config
 from yolo_slim.importance import Evidence
@@ -85,12 +85,12 @@ def test_composed_is_one_cut_after_the_other(choices: list[set[int]], width: int
         stay = sorted(i for i in chosen if i < len(channels))
         cuts.append({"a": stay})
         channels = channels[stay]
-    whole = composed(cuts)
+    whole = Plan.composed(cuts).outputs
     assert whole.get("a", list(range(width))) == channels.tolist()
 
 
 def test_composed_keeps_what_no_cut_names() -> None:
-    assert composed([{"a": [0, 2, 4, 5]}, {"a": [1, 3], "b": [0]}, {"b": [0]}]) == {"a": [2, 5], "b": [0]}
+    assert Plan.composed([{"a": [0, 2, 4, 5]}, {"a": [1, 3], "b": [0]}, {"b": [0]}]).outputs == {"a": [2, 5], "b": [0]}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def in_rounds(detector: nn.Module, chosen: Prune) -> tuple[nn.Module, list[dict]
     start, cuts, asked, achieved = wiring_of(detector), [], [], []
     for k in range(1, chosen.iterations.rounds + 1):
         wanted, settings = _asked(chosen, k / chosen.iterations.rounds, achieved[-1] if achieved else {})
-        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, composed(cuts)))
+        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, Plan.composed(cuts)))
         detector = pruned.model
         now = {name: len(kept) for name, kept in pruned.kept.items()}
         cuts.append({n: pruned.kept[n] for n, c in pruned.trace.convs.items() if now[n] < len(c.outputs)})
@@ -131,7 +131,7 @@ def test_many_rounds_come_to_what_one_comes_to(tmp_path, settings, schedule):
     chosen = Prune(criterion="bn_scale", **settings, iterations={"rounds": 3, "schedule": schedule})
     final, cuts, asked, achieved = in_rounds(detector, chosen)
     assert widths(final) == widths(once.model) != widths(detector)
-    whole = composed(cuts)
+    whole = Plan.composed(cuts).outputs
     assert {name: whole.get(name, kept) for name, kept in once.kept.items()} == once.kept
     assert achieved[-1] == pytest.approx(once.cost.achieved)
     for wanted, got in zip(asked, achieved, strict=True):
@@ -167,7 +167,7 @@ def test_shares_are_those_of_the_uncut_detector(tmp_path):
     start, cuts = wiring_of(detector), []
     for k in range(1, 4):
         _, settings = _asked(chosen, k / 3, {})
-        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, composed(cuts)))
+        pruned = cut_to_plan(detector, settings, PX, Evidence(), start=Start(start, Plan.composed(cuts)))
         detector, cuts = pruned.model, detector_cuts(pruned.model)
         assert pruned.cost.before.macs == before.macs and pruned.cost.after.macs == cost(detector, PX).macs
         assert pruned.cost.achieved["flops"] == pytest.approx(cost(detector, PX).macs / before.macs)
@@ -199,11 +199,12 @@ def test_scores_are_read_from_the_detector_as_it_is_by_now(tmp_path):
     detector = varied(tmp_path)
     chosen = Prune(criterion="bn_scale", ratio=0.5, round_to=1, min_channels=1, min_keep=0)
     start = wiring_of(detector)
-    first = cut_to_plan(detector, chosen.model_copy(update={"ratio": 0.25}), PX, Evidence(), start=Start(start, {}))
+    less = chosen.model_copy(update={"ratio": 0.25})
+    first = cut_to_plan(detector, less, PX, Evidence(), start=Start(start, Plan({})))
     with torch.no_grad():  # the order of those that are left turns round
         for norm in (m for m in first.model.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.weight.copy_(2 - norm.weight)
-    left = composed(detector_cuts(first.model))
+    left = Plan.composed(detector_cuts(first.model))
     second = cut_to_plan(first.model, chosen, PX, Evidence(), start=Start(start, left))
     scale = first.model.get_submodule("model.0.bn").weight.detach()
     gone = sorted(set(range(len(scale))) - set(second.kept["model.0.conv"]))
@@ -366,13 +367,13 @@ def test_the_result_is_the_last_cut(made):
     assert all(torch.equal(v, result[k]) for k, v in last.items()) and result.keys() == last.keys()
 
 
-def test_kept_json_is_one_cut_of_the_original(made):
+def test_plan_json_is_one_cut_of_the_original(made):
     command, _ = made
     detector, before = command.detector("pruned"), command.detector("original")
-    kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
-    assert kept == composed(detector_cuts(detector)) and len(detector_cuts(detector)) == 3
+    kept = json.loads((command.folder / "pruned" / "plan.json").read_text())["outputs"]
+    assert kept == Plan.composed(detector_cuts(detector)).outputs and len(detector_cuts(detector)) == 3
     wiring = wiring_of(before)
-    assert widths(cut(before, wiring, plan_from_kept(wiring, kept).kept)) == widths(detector)
+    assert widths(cut(before, wiring, Plan(kept).kept(wiring))) == widths(detector)
     told = {w["layer"]: (w["before"], w["after"]) for w in command.record("pruned").details["widths"]}
     assert told == {name: (w[1], widths(detector)[name][1]) for name, w in widths(before).items()}
 
@@ -395,7 +396,7 @@ def test_a_lost_result_is_put_together_from_the_rounds(made):
         assert f"{stage}: done before, nothing has changed" in output
     assert {path for path, t in command.times().items() if before.get(path) != t} == {
         "pruned/pruned.pt",
-        "pruned/kept.json",
+        "pruned/plan.json",
         "pruned/stage.json",
     }
 
@@ -444,7 +445,7 @@ def test_the_stop_rule(made, drop, result, stopped):
         assert stopped in " ".join(output.split())
         assert [r["map50_95_finetuned"] for r in found["rounds"]] == [0.78, 0.70], "the round too far is shown as well"
         assert details["achieved"] == found["rounds"][0]["achieved"] and details["epochs"] == 1
-        kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
+        kept = json.loads((command.folder / "pruned" / "plan.json").read_text())["outputs"]
         assert detector_cuts(command.detector("pruned")) == [kept]
         assert details["asked"] == found["rounds"][0]["asked"]
 
@@ -504,8 +505,8 @@ def test_a_branch_that_empties_in_the_first_round_stays_gone(tmp_path, patched):
     achieved = cost(detector, PX).macs / cost(before, PX).macs
     # but the norm at the branch's end, which the first round's wiring goes on counting: four operations an element
     assert achieved <= details["achieved"]["flops"] == pytest.approx(achieved, rel=1e-3)
-    kept = json.loads((command.folder / "pruned" / "kept.json").read_text())
-    assert widths(replay(before, PX, kept)) == widths(detector)
+    kept = json.loads((command.folder / "pruned" / "plan.json").read_text())["outputs"]
+    assert widths(replay(before, PX, Plan(kept))) == widths(detector)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -566,8 +567,8 @@ def test_what_comes_out_is_whole(killed):
     command, _ = killed
     done = record.read(command.runs / "pruned")
     assert done is not None and len(done.details["iterations"]["rounds"]) == 2
-    kept = json.loads((command.runs / "pruned" / "kept.json").read_text())
+    kept = json.loads((command.runs / "pruned" / "plan.json").read_text())["outputs"]
     slim = checkpoint.load(command.runs / "pruned" / "pruned.pt")
-    assert kept == composed(detector_cuts(slim))
+    assert kept == Plan.composed(detector_cuts(slim)).outputs
     assert done.details["achieved"]["channels"] <= 0.7 + 0.01
     assert not [p for p in command.runs.rglob("*.part*")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import Line, Network, Probe, detector
 from ultralytics.nn.modules import C3
 
-from yolo_slim.channels import Curve, cut, select, trace
+from yolo_slim.channels import Curve, Plan, cut, select, trace
 from yolo_slim.channels.select import SOLVERS
 from yolo_slim.errors import SlimError
 
@@ -30,12 +30,12 @@ def random_scores(found, seed=0):
 
 def keeps(found, selection):
     """Group name -> channels kept, for the groups that may lose any."""
-    return {g.name: int(selection.plan.kept[g.channels].sum()) for g in found.free}
+    return {g.name: int(selection.kept[g.channels].sum()) for g in found.free}
 
 
 def gone(found, selection):
     """Group name -> indices removed."""
-    return {g.name: np.flatnonzero(~selection.plan.kept[g.channels]).tolist() for g in found.free}
+    return {g.name: np.flatnonzero(~selection.kept[g.channels]).tolist() for g in found.free}
 
 
 # ---- algorithms 3.1: which channels go ----
@@ -108,7 +108,7 @@ def test_a_coupled_channel_counts_once():
     selection = select(found, scores, ratio=0.25, **EXACT)
     assert sum(map(len, gone(found, selection).values())) == floor(0.25 * total)
     assert keeps(found, selection)[shared.name] == 1
-    outputs = selection.plan.outputs(found)
+    outputs = Plan.of(found, selection.kept).outputs
     assert outputs[shared.producers[0]] == outputs[shared.producers[1]] == outputs[shared.producers[2]] == [7]
 
 
@@ -199,10 +199,10 @@ def test_budgets_are_met_from_below_within_one_step(v5n, target, round_to, scope
     assert selection.achieved["flops"] == selection.after.macs / selection.before.macs
     assert selection.achieved["params"] == selection.after.params / selection.before.params
     for group in found.free:
-        k = int(selection.plan.kept[group.channels].sum())
+        k = int(selection.kept[group.channels].sum())
         assert k == group.size or k % round_to == 0
         assert k >= min(group.size, max(8, ceil(0.1 * group.size)))
-    slim = cut(net, found, selection.plan.kept)
+    slim = cut(net, found, selection.kept)
     assert sum(p.numel() for p in slim.parameters()) == selection.after.params
 
 
@@ -210,7 +210,7 @@ def test_budgets_are_met_from_below_within_one_step(v5n, target, round_to, scope
 def test_tighter_budgets_keep_a_subset(v5n, scope):
     """Plans are nested: nothing that a tight budget keeps is removed by a loose one."""
     _, found = v5n
-    plans = [select(found, random_scores(found), target={"flops": f}, scope=scope).plan.kept for f in (0.3, 0.5, 0.7)]
+    plans = [select(found, random_scores(found), target={"flops": f}, scope=scope).kept for f in (0.3, 0.5, 0.7)]
     assert (plans[0] <= plans[1]).all() and (plans[1] <= plans[2]).all()
     assert plans[0].sum() < plans[1].sum() < plans[2].sum()
 
@@ -389,7 +389,7 @@ def scans(found, seed=0):
 
 def worth(found, scores, selection):
     """The sum of all finite scores that stay."""
-    stay = [scores[g.name][selection.plan.kept[g.channels]] for g in found.free]
+    stay = [scores[g.name][selection.kept[g.channels]] for g in found.free]
     return sum(float(s[np.isfinite(s)].sum()) for s in stay)
 
 
@@ -437,7 +437,7 @@ def test_a_ratio_is_exact_with_every_solver(v5n, solver, ratio):
 def test_where_all_channels_cost_the_same_the_knapsack_is_the_threshold(v5n):
     _, found = v5n
     one, two = (select(found, random_scores(found), ratio=0.4, solver=s, **EXACT) for s in ("threshold", "knapsack"))
-    assert (one.plan.kept == two.plan.kept).all()
+    assert (one.kept == two.kept).all()
 
 
 def costs_of(**costs):
@@ -531,7 +531,7 @@ def test_megabytes_are_numbers_in_half_precision_and_the_rest():
         assert selection.looser["size_mb"] == pytest.approx(90e-6)
         assert selection.tighter["size_mb"] == pytest.approx(70e-6)
     whole = select(found, {"0": np.ones(4)}, target={"size_mb": 1.0}, overhead=60)
-    assert whole.plan.kept.all() and whole.looser == {}
+    assert whole.kept.all() and whole.looser == {}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from tiny import PX, contents, refused, run
 
 from yolo_slim import SlimError, checkpoint, prune, record
-from yolo_slim.channels import trace
+from yolo_slim.channels import Plan, trace
 from yolo_slim.config import check, read_config
 from yolo_slim.data.batches import Batches
 from yolo_slim.importance import Evidence
@@ -171,7 +171,7 @@ def test_prune_by_a_scan_meets_the_budget(scanned, original, data, budget, key, 
     assert "sensitivity: done before" in answer.out
     done = record.read(scanned / "slim" / "pruned")
     assert done.details["achieved"][key] <= most + 1e-3
-    assert any(name.endswith("sensitivity.json") for name in done.inputs)
+    assert any(name.endswith("sensitivity.json") for name in record.read(scanned / "slim" / "plan").inputs)
 
 
 def test_prune_to_a_tolerance_scans_first_where_there_is_no_scan(original, data, tmp_path, scanned):
@@ -205,7 +205,8 @@ def test_a_landing_goes_by_a_scan_of_the_original(original, data, tmp_path, scan
     assert trained.code == 0, trained
     assert read(tmp_path)["groups"] == read(scanned)["groups"]
     sparse = record.read(tmp_path / "slim" / "sparse")
-    assert any(name.endswith("sensitivity.json") for name in sparse.inputs)
+    chooser = record.read(tmp_path / "slim" / "plan") if mode == "targeted" else sparse
+    assert any(name.endswith("sensitivity.json") for name in chooser.inputs)
     before = contents(tmp_path / "slim" / "sensitivity")
     pruned = run("prune", *words(original, data, tmp_path, *more))
     assert pruned.code == 0, pruned
@@ -217,8 +218,8 @@ def test_a_landing_goes_by_a_scan_of_the_original(original, data, tmp_path, scan
         detector = checkpoint.load(original)
         curves = curves_in(tmp_path / "slim" / "sensitivity" / "sensitivity.json")
         found = choose(detector, trace(detector, PX), chosen, Evidence(), found=Findings(curves))
-        plan = json.loads(sparse.output(tmp_path / "slim" / "sparse", "plan").read_text())
-        assert plan == found.plan.outputs(trace(detector, PX))
+        plan = json.loads(sparse.output(tmp_path / "slim" / "sparse", "plan").read_text())["outputs"]
+        assert plan == Plan.of(trace(detector, PX), found.kept).outputs
 
 
 def test_every_round_goes_by_the_scan_of_the_first(original, data, tmp_path, scanned):
@@ -228,8 +229,8 @@ def test_every_round_goes_by_the_scan_of_the_first(original, data, tmp_path, sca
     assert answer.code == 0, answer
     assert "sensitivity: done before" in answer.out
     for k in (1, 2):
-        cut = record.read(tmp_path / "slim" / "pruned" / "rounds" / str(k) / "cut")
-        assert any(name.endswith("sensitivity.json") for name in cut.inputs)
+        plan, cut = (record.read(tmp_path / "slim" / "pruned" / "rounds" / str(k) / name) for name in ("plan", "cut"))
+        assert any(name.endswith("sensitivity.json") for name in plan.inputs)
         assert cut.details["achieved"]["flops"] <= 0.6 ** (k / 2)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from training_helpers import Killed, draw_shapes, fit, killed_after, live, saved, tiny, watched
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import plan_from_kept, select, trace
+from yolo_slim.channels import Plan, select, trace
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.soft import SoftTrainer, zero_filters
@@ -56,14 +56,14 @@ def test_a_zeroed_filter_is_trained_on(gradient, norm, next_to_go):
 
     def least():
         scores = score(network, wiring, "l2", normalize="none")
-        return select(wiring, scores, scope="layer", ratio=1 / 3, min_channels=1, min_keep=0, round_to=1).plan.kept
+        return select(wiring, scores, scope="layer", ratio=1 / 3, min_channels=1, min_keep=0, round_to=1).kept
 
     assert zero_filters(network, wiring, least()) == 1
     assert network[0].weight.flatten().tolist() == [0, 2, 3]
     (0.0 * network[0].weight.sum() + gradient * network[0].weight[0].sum()).backward()
     torch.optim.SGD([network[0].weight], lr=0.1).step()
     assert network[0].weight.flatten().tolist() == pytest.approx([norm, 2, 3])
-    kept = plan_from_kept(wiring, {"0": [i for i in range(3) if i != next_to_go]}).kept
+    kept = Plan({"0": [i for i in range(3) if i != next_to_go]}).kept(wiring)
     assert np.array_equal(least(), kept)
 
 

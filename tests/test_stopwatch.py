@@ -11,7 +11,7 @@ from tiny import PX
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Plan, Selection
+from yolo_slim.channels import Selection
 from yolo_slim.channels.costs import Budget
 from yolo_slim.config import Target, read_config
 from yolo_slim.errors import SlimError
@@ -34,7 +34,7 @@ class Table:
         if share < self.least:
             raise SlimError("the target cannot be met")
         told = {"latency": share, "latency_ms": WHOLE_MS * share, "flops": share}
-        return Selection(Plan(np.ones(1, bool)), Budget(1, 1), Budget(1, 1), {"channels": 1.0, **target}, told)
+        return Selection(np.ones(1, bool), Budget(1, 1), Budget(1, 1), {"channels": 1.0, **target}, told)
 
 
 def truly(slower: float):

@@ -11,7 +11,7 @@ from torch import nn
 from ultralytics.nn.modules import C2f, Conv
 from ultralytics.nn.modules.block import ELAN1, RepNCSPELAN4
 
-from yolo_slim.channels import Plan, cut, masked, plan_from_kept, relative_difference, silent, trace, voices, widened
+from yolo_slim.channels import Plan, cut, masked, relative_difference, silent, trace, voices, widened
 from yolo_slim.channels.groups import FIXED, same_wiring
 from yolo_slim.errors import SlimError
 
@@ -316,7 +316,7 @@ def test_the_kept_weights_are_the_old_ones():
     net = detector("yolov5n")
     found = trace(net, 64)
     kept = random_plan(found, np.random.default_rng(0))
-    slim, outputs = cut(net, found, kept), Plan(kept).outputs(found)
+    slim, outputs = cut(net, found, kept), Plan.of(found, kept).outputs
     name = "model.1.conv"
     into, out = outputs.get("model.0.conv", range(16)), outputs.get(name, range(32))
     old, new = net.get_submodule(name).weight, slim.get_submodule(name).weight
@@ -363,12 +363,12 @@ def test_cutting_twice_composes():
     second = random_plan(again, np.random.default_rng(2))
     twice = cut(slim, again, second)
 
-    one, two = Plan(first).outputs(found), Plan(second).outputs(again)
+    one, two = Plan.of(found, first).outputs, Plan.of(again, second).outputs
     both = {}
     for name, conv in found.convs.items():
         left = one.get(name, list(range(len(conv.outputs))))
         both[name] = [left[i] for i in two.get(name, range(len(left)))]
-    assert same_weights(twice, cut(net, found, plan_from_kept(found, both).kept))
+    assert same_weights(twice, cut(net, found, Plan(both).kept(found)))
 
 
 @pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5n", "yolov8n"])
@@ -377,18 +377,18 @@ def test_a_saved_plan_replays(name):
     net = detector(name)
     found = trace(net, 64)
     kept = random_plan(found, np.random.default_rng(0))
-    saved = json.loads(json.dumps(Plan(kept).outputs(found)))
+    saved = json.loads(json.dumps(Plan.of(found, kept).outputs))
     assert saved and all(len(v) < len(found.convs[k].outputs) for k, v in saved.items())
-    assert (plan_from_kept(found, saved).kept == kept).all()
-    assert same_weights(cut(net, found, plan_from_kept(trace(net, 64), saved).kept), cut(net, found, kept))
+    assert (Plan(saved).kept(found) == kept).all()
+    assert same_weights(cut(net, found, Plan(saved).kept(trace(net, 64))), cut(net, found, kept))
     firsts = {g.producers[0]: saved[g.producers[0]] for g in found.groups if g.producers[0] in saved}
-    assert (plan_from_kept(found, firsts).kept == kept).all()
+    assert (Plan(firsts).kept(found) == kept).all()
 
 
 def test_an_empty_list_of_cuts_keeps_everything():
     found = trace(detector("yolov3-tiny"), 64)
-    assert plan_from_kept(found, {}).kept.all()
-    assert Plan(np.ones(found.n_channels, bool)).outputs(found) == {}
+    assert Plan({}).kept(found).all()
+    assert Plan.of(found, np.ones(found.n_channels, bool)).outputs == {}
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_an_empty_list_of_cuts_keeps_everything():
 def test_contradictory_and_foreign_cuts_are_refused(outputs, message):
     found = trace(detector("yolov5n"), 64)
     with pytest.raises(SlimError, match=message):
-        plan_from_kept(found, outputs)
+        Plan(outputs).kept(found)
 
 
 def test_a_fixed_output_says_nothing_about_other_channels():
@@ -436,10 +436,10 @@ def test_a_fixed_output_says_nothing_about_other_channels():
 
     found = trace(Net(), 16)
     cuts = {"aside.conv": [0, 1, 2], "rgb": [0, 1, 2]}
-    kept = plan_from_kept(found, cuts).kept
-    assert Plan(kept).outputs(found) == {"aside.conv": [0, 1, 2]}
+    kept = Plan(cuts).kept(found)
+    assert Plan.of(found, kept).outputs == {"aside.conv": [0, 1, 2]}
     with pytest.raises(SlimError, match="rgb"):
-        plan_from_kept(found, {"rgb": [0, 1]})
+        Plan({"rgb": [0, 1]}).kept(found)
 
 
 # ---- silent channels ----

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 from itertools import pairwise
 
@@ -14,19 +14,23 @@ from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, s
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import cut, plan_from_kept, relative_difference, select, silent, trace, widened
+from yolo_slim.channels import Plan, cut, relative_difference, select, silent, trace, widened
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.landing import MADE_UP, Drift, Fader, Landing
-from yolo_slim.training.targeted import PLAN, TargetedTrainer
+from yolo_slim.training.targeted import TargetedTrainer
 
 
 class Least:
     """Chooses the least half of every group, by L1; those that have gone go first."""
 
     def __init__(self, folder, detector, wiring):
-        self.wiring = wiring
+        self.wiring, self.detector = wiring, copy.deepcopy(detector).cpu().float().eval()
+
+    def planned(self):
+        found = self.choose(self.detector)
+        return Plan.of(self.wiring, found.kept, found.scores)
 
     def choose(self, detector, gone=None):
         scores = score(detector, self.wiring, "l1")
@@ -130,16 +134,16 @@ def test_it_lands_on_time_and_stays_down(tmp_path, data, start, optimizer):
 def test_the_cut_loses_nothing(tmp_path, data, start):
     trainer = fit(Targeted, start, tmp_path, data, epochs=2, files=files(), **SAVED)
     ckpt = checkpoint.read(tmp_path / "weights" / "last.pt")
-    plan = plan_from_kept(trainer.wiring, json.loads((tmp_path / PLAN).read_text()))
-    assert np.array_equal(plan.kept, trainer.landing.kept) and np.array_equal(plan.kept, ckpt["kept"].numpy())
+    kept = ckpt["kept"].numpy()
+    assert np.array_equal(kept, trainer.landing.kept)
     image = torch.rand(2, 3, PX, PX)
     average = checkpoint.detector_of(ckpt, "last.pt")
     landed = checkpoint.detector_of(checkpoint.read(tmp_path / "weights" / "last.pt"), "last.pt")
     landed.load_state_dict(ckpt["live"])
     for detector in (landed, average):
-        assert relative_difference(detector, cut(detector, trainer.wiring, plan.kept), image) < 1e-5
+        assert relative_difference(detector, cut(detector, trainer.wiring, kept), image) < 1e-5
     before = checkpoint.load(start)
-    assert relative_difference(before, cut(before, trainer.wiring, plan.kept), image) > 1e-3
+    assert relative_difference(before, cut(before, trainer.wiring, kept), image) > 1e-3
 
 
 def test_those_that_stay_are_not_touched_by_it(tmp_path, data, start):
@@ -230,9 +234,9 @@ def test_chosen_anew_only_those_change_that_have_not_begun(tmp_path, data, start
     plans = []
 
     class Watching(Restless):
-        def _decide(self, selection):
+        def _decide(self, kept, scores):
             begun = self.landing.begun.copy()
-            super()._decide(selection)
+            super()._decide(kept, scores)
             plans.append((begun, self.landing.kept.copy()))
 
     trainer = fit(Watching, start, tmp_path, data, epochs=6, files=files(landing=0.7, rechoose=1), **QUICK)
@@ -241,8 +245,7 @@ def test_chosen_anew_only_those_change_that_have_not_begun(tmp_path, data, start
     assert any((a != b).any() for (_, a), (_, b) in pairwise(plans))
     assert len({int(kept.sum()) for _, kept in plans}) == 1, "at the same budget"
     assert quiet(trainer) == [True, True]
-    saved_plan = plan_from_kept(trainer.wiring, json.loads((tmp_path / PLAN).read_text()))
-    assert np.array_equal(saved_plan.kept, plans[-1][1])
+    assert np.array_equal(trainer.extra_state()["kept"].numpy(), plans[-1][1])
 
 
 def test_nothing_to_land_is_refused(tmp_path, data, start):

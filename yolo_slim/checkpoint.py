@@ -27,6 +27,7 @@ from yolo_slim.formats.arguments import arguments_of
 from yolo_slim.formats.building import build, here
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.detector import Detector
+from yolo_slim.formats.door import cuts_of
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
 from yolo_slim.formats.writing import write_whole
@@ -281,7 +282,7 @@ def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
     Cutting a second time keeps the indices of each cut in order.
     """
     full = detector.yaml.get("slim", {}).get("full") or {k: detector.yaml[k] for k in ("backbone", "head")}
-    cuts = [*detector.yaml.get("slim", {}).get("cuts", []), kept]
+    cuts = [*cuts_of(detector), kept]
     detector.yaml = {
         **detector.yaml,
         "backbone": [[-1, 1, STOCK_TRAINER_STOP, []]],

@@ -10,9 +10,9 @@ from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
 from yolo_slim.channels.inputs import hw_of, image_channels, small_image
 from yolo_slim.channels.layer_table import LayerTable, fit_layers
 from yolo_slim.channels.meter import Meter
-from yolo_slim.channels.plan import Plan, plan_from_kept
+from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.reconstruct import reconstruct
-from yolo_slim.channels.rounds import SCHEDULES, Start, composed
+from yolo_slim.channels.rounds import SCHEDULES, Start
 from yolo_slim.channels.select import Selection, select
 from yolo_slim.channels.sensitivity import Curve
 from yolo_slim.channels.surgery import cut, masked, relative_difference, silent, voices, widened
@@ -35,7 +35,6 @@ __all__ = [
     "Trace",
     "absorb",
     "absorb_missing",
-    "composed",
     "cut",
     "drop",
     "emptiable",
@@ -46,7 +45,6 @@ __all__ = [
     "input_means",
     "masked",
     "missing_means",
-    "plan_from_kept",
     "reconstruct",
     "relative_difference",
     "replay",

@@ -8,14 +8,14 @@ nn.Identity and no other layer changes its shape.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import nn
 
 from yolo_slim.channels.groups import FIXED, Block, Group, Trace
-from yolo_slim.channels.plan import Plan, plan_from_kept
+from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.surgery import cut
 from yolo_slim.channels.trace import trace
 
@@ -73,43 +73,36 @@ def _silences(detector: nn.Module, trace: Trace, block: Block, group: Group) -> 
     return torch.allclose(one, other, atol=1e-9)
 
 
-def replay(detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str, Sequence[int]]) -> nn.Module:
-    """Apply a saved cut (kept.json): convolution -> output indices that stay; none: it goes with its block.
+def replay(detector: nn.Module, imgsz: int | tuple[int, int], plan: Plan) -> nn.Module:
+    """Apply a plan that was made before.
 
     Raises:
-        SlimError: a cut of another detector, see `plan_from_kept`.
+        SlimError: one of another detector, see `Plan.kept`.
     """
-    detector, wiring, plan = _planned(detector, imgsz, kept)
-    return cut(detector, wiring, plan.kept)
+    return cut(*_planned(detector, imgsz, plan))
 
 
-def survivors(
-    detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str, Sequence[int]]
-) -> dict[str, np.ndarray]:
-    """Who is who after a saved cut: module name -> which channels of its map here are those of its map there, in order.
+def survivors(detector: nn.Module, imgsz: int | tuple[int, int], plan: Plan) -> dict[str, np.ndarray]:
+    """Who is who after a cut: module name -> which channels of its map here are those of its map there, in order.
 
     Modules whose maps are not understood are not named.
 
     Args:
         detector: before the cut.
         imgsz: side, or (height, width), in pixels.
-        kept: as `replay` takes it.
+        plan: of it.
 
     Raises:
-        SlimError: a cut of another detector, see `plan_from_kept`.
+        SlimError: one of another detector, see `Plan.kept`.
     """
-    _, wiring, plan = _planned(detector, imgsz, kept)
-    return {name: np.flatnonzero((slots == FIXED) | plan.kept[slots]) for name, slots in wiring.maps.items()}
+    _, wiring, kept = _planned(detector, imgsz, plan)
+    return {name: np.flatnonzero((slots == FIXED) | kept[slots]) for name, slots in wiring.maps.items()}
 
 
-def _planned(
-    detector: nn.Module, imgsz: int | tuple[int, int], kept: Mapping[str, Sequence[int]]
-) -> tuple[nn.Module, Trace, Plan]:
-    """The detector without the residual branches that a saved cut takes out, and the rest of the cut as a plan."""
+def _planned(detector: nn.Module, imgsz: int | tuple[int, int], plan: Plan) -> tuple[nn.Module, Trace, np.ndarray]:
+    """The detector without the residual branches that a plan takes out, its trace, and which of its channels stay."""
     wiring = trace(detector, imgsz)
-    gone = [b.name for b in wiring.blocks.values() if all(n in kept and not kept[n] for n in b.convs)]
-    if gone:
+    if gone := plan.branches(wiring):
         detector = drop(detector, gone)
         wiring = trace(detector, imgsz)
-        kept = {name: stay for name, stay in kept.items() if not any(overlaps(name, block) for block in gone)}
-    return detector, wiring, plan_from_kept(wiring, kept)
+    return detector, wiring, plan.without(gone).kept(wiring)

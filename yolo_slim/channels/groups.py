@@ -140,6 +140,10 @@ class Trace:
         """The groups whose channels may be removed."""
         return tuple(g for g in self.groups if g.reason is None)
 
+    def widths(self, kept: np.ndarray) -> np.ndarray:
+        """How many channels each group keeps, of a bool per channel."""
+        return np.array([int(kept[g.channels].sum()) for g in self.groups])
+
 
 @dataclass
 class Draft:

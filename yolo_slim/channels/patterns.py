@@ -25,9 +25,9 @@ def by_pattern(
     return free, share
 
 
-def counted(trace: Trace, exclude: Sequence[str], layers: Mapping[str, float]) -> np.ndarray:
+def counted(trace: Trace, exclude: Sequence[str], layers: Mapping[str, float], may_miss: bool = False) -> np.ndarray:
     """Bool per group: those whose channels a ratio is a share of, neither kept whole nor told a share of their own."""
-    free, share = by_pattern(trace, exclude, layers)
+    free, share = by_pattern(trace, exclude, layers, may_miss)
     return free & np.isnan(share)
 
 

@@ -6,16 +6,13 @@ the start. Scores alone come from the detector as it is by now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from yolo_slim.channels.groups import FIXED, Ints, Trace
 from yolo_slim.channels.plan import Plan
-
-Cut = Mapping[str, Sequence[int]]
-"""Convolution -> indices of its outputs that stay; one that is not named keeps all."""
 
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "exponential": lambda keep, done: keep**done,  # every round takes the same share of what is left
@@ -33,14 +30,14 @@ class Start:
     """The detector before the first round, as a later round needs it."""
 
     trace: Trace
-    left: Cut  # what the rounds so far have left of it: `composed`
+    left: Plan  # what the rounds so far have left of it
 
     def origin(self, now: Trace) -> Ints:
         """(channels of `now`,): which channel of the start each of them was; FIXED where no convolution makes it."""
         origin = np.full(now.n_channels, FIXED)
         for name, conv in now.convs.items():
             slots = self.trace.convs[name].outputs
-            slots = slots[list(self.left[name])] if name in self.left else slots
+            slots = slots[list(self.left.outputs[name])] if name in self.left.outputs else slots
             known = conv.outputs != FIXED
             origin[conv.outputs[known]] = slots[known]
         return origin
@@ -60,16 +57,7 @@ class Start:
             lifted[origin[group.channels]] = scores[group.name]
         return {group.name: lifted[group.channels] for group in self.trace.groups}
 
-    def plan(self, now: Trace, plan: Plan) -> Plan:
-        """A plan for the start, as one for the channels there are now."""
+    def kept(self, now: Trace, kept: np.ndarray) -> np.ndarray:
+        """Which of the channels there are now stay, given which of the start's do; both bool per channel."""
         origin = self.origin(now)
-        return Plan((origin == FIXED) | plan.kept[origin])
-
-
-def composed(cuts: Iterable[Cut]) -> dict[str, list[int]]:
-    """Cuts made one after the other as a single one: indices of the outputs there were before the first."""
-    whole: dict[str, list[int]] = {}
-    for cut in cuts:
-        for name, stay in cut.items():
-            whole[name] = [whole[name][i] for i in stay] if name in whole else list(stay)
-    return whole
+        return (origin == FIXED) | kept[origin]

@@ -1,4 +1,4 @@
-"""Decide which channels stay: scores and a budget in, a plan out."""
+"""Decide which channels stay: scores and a budget in, a selection out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from yolo_slim.channels.groups import Group, Ints, Trace
 from yolo_slim.channels.layer_table import LayerTable
 from yolo_slim.channels.meter import Meter
 from yolo_slim.channels.patterns import by_pattern
-from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.space import SLACK, Space, excess, lowest, met, round_up
 from yolo_slim.errors import SlimError
 
@@ -26,9 +25,9 @@ TIMED = {"latency", "latency_ms"}
 
 @dataclass(frozen=True)
 class Selection:
-    """A plan, with what was asked and what it achieves: shares of the original by name, and `size_mb` in megabytes."""
+    """Which channels stay; what was asked and is achieved: shares of the original by name, `size_mb` in megabytes."""
 
-    plan: Plan
+    kept: np.ndarray  # bool per channel
     before: Budget
     after: Budget
     asked: dict[str, float]
@@ -146,7 +145,7 @@ def select(
         kept[group.channels[rank[: group.size - k]]] = False
     now = meter.of(keeps)
     fewer, more = ({} if other is None else meter.of(other) for other in (looser, tighter))
-    return Selection(Plan(kept), meter.before, meter.costs.of(keeps), asked, now, fewer, more)
+    return Selection(kept, meter.before, meter.costs.of(keeps), asked, now, fewer, more)
 
 
 def amount(name: str, value: float) -> str:

@@ -121,6 +121,11 @@ def check_slim(slim: Any) -> dict[str, Any]:
     return slim
 
 
+def cuts_of(detector: Any) -> list[dict[str, list[int]]]:
+    """The cuts that a detector tells of, one after the other: convolution -> outputs that were kept."""
+    return list((detector.yaml.get("slim") or {}).get("cuts", []))
+
+
 def whole(description: dict[str, Any]) -> dict[str, Any]:
     """The description that a slim detector had before it was cut."""
     return {key: value for key, value in description.items() if key != "slim"} | description["slim"]["full"]

@@ -1,4 +1,4 @@
-"""Which channels go: evidence, scores, selection; or a plan that was made before."""
+"""Which channels go: evidence, scores, selection."""
 
 from __future__ import annotations
 
@@ -6,27 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from torch import nn
 from ultralytics.nn.tasks import BaseModel
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import (
-    Costs,
-    Curve,
-    LayerTable,
-    Meter,
-    Selection,
-    Start,
-    Trace,
-    cut,
-    plan_from_kept,
-    select,
-)
+from yolo_slim.channels import Costs, Curve, LayerTable, Plan, Selection, Start, Trace, cut, select
 from yolo_slim.channels.costs import STORED_BYTES
-from yolo_slim.channels.patterns import counted
 from yolo_slim.config import Complete, Prune
 from yolo_slim.data import one_class
 from yolo_slim.data.batches import Batches, Shown
@@ -34,7 +22,6 @@ from yolo_slim.data.facts import dataset_for
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.measure.loss import detection_loss, drawn_loss
 from yolo_slim.pruning import depth
-from yolo_slim.pruning.recover import absorption
 from yolo_slim.timing.stopwatch import Stopwatch, as_fast
 
 Curves: TypeAlias = dict[str, Curve]
@@ -89,32 +76,6 @@ def sources(*criteria: str | None) -> list[Path]:
     return [Path(file) for name in criteria if name and (file := source_of(name))]
 
 
-def plan_without(
-    detector: nn.Module,
-    whole: Trace,
-    blocks: list[str],
-    chosen: Prune,
-    evidence: Evidence,
-    *,
-    start: Start | None = None,
-    found: Findings = NOTHING,
-) -> tuple[list[str], nn.Module, Trace, Selection]:
-    """Take these blocks out, then score and select. A block that loses all of an inner width goes as well.
-
-    Returns:
-        all blocks that are gone, the detector without them, its trace, and the selection among its channels.
-    """
-    how = absorption(chosen, evidence.images)
-    while True:
-        base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
-        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, found=found)
-        empty = [g.name for g in wiring.free if not selection.plan.kept[g.channels].any()]
-        if not empty:
-            return blocks, base, wiring, selection
-        owner = depth.may_empty(base, wiring, chosen)
-        blocks = list(dict.fromkeys([*blocks, *(owner[name] for name in empty)]))
-
-
 def criterion_for(chosen: Prune, evidence: Evidence) -> str:
     """What channels are judged by: what is asked for, else obs where there is what it looks at, else l1."""
     return chosen.criterion or ("obs" if evidence.batches or (evidence.images and evidence.drawn) else "l1")
@@ -165,7 +126,7 @@ def choose(
         found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out, and
             with `timed`, what is chosen for a latency target is timed, and chosen again where the table was off.
     """
-    start = start or Start(wiring, {})
+    start = start or Start(wiring, Plan({}))
     target = {**(chosen.target.model_dump(exclude_none=True) if chosen.target else {}), **found.budgets}
     known = found.scores if whole is None else None
     additive = getattr(criterion_of(criterion_for(chosen, evidence)), "additive", False)
@@ -196,13 +157,13 @@ def choose(
             latency=found.layers,
             tables=found.tables,
         )
-        return replace(selection, plan=start.plan(wiring, selection.plan), scores=scores)
+        return replace(selection, kept=start.kept(wiring, selection.kept), scores=scores)
 
     if not (watch := found.timed) or not target:
         return at(target)
 
     def timed(selection: Selection) -> dict[str, float] | None:
-        kept = selection.plan.kept
+        kept = selection.kept
         if any(not kept[g.channels].any() for g in wiring.groups):  # the block is to go whole before that can run
             return None
         return watch(cut(detector, wiring, kept))
@@ -222,12 +183,8 @@ def overhead(detector: nn.Module, wiring: Trace) -> int:
 
 
 def curves_in(scan: Path) -> Curves:
-    """What a scan on disk has found."""
-    return curves_of(json.loads(scan.read_text(encoding="utf-8")))
-
-
-def curves_of(found: Mapping[str, Any]) -> Curves:
-    """What a scan has found: group name -> how much worse the detector gets."""
+    """What a scan on disk has found: group name -> how much worse the detector gets."""
+    found = json.loads(scan.read_text(encoding="utf-8"))
     sign = -1 if found["metric"] == "map50_95" else 1  # mAP falls where loss rises
     return {
         group["group"]: Curve(
@@ -236,21 +193,3 @@ def curves_of(found: Mapping[str, Any]) -> Curves:
         )
         for group in found["groups"]
     }
-
-
-def follow_plan(
-    detector: nn.Module,
-    wiring: Trace,
-    outputs: dict[str, list[int]],
-    chosen: Prune,
-    layers: LayerTable | None = None,
-) -> Selection:
-    """The plan as it stands, with what it comes to, told as `choose` tells it."""
-    plan = plan_from_kept(wiring, outputs)
-    keeps = plan.keeps(wiring)
-    asked = chosen.target.model_dump(exclude_none=True) if chosen.target else {}
-    beside = overhead(detector, wiring) if "size_mb" in asked else None
-    meter = Meter(wiring, counted(wiring, chosen.exclude, chosen.layers), overhead=beside, layers=layers)
-    if chosen.ratio is not None:
-        asked["channels"] = 1 - chosen.ratio
-    return Selection(plan, meter.before, meter.costs.of(keeps), asked, meter.of(keeps))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import cast
 
-import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Selection, Start, Trace, cut, silent, trace
+from yolo_slim.channels import Plan, Selection, Start, Trace, cut, silent, trace
 from yolo_slim.config import Prune
-from yolo_slim.importance import Evidence, mean_loss
+from yolo_slim.importance import Evidence
 from yolo_slim.pruning import depth
-from yolo_slim.pruning.choose import NOTHING, Findings, follow_plan, plan_without
+from yolo_slim.pruning.choose import NOTHING, Findings
+from yolo_slim.pruning.plan import cost_of, make_plan
 from yolo_slim.pruning.prove import agree, prove
-from yolo_slim.pruning.recover import recover
+from yolo_slim.pruning.recover import absorption, recover
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Pruned:
     """A slim detector and how it came about."""
 
     model: nn.Module
-    kept: dict[str, list[int]]  # every convolution -> indices of the output channels kept; none: it went with its block
+    plan: Plan  # what was taken out
     cost: Selection  # before, after, asked, achieved
     trace: Trace  # of the detector before the cut
     difference: float  # between the masked and the cut detector, relative
@@ -31,14 +31,19 @@ class Pruned:
     blocks: tuple[str, ...] = ()  # residual branches that went whole
 
     @property
+    def kept(self) -> dict[str, list[int]]:
+        """Every convolution -> indices of the output channels kept; none: it went with its block."""
+        return self.plan.every(self.trace)
+
+    @property
     def narrower(self) -> dict[str, list[int]]:
         """The cut as a small list: only the convolutions that lost a channel."""
-        return {name: kept for name, kept in self.kept.items() if len(kept) < len(self.trace.convs[name].outputs)}
+        return {name: list(kept) for name, kept in self.plan.outputs.items()}
 
     def __repr__(self) -> str:
         return (
-            f"<Pruned: {self.cost.summary}, {len(self.narrower)} of {len(self.kept)} convolutions narrower, masked "
-            f"and cut differ by {self.difference:.1e}>"
+            f"<Pruned: {self.cost.summary}, {len(self.plan.outputs)} of {len(self.trace.convs)} convolutions narrower, "
+            f"masked and cut differ by {self.difference:.1e}>"
         )
 
 
@@ -49,49 +54,34 @@ def cut_to_plan(
     evidence: Evidence,
     *,
     start: Start | None = None,
-    follow: dict[str, list[int]] | None = None,
+    follow: Plan | None = None,
     found: Findings = NOTHING,
 ) -> Pruned:
-    """Take blocks out, score and select, or follow a plan that was made before (as kept.json); cut, prove, recover.
+    """Follow a plan, or make one first; cut, prove, recover.
 
     With a `start`, shares and costs are those of that detector; `found` is what prune.solver=sensitivity and latency
     targets go by.
     """
-    whole = trace(detector, imgsz)
-
-    def recovered(blocks: list[str], base: nn.Module, wiring: Trace, kept: np.ndarray, slim: nn.Module) -> nn.Module:
-        also = depth.readers_of(whole, blocks)
-        return recover(slim, base, wiring, kept, chosen, evidence.images, original=detector, also=also)
-
-    def loss_without(blocks: list[str]) -> float:
-        untimed = replace(found, timed=None)  # branches are compared by their loss alone
-        blocks, base, wiring, selection = plan_without(detector, whole, blocks, chosen, evidence, found=untimed)
-        kept = selection.plan.kept
-        return mean_loss(recovered(blocks, base, wiring, kept, cut(base, wiring, kept)), evidence)
-
-    if follow is not None:
-        blocks, base, wiring = [], detector, whole
-        selection = follow_plan(detector, whole, follow, chosen, found.layers)
-    else:
-        blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
-        blocks, base, wiring, selection = plan_without(
-            detector, whole, blocks, chosen, evidence, start=start, found=found
-        )
-    kept = selection.plan.kept
+    whole, cost = trace(detector, imgsz), None
+    if follow is None:
+        follow, cost = make_plan(detector, whole, chosen, evidence, start=start, found=found)
+    blocks = follow.branches(whole)
+    how = absorption(chosen, evidence.images) if blocks else "none"
+    base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
+    cost = cost or cost_of(follow, base, wiring, whole, chosen, found.layers)
+    kept = cost.kept
     slim = cut(base, wiring, kept)
-    if found.timed and not selection.measured and not kept.all():  # a plan that was made before
-        selection = replace(selection, measured=found.timed(slim))
+    if found.timed and not cost.measured and not kept.all():  # a plan that was made before
+        cost = replace(cost, measured=found.timed(slim))
     difference = prove(base, slim, wiring, kept)
     # Where all that goes was silent there is nothing to recover, and recalibration would only exchange the statistics
     # that the weights were trained to the end with for those of unaugmented images.
     lossless = not kept.all() and not blocks and silent(base, wiring, kept) and agree(base, slim, wiring)
     if not lossless:
-        slim = recovered(blocks, base, wiring, kept, slim)
-    gone: dict[str, list[int]] = {name: [] for name in whole.convs if name not in wiring.convs}
-    outputs = gone | selection.plan.outputs(wiring)
-    if outputs and hasattr(slim, "yaml"):
+        also = depth.readers_of(whole, blocks)
+        slim = recover(slim, base, wiring, kept, chosen, evidence.images, original=detector, also=also)
+    if follow.outputs and hasattr(slim, "yaml"):
         marked = cast(checkpoint.Detector, slim)
-        checkpoint.mark_slim(marked, outputs)
+        checkpoint.mark_slim(marked, {name: list(stay) for name, stay in follow.outputs.items()})
         marked.yaml = {**marked.yaml, "channels": whole.image_channels}  # Ultralytics' exporter goes by it
-    everything = {name: list(range(len(c.outputs))) for name, c in whole.convs.items()}
-    return Pruned(slim, {**everything, **outputs}, selection, whole, difference, lossless, tuple(blocks))
+    return Pruned(slim, follow, cost, whole, difference, lossless, tuple(blocks))

@@ -38,6 +38,12 @@ STAGES = {
         ("original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"),
         "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
     ),
+    "plan": Stage(
+        "yolo_slim.stages.plan:plan",
+        "which channels go, to a ratio or a budget: what sparse-train and prune follow, and make where it is missing",
+        ("original", "sparse_train", "prune", "latency"),
+        "yolo-slim plan model=best.pt data=my.yaml prune.target.flops=0.5",
+    ),
     "sparse-train": Stage(
         "yolo_slim.stages.sparse_train:sparse_train",
         "pull batch-norm scales towards zero, so that the channels that do not matter show",
@@ -46,7 +52,7 @@ STAGES = {
     ),
     "prune": Stage(
         "yolo_slim.stages.prune:prune_stage",
-        "remove channels to a ratio or a budget, prove the cut, recalibrate",
+        "remove channels to a ratio or a budget, prove the cut, recover",
         ("original", "sparse_train", "prune", "latency", "finetune"),
         "yolo-slim prune model=best.pt data=my.yaml prune.ratio=0.4 prune.criterion=l1",
     ),

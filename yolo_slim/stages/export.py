@@ -17,6 +17,7 @@ from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
+from yolo_slim.formats.door import cuts_of
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import split_of
@@ -115,9 +116,8 @@ def _imgsz(config: Complete) -> int:
 
 def _card(weights: Path, detector: Detector) -> dict[str, Any]:
     """What every file carries: the checkpoint's own card, which checkpoint that is, and the channels it kept."""
-    plan = (detector.yaml.get("slim") or {}).get("cuts", [])
     begun = checkpoint.card(weights) or {"steps": [], "versions": record.versions()}
-    return {**begun, "weights": {"file": weights.name, "sha256": record.sha256(weights)}, "plan": plan}
+    return {**begun, "weights": {"file": weights.name, "sha256": record.sha256(weights)}, "plan": cuts_of(detector)}
 
 
 def _written(config: Complete, weights: Path, card: dict[str, Any], folder: Path, format: str) -> Path:

@@ -13,13 +13,13 @@ from rich.text import Text
 from torch import nn
 
 from yolo_slim import checkpoint, deploy
-from yolo_slim.channels import Trace, composed, image_channels, trace
+from yolo_slim.channels import Plan, Trace, image_channels, trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.rounds import Cut
+from yolo_slim.channels.plan import Cut
 from yolo_slim.config import Complete, Finetune, Prune, SparseTrain, words
 from yolo_slim.console import Terminal, console
 from yolo_slim.formats.detector import Detector
-from yolo_slim.formats.door import whole
+from yolo_slim.formats.door import cuts_of, whole
 from yolo_slim.formats.families import known_family
 from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.text import printable
@@ -31,7 +31,7 @@ DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
 NUMBERS = {"width", "group", "params", "MMACs"}
 FOLDING = {"tied to", "kept whole because"}
 SHOWN = 12
-"""Widths of a plan that are told; `kept.json` lists them all."""
+"""Widths of a plan that are told; `plan.json` lists them all."""
 PIPED_WIDTH = 140  # columns, when nobody's terminal says how many there are
 
 
@@ -64,7 +64,7 @@ def inspect(config: Complete) -> None:
         told = f"{len(wiring.blocks)} residual branches may be taken out whole (prune.depth): {names}"
         console.print(told, markup=False)
     if checkpoint.is_stored(config.model):
-        cuts = detector.yaml["slim"]["cuts"] if checkpoint.is_slim(detector) else []
+        cuts = cuts_of(detector)
         for line in (*history(checkpoint.card(config.model)), *plan_of(cuts, _before(detector) if cuts else {})):
             console.print(printable(line), markup=False)
 
@@ -103,7 +103,7 @@ def plan_of(cuts: Iterable[Cut], before: Mapping[str, int]) -> list[str]:
         cuts: convolution -> indices of the outputs that stay.
         before: widths of the convolutions before the first cut, where they are known.
     """
-    widths = {name: len(kept) for name, kept in composed(cuts).items()}
+    widths = {name: len(kept) for name, kept in Plan.composed(cuts).outputs.items()}
     if not widths:
         return []
     told = [f"{_short(name)} {before.get(name, '')} -> {width}".replace("  ", " ") for name, width in widths.items()]

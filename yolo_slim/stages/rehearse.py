@@ -10,8 +10,8 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import Findings, choose
-from yolo_slim.stages.landed import compatible, landing_mode
 from yolo_slim.stages.landing_time import enough_steps
+from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.timing.clock import layer_table
 from yolo_slim.training.folder import check_fits
 
@@ -24,7 +24,7 @@ def rehearse(config: Complete) -> None:
         criterion, a pattern that matches nothing, a target that cannot be met, a landing in too few steps.
     """
     chosen = config.prune
-    compatible(chosen, landing_mode(config))
+    check_compatible(chosen, landing_mode(config))
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model, config.weights)

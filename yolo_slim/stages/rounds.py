@@ -6,7 +6,6 @@ changes: `stop_if_map_drop` no round at all, another number of rounds every one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,19 @@ from typing import Any
 from rich.markdown import Markdown
 
 from yolo_slim import checkpoint, record, report
-from yolo_slim.channels import SCHEDULES, Costs, Start, composed, trace
+from yolo_slim.channels import SCHEDULES, Costs, Plan, Start, trace
 from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
+from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
 from yolo_slim.stages.common import say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.labels import need_labels
+from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.prune import cut_stage
 from yolo_slim.timing.clock import layer_table, timing
 
@@ -37,6 +38,7 @@ class Round:
     """A cut and, but for the last round, what fine-tuning made of it."""
 
     asked: dict[str, float]  # shares of the detector before the first round
+    plan: Plan
     cut: Record
     tuned: Record | None
 
@@ -47,7 +49,7 @@ class Round:
 
 
 def prune_in_rounds(config: Complete, start: Path) -> Record:
-    """runs/<name>/pruned/{pruned.pt, kept.json} as after one cut of `start`, and rounds/<k>/{cut, finetuned}/.
+    """runs/<name>/pruned/{pruned.pt, plan.json} as after one cut of `start`, and rounds/<k>/{plan, cut, finetuned}/.
 
     Raises:
         SlimError: no data set, a target that cannot be met, or no round within the limit.
@@ -74,12 +76,12 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         rounds, stopped = _until_stopped(config, start, before)
         used = rounds[:-1] if stopped else rounds
         weights = checkpoint.save(checkpoint.load(_weights(config, used[-1])), folder / "pruned.pt")
-        record.write_json(folder / "kept.json", composed(_kept(config, r) for r in used))
+        record.write_json(folder / FILE, _composed(used).as_json)
         details = _details(config, rounds, len(used)) | {"iterations": _table(rounds, whole, stopped)}
         console.print(Markdown(report.rounds(details["iterations"])))
         row = measured(config, weights)
         say("pruned", row, weights)
-        return {"weights": weights, "kept": folder / "kept.json"}, row, details
+        return {"weights": weights, "plan": folder / FILE}, row, details
 
     inputs = [start, *(teachers_of(config) if taught else [])]
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
@@ -96,11 +98,7 @@ def _until_stopped(config: Complete, start: Path, whole: dict[str, Any]) -> tupl
     rounds: list[Round] = []
     for k in range(1, chosen.rounds + 1):
         weights = _weights(config, rounds[-1]) if rounds else start
-        rounds.append(
-            _round(
-                config, k, weights, Start(before, composed(_kept(config, r) for r in rounds)), rounds, start, whole_is
-            )
-        )
+        rounds.append(_round(config, k, weights, Start(before, _composed(rounds)), rounds, start, whole_is))
         tuned = rounds[-1].tuned
         if limit is None or tuned is None:
             continue
@@ -132,12 +130,14 @@ def _round(
     chosen, iterations = config.prune, config.prune.iterations
     achieved = earlier[-1].cut.details["achieved"] if earlier else {}
     asked, settings = _asked(chosen, k / iterations.rounds, achieved, whole_is)
-    cut = cut_stage(config, f"pruned/rounds/{k}/cut", weights, settings, start=start, split=SPLIT, origin=origin)
+    place = f"pruned/rounds/{k}"
+    by = plan_stage(config, f"{place}/plan", weights, settings, start=start, origin=origin)
+    cut = cut_stage(config, f"{place}/cut", weights, settings, by, split=SPLIT)
     tuned = None
     if k < iterations.rounds:
         narrower = cut.output(config.folder / cut.stage)
-        tuned = tune(config, f"pruned/rounds/{k}/finetuned", narrower, iterations.epochs, SPLIT)
-    return Round(asked, cut, tuned)
+        tuned = tune(config, f"{place}/finetuned", narrower, iterations.epochs, SPLIT)
+    return Round(asked, read_plan(by.output(config.folder / by.stage, "plan")), cut, tuned)
 
 
 def _asked(
@@ -171,8 +171,8 @@ def _weights(config: Complete, r: Round) -> Path:
     return last.output(config.folder / last.stage)
 
 
-def _kept(config: Complete, r: Round) -> dict[str, list[int]]:
-    return json.loads(r.cut.output(config.folder / r.cut.stage, "kept").read_text(encoding="utf-8"))
+def _composed(rounds: list[Round]) -> Plan:
+    return Plan.composed(r.plan.outputs for r in rounds)
 
 
 def _details(config: Complete, rounds: list[Round], used: int) -> dict[str, Any]:

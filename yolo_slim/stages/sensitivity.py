@@ -32,7 +32,7 @@ from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage, sums_of
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.labels import need_labels
-from yolo_slim.stages.landed import landing_mode
+from yolo_slim.stages.modes import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
 

@@ -20,10 +20,10 @@ from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.landed import PLANNED, RECOVERY, compatible, decisive, landing_mode
 from yolo_slim.stages.landing_time import enough_steps, landing_arguments
-from yolo_slim.stages.modes import TRAINERS, files_of
+from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisive, files_of, landing_mode
 from yolo_slim.stages.original import original
+from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.sensitivity import scanned
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.forced import write_log
@@ -32,22 +32,22 @@ from yolo_slim.training.polarization import first_local_min
 
 @begins
 def sparse_train(config: Complete) -> Record:
-    """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales, epoch by epoch), and plan.json in modes that choose."""
+    """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales by epoch), and in modes that know what goes, plan.json."""
     chosen = config.sparse_train
     if not chosen.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
-    compatible(config.prune, landing_mode(config))
+    planned, by = landing_mode(config), config.prune
+    check_compatible(by, planned)
     enough_steps(config)
     start = original(config).output(config.folder / "original")
     settings = {**chosen.model_dump(exclude={"min_steps"}), "imgsz": config.imgsz, "seed": config.seed}
-    if chosen.mode in PLANNED:
-        settings["prune"] = decisive(config)
-    if chosen.mode == "targeted":
-        settings["recovery"] = config.prune.model_dump(mode="json", include=RECOVERY)
-
-    scan = scanned(config) if landing_mode(config) and config.prune.solver == "sensitivity" else None
-    own = sources(config.prune.criterion) if chosen.mode in PLANNED else []
-    inputs = [start, *([scan] if scan else []), *own]
+    inputs = [start]
+    if planned == "targeted":
+        inputs.append(plan_stage(config, "plan", start, by).output(config.folder / "plan", "plan"))
+        settings["recovery"] = by.model_dump(mode="json", include=RECOVERY)
+    if planned == "soft" or (planned and chosen.rechoose):
+        settings["prune"] = decisive(config, by)
+        inputs += [*([scanned(config)] if by.solver == "sensitivity" else []), *sources(by.criterion)]
 
     def work(folder: Path) -> tuple:
         arguments = train_arguments(config, chosen.epochs, landing_arguments(config))
@@ -57,7 +57,7 @@ def sparse_train(config: Complete) -> Record:
             start,
             settings=settings,
             inputs=inputs,
-            extra=files_of(config, scan),
+            extra=files_of(config),
             arguments=arguments,
         )
         last = trained / "last.pt"
@@ -67,15 +67,16 @@ def sparse_train(config: Complete) -> Record:
         if chosen.weights == "live":
             detector.load_state_dict(ckpt["live"])
         outputs = {"weights": checkpoint.save(detector, folder / "sparse.pt")}
-        if chosen.mode in PLANNED:
-            outputs["plan"] = folder / "plan.json"
-            record.write_json(outputs["plan"], _plan(ckpt, detector, config))
+        if planned:
+            outputs["plan"] = folder / FILE
+            record.write_json(outputs["plan"], _plan(ckpt, detector, config).as_json)
         row = measured(config, outputs["weights"])
         say("sparse", row, outputs["weights"])
-        parted = _parted(detector, config) if chosen.mode == "polarization" else {}
+        more = _parted(detector, config) if chosen.mode == "polarization" else {}
+        more |= {"chosen": decisive(config, by)} if planned else {}
         write_log(folder / "train", ckpt["log"])  # a kill may have left it half-written
         log = [{k: float(v) for k, v in line.items()} for line in ckpt["log"]]
-        return outputs, row, {"sparsity": log, **parted}
+        return outputs, row, {"sparsity": log, **more}
 
     return run_stage(config, "sparse", settings, inputs, work)
 
@@ -97,7 +98,7 @@ def _parted(detector: nn.Module, config: Complete) -> dict[str, Any]:
     return {"threshold": threshold, "share_below": share}
 
 
-def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Complete) -> dict[str, list[int]]:
+def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Complete) -> Plan:
     """The plan that training has ended with: convolution -> outputs that stay, where any go."""
     wiring = trace(detector, config.imgsz)
     if ckpt["kept"] is None:
@@ -108,4 +109,4 @@ def _plan(ckpt: dict[str, Any], detector: nn.Module, config: Complete) -> dict[s
             f"training stopped after epoch {ckpt['epoch'] + 1}, before its landing was over (sparse_train.landing="
             f"{config.sparse_train.landing:g} of {config.sparse_train.epochs} epochs): raise patience, or land earlier"
         )
-    return Plan(kept).outputs(wiring)
+    return Plan.of(wiring, kept)

@@ -12,21 +12,19 @@ import yaml
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
-from yolo_slim import checkpoint
-from yolo_slim.channels import Selection, Trace, cut, widened
+from yolo_slim import checkpoint, record
+from yolo_slim.channels import Plan, Selection, Trace, cut, widened
 from yolo_slim.config import Complete, Prune, check
+from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
-from yolo_slim.pruning.choose import Curves, Findings, choose, curves_of, evidence_from
+from yolo_slim.pruning.choose import Findings, choose, curves_in, evidence_from
+from yolo_slim.pruning.plan import read_plan
 from yolo_slim.pruning.recover import recover
-from yolo_slim.runs.stage import finished
 from yolo_slim.timing.clock import layer_table, timing
 from yolo_slim.timing.stopwatch import aimed, said, stopwatch
 
 CHOICE = "choice.yaml"
 """In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
-
-SCAN = "scan.yaml"
-"""Likewise: the scan that solver sensitivity goes by."""
 
 
 class Chooser:
@@ -35,7 +33,7 @@ class Chooser:
     def __init__(self, folder: Path, detector: nn.Module, wiring: Trace) -> None:
         """With what lies in the run folder; `detector` as it was when training began."""
         self.config = Complete.of(check(yaml.safe_load((folder / CHOICE).read_text()), CHOICE))
-        self.wiring, self.scan = wiring, folder / SCAN
+        self.wiring = wiring
         # With a latency target as the table of layers must be asked for it.
         self.chosen: Prune = self.config.prune
         self.evidence: Evidence = evidence_from(self.config, detector)  # read once, however often channels are chosen
@@ -43,12 +41,22 @@ class Chooser:
     @cached_property
     def found(self) -> Findings:
         """What solver sensitivity and a latency target go by, the latter of the original, with the same layers."""
-        scan = self.scan.read_text() if self.scan.exists() else None
-        curves: Curves | None = curves_of(yaml.safe_load(scan)) if scan else None
+        curves = curves_in(self._output("sensitivity", "scan")) if self.chosen.solver == "sensitivity" else None
         if not timing(self.config):
             return Findings(curves)
-        whole = checkpoint.load(finished(self.config, "original") or self.config.model)
+        whole = checkpoint.load(self._output("original", "weights"))
         return Findings(curves, layer_table(self.config, whole), timed=stopwatch(self.config, whole))
+
+    def planned(self) -> Plan:
+        """What the plan stage has chosen in the detector as it was before training."""
+        return read_plan(self._output("plan", "plan"))
+
+    def _output(self, stage: str, name: str) -> Path:
+        """What an earlier stage has written: this one was begun with it."""
+        done = record.read(self.config.folder / stage)
+        if done is None:
+            raise SlimError(f"{self.config.folder / stage} is gone, and this training goes by it")
+        return done.output(self.config.folder / stage, name)
 
     def choose(self, detector: nn.Module, gone: np.ndarray | None = None) -> Selection:
         """By the `prune:` section; `gone` (bool per channel) have left already.

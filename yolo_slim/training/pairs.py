@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels import composed, image_channels, survivors
+from yolo_slim.channels import Plan, image_channels, survivors
 from yolo_slim.distill import Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
+from yolo_slim.formats.door import cuts_of
 from yolo_slim.heads import bins_of, classes_of, entering
 from yolo_slim.training.teacher import Taps, Teacher, names_of
 
@@ -54,10 +55,10 @@ def same_channels(student: Detector, teacher: Detector, imgsz: int) -> dict[str,
     Raises:
         SlimError: the student does not say that it was cut from such a detector.
     """
-    cuts, before = (list((d.yaml.get("slim") or {}).get("cuts", [])) for d in (student, teacher))
+    cuts, before = (cuts_of(d) for d in (student, teacher))
     if cuts[: len(before)] != before:
         raise SlimError("the student was not cut from this teacher: their first cuts differ")
-    return survivors(teacher, imgsz, composed(cuts[len(before) :]))
+    return survivors(teacher, imgsz, Plan.composed(cuts[len(before) :]))
 
 
 def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Tensor]:

@@ -59,7 +59,7 @@ class SoftTrainer(ForcedTrainer):
     def _epoch_ends(self) -> None:
         if (self.epoch + 1) % self.settings["every"] and self.epoch + 1 < self.epochs:
             return
-        before, self.kept = self.kept, agreed(lambda: self.chooser.choose(self.copied())).plan.kept
+        before, self.kept = self.kept, agreed(lambda: self.chooser.choose(self.copied())).kept
         count = zero_filters(self.detector, self.wiring, self.kept)
         if RANK in {-1, 0}:
             back = 0 if before is None else int((self.kept & ~before).sum())

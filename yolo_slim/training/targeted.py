@@ -7,7 +7,7 @@ silent, and loses nothing.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,21 @@ import numpy as np
 import torch
 from ultralytics.utils import LOGGER, RANK
 
-from yolo_slim.channels import Plan, Selection
-from yolo_slim.channels.select import amount
 from yolo_slim.errors import SlimError
 from yolo_slim.training.choosing import Chooser
 from yolo_slim.training.forced import ForcedTrainer
 from yolo_slim.training.landing import Drift, Fader, Landing
 from yolo_slim.training.recovery import agreed
 
-PLAN = "plan.json"
-"""In the run folder: the channels that stay, as `kept.json` lists them; written when they are chosen."""
-
 
 class TargetedTrainer(ForcedTrainer):
-    """Lands what its chooser leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
+    """Lands what the plan leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
 
     chooser_type: type[Chooser] = Chooser
     landed: dict[str, Any] | None = None  # the state of a resumed landing
 
     def begin(self) -> None:
-        """Choose the channels, or find those of a resumed training, and register the fade."""
+        """Take up the plan, or that of a resumed training, and register the fade."""
         self.chooser = self.chooser_type(Path(self.save_dir), self.detector, self.wiring)
         end = self.settings["landing"]
         # While the learning rate warms up training cannot answer a loss.
@@ -42,47 +37,37 @@ class TargetedTrainer(ForcedTrainer):
         self.landing = Landing(begin if begin < end else 0.0, end, self.wiring.n_channels)
         if self.landed:
             self._restore(self.landed)
-            self._write_plan()
         else:
-            self._decide(self._choice())
+            plan = self.chooser.planned()
+            self._decide(plan.kept(self.wiring), plan.scores(self.wiring))
         self.fader = Fader(self.wiring, self.detector)
         self.optimizer.register_step_post_hook(self._step)
         self.add_callback("on_train_epoch_start", TargetedTrainer._rechoose)
         self.add_callback("on_train_epoch_end", TargetedTrainer._epoch_ends)
 
-    def _decide(self, selection: Selection) -> None:
-        kept = selection.plan.kept
+    def _decide(self, kept: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
         if kept.all():
             raise SlimError(
                 "sparse_train.mode=targeted lands the channels that the prune: section removes, and it removes none: "
                 "give it a budget, e.g. prune.target.flops=0.5"
             )
         stay = self.landing.begun & kept
-        self.landing.choose(self.wiring, kept, selection.scores)
+        self.landing.choose(self.wiring, kept, scores)
         self.drift = Drift(agreed(lambda: self.chooser.made_up(self.copied(), kept)), self.landing.faded)
-        self._write_plan()
         if RANK not in {-1, 0}:
             return
-        shares = ", ".join(f"{k} {amount(k, v)}" for k, v in selection.achieved.items())
         LOGGER.info(
             f"landing: {int((~kept).sum())} of {len(kept)} channels fade to zero between epochs "
-            f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first; {shares}"
+            f"{self.landing.begin * self.epochs:g} and {self.landing.end * self.epochs:g}, the least first"
             + (f"; {int(stay.sum())} that had begun to stay after all" if stay.any() else "")
         )
-
-    def _write_plan(self) -> None:
-        if RANK in {-1, 0}:
-            outputs = Plan(self.landing.kept).outputs(self.wiring)
-            (Path(self.save_dir) / PLAN).write_text(json.dumps(outputs, indent=1))
-
-    def _choice(self, gone: np.ndarray | None = None) -> Selection:
-        return agreed(lambda: self.chooser.choose(self.copied(), gone))
 
     def _rechoose(self) -> None:
         """Ask again who leaves, of those who have not begun to: each is judged as late as can be."""
         every = self.settings["rechoose"]
         if every and self.epoch and self.epoch % every == 0 and not self.landing.decided:
-            self._decide(self._choice(self.landing.begun))
+            found = agreed(lambda: self.chooser.choose(self.copied(), self.landing.begun))
+            self._decide(found.kept, found.scores)
 
     def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if self.stepped(optimizer):
