@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, LayerTable, Selection, Trace, cut, select, trace
+from yolo_slim.channels import Constraints, Costs, LayerTable, Selection, Trace, cut, select, trace
 from yolo_slim.config import Latency
 from yolo_slim.config.choices import TIMED_BY_LAYER
 from yolo_slim.errors import SlimError
@@ -57,7 +57,7 @@ def cuts_aimed(
     scores, targets = score(detector, wiring, "l1", normalize="mean"), []
 
     def at(round_to: int, target: Mapping[str, float]) -> Selection:
-        return select(wiring, scores, target=target, round_to=round_to, latency=table)
+        return select(wiring, scores, Constraints(target=target, round_to=round_to, latency=table))
 
     def measured(found: Selection) -> dict[str, float]:
         return {"latency": timer.one(cut(detector, wiring, found.kept)).share}

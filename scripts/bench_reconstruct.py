@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from yolo_slim.channels import cut, reconstruct, select, trace
+from yolo_slim.channels import Constraints, cut, reconstruct, select, trace
 from yolo_slim.checkpoint import load
 from yolo_slim.data.batches import Batches
 from yolo_slim.importance import score
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     detector = load(args.model)
     wiring = trace(detector, args.imgsz)
-    kept = select(wiring, score(detector, wiring, "l1"), target={"flops": 0.5}).kept
+    kept = select(wiring, score(detector, wiring, "l1"), Constraints(target={"flops": 0.5})).kept
     slim = cut(detector, wiring, kept)
     batches = Batches(args.data, args.imgsz, args.images)
     images = sum(len(batch) for batch in batches)  # reads them

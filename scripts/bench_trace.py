@@ -19,7 +19,7 @@ import torch_pruned
 from torch import nn
 
 import yolo_slim
-from yolo_slim.channels import cut, select, trace
+from yolo_slim.channels import Constraints, cut, select, trace
 from yolo_slim.checkpoint import build
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
@@ -37,9 +37,9 @@ def main(models: list[str]) -> None:
             marks.append(time.perf_counter())
             scores = score(detector, wiring, "l1")
             marks.append(time.perf_counter())
-            selection = select(wiring, scores, target={"flops": 0.5})
+            selection = select(wiring, scores, Constraints(target={"flops": 0.5}))
             marks.append(time.perf_counter())
-            select(wiring, scores, target={"flops": 0.5}, solver="knapsack")
+            select(wiring, scores, Constraints(target={"flops": 0.5}, solver="knapsack"))
             marks.append(time.perf_counter())
             cut(detector, wiring, selection.kept)
             marks.append(time.perf_counter())

@@ -7,7 +7,7 @@ import pytest
 from tiny import PX, script
 from torch import nn
 
-from yolo_slim.channels import Costs, LayerTable, trace
+from yolo_slim.channels import LayerTable, trace
 from yolo_slim.measure import cost
 from yolo_slim.timing.turns import Turn
 
@@ -18,10 +18,9 @@ bench = script("bench_latency")
 
 def as_flops(detector: nn.Module, wiring: object, *_: object) -> tuple[LayerTable, float]:
     """A table by which time is FLOPs."""
-    costs = Costs(trace(detector, PX))
-    macs = dict(zip(costs.names, costs.layer_macs(costs.full), strict=True))
-    sizes = {name: np.prod([len(c.inputs), len(c.outputs)]) for name, c in trace(detector, PX).convs.items()}
-    layers = {name: (0.0, 0.0, 0.0, macs[name] / sizes[name], 0.0, 0.0, 0.0) for name in macs}
+    convs = trace(detector, PX).convs
+    sizes = {name: np.prod([len(c.inputs), len(c.outputs)]) for name, c in convs.items()}
+    layers = {name: (0.0, 0.0, 0.0, c.macs / sizes[name], 0.0, 0.0, 0.0) for name, c in convs.items()}
     return LayerTable(1, 1, layers, (0.0, 0.0, 0.0)), 1.0
 
 

@@ -19,6 +19,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from yolo_slim import SlimError, checkpoint, prune, record
 from yolo_slim.channels import (
+    Constraints,
     Costs,
     Plan,
     absorb_missing,
@@ -537,7 +538,7 @@ def test_ratios_count_the_channels_of_blocks_as_removed(varied):
     flat = {g.name: np.arange(g.size, dtype=float) for g in found.groups}
     free = sum(g.size for g in found.free)
     gone = free - sum(g.size for g in shallow.free)
-    plan = select(shallow, flat, ratio=0.3, round_to=1, min_channels=1, min_keep=0, whole=found)
+    plan = select(shallow, flat, Constraints(ratio=0.3, round_to=1, min_channels=1, min_keep=0, whole=found))
     assert (~plan.kept).sum() == int(0.3 * free) - gone > 0
 
 

@@ -9,7 +9,7 @@ from networks import Act, Probe
 from test_importance import EXACT, line
 from torch import nn
 
-from yolo_slim.channels import Plan, select, trace
+from yolo_slim.channels import Constraints, Plan, select, trace
 from yolo_slim.importance import CRITERIA, Evidence, score
 
 
@@ -27,7 +27,7 @@ def test_distances_to_all_other_filters(filters, expected, first):
     found = trace(net, 1)
     scores = score(net, found, "fpgm", normalize="none")
     assert scores["0"] == pytest.approx(expected, abs=1e-6)
-    plan = select(found, scores, ratio=1 / len(filters), **EXACT)
+    plan = select(found, scores, Constraints(ratio=1 / len(filters), **EXACT))
     assert Plan.of(found, plan.kept).outputs["0"] == [i for i in range(len(filters)) if i != first]
 
 

@@ -14,7 +14,7 @@ from ultralytics.nn.modules import C3, Bottleneck, C2f
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Plan, select, trace
+from yolo_slim.channels import Constraints, Plan, select, trace
 from yolo_slim.channels.surgery import tensors
 from yolo_slim.config import read_config
 from yolo_slim.errors import SlimError
@@ -70,7 +70,7 @@ def test_the_zero_filter_goes_first(criterion):
     found = trace(net, 1)
     scores = score(net, found, criterion, normalize="none")
     assert scores["0"].tolist() == [0, 1, 4]
-    assert Plan.of(found, select(found, scores, ratio=1 / 3, **EXACT).kept).outputs == {"0": [1, 2]}
+    assert Plan.of(found, select(found, scores, Constraints(ratio=1 / 3, **EXACT)).kept).outputs == {"0": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_without_a_scale_bn_scale_says_nothing(stem):
     found = trace(net, 8)
     scores = score(net, found, "bn_scale")
     assert np.isinf(scores["stem.0"]).all() and np.isfinite(scores["reader.0"]).all()
-    kept = Plan.of(found, select(found, scores, ratio=0.4, **EXACT).kept).outputs
+    kept = Plan.of(found, select(found, scores, Constraints(ratio=0.4, **EXACT)).kept).outputs
     assert kept.keys() == {"reader.0"} and len(kept["reader.0"]) == 2
 
 
@@ -386,7 +386,9 @@ def test_chance_keeps_the_ratio_everywhere(probe):
     n = sum(g.size for g in found.free)
     kept = []
     for seed in range(1000):
-        plan = select(found, score(net, found, "random", evidence=Evidence(seed=seed)), ratio=0.25, **EXACT)
+        plan = select(
+            found, score(net, found, "random", evidence=Evidence(seed=seed)), Constraints(ratio=0.25, **EXACT)
+        )
         kept.append([plan.kept[g.channels].mean() for g in found.free])
     kept, ratio = np.array(kept), 1 - np.floor(0.25 * n) / n
     error = kept.std(0, ddof=1) / len(kept) ** 0.5

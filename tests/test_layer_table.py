@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import Network, detector
 
-from yolo_slim.channels import Costs, LayerTable, Meter, Selection, Trace, fit_layers, select, trace
+from yolo_slim.channels import Constraints, Costs, LayerTable, Meter, Selection, Trace, fit_layers, select, trace
 from yolo_slim.errors import SlimError
 from yolo_slim.timing.clock import random_widths
 
@@ -72,7 +72,7 @@ def test_a_budget_of_time_is_met_and_used(wiring: Trace, solver: str, name: str)
     whole = float(table.many(costs, costs.full[None])[0])
     scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
     asked = {"latency": 0.6, "latency_ms": 0.6 * whole}[name]
-    found = select(wiring, scores, solver=solver, target={name: asked}, latency=table)
+    found = select(wiring, scores, Constraints(solver=solver, target={name: asked}, latency=table))
     keeps = wiring.widths(found.kept)
     assert float(table.many(costs, keeps[None])[0]) == pytest.approx(found.achieved["latency_ms"])
     assert 0.9 * 0.6 < found.achieved["latency"] <= 0.6 + 1e-9
@@ -83,20 +83,19 @@ def test_a_budget_of_time_is_met_and_used(wiring: Trace, solver: str, name: str)
 def test_out_of_reach_names_the_least_there_is(wiring: Trace) -> None:
     scores = {g.name: np.ones(g.size) for g in wiring.groups}
     with pytest.raises(SlimError, match=r"latency_ms 0\.01 ms \(lowest possible: \d+\.\d\d ms\)"):
-        select(wiring, scores, target={"latency_ms": 0.01}, latency=law(wiring, 8))
+        select(wiring, scores, Constraints(target={"latency_ms": 0.01}, latency=law(wiring, 8)))
 
 
 def test_a_slow_layer_gives_more_to_a_budget_of_time_than_to_one_of_flops(wiring: Trace) -> None:
     """At one latency: the cut by FLOPs goes by scores alone, and knows nothing of the layer that is slow for them."""
     costs, slow = Costs(wiring), "model.5.conv"
-    macs = dict(zip(costs.names, costs.layer_macs(costs.full), strict=True))
     sizes = {name: len(c.inputs) * len(c.outputs) for name, c in wiring.convs.items()}
-    per = {name: 1e-9 * macs[name] / sizes[name] * (20 if name == slow else 1) for name in costs.names}
+    per = {name: 1e-9 * wiring.convs[name].macs / sizes[name] * (20 if name == slow else 1) for name in costs.names}
     table = LayerTable(1, 1, {name: (0.0, 0.0, 0.0, each, 0.0, 0.0, 0.0) for name, each in per.items()}, (0.0,) * 3)
     scores = {g.name: np.random.default_rng(i).random(g.size) for i, g in enumerate(wiring.groups)}
 
     def cut(**target: float) -> Selection:
-        return select(wiring, scores, target=target, latency=table, round_to=1)
+        return select(wiring, scores, Constraints(target=target, latency=table, round_to=1))
 
     timed, low, high = cut(latency=0.5), 0.1, 0.99
     for _ in range(12):
@@ -123,10 +122,10 @@ def test_the_narrowest_is_not_the_fastest_where_a_runtime_likes_some_widths(wiri
         for w in (narrow, np.where(narrow == 9, 16, narrow))
     )
     assert aligned < 0.8 * narrowest
-    found = select(wiring, scores, target={"latency": 1.02 * aligned}, **floors)
+    found = select(wiring, scores, Constraints(target={"latency": 1.02 * aligned}, **floors))
     assert 0.9 * aligned < found.achieved["latency"] <= 1.02 * aligned
     with pytest.raises(SlimError, match=r"lowest possible: x(0\.\d+)") as refusal:
-        select(wiring, scores, target={"latency": 0.001}, **floors)
+        select(wiring, scores, Constraints(target={"latency": 0.001}, **floors))
     least = float(str(refusal.value).partition("lowest possible: x")[2].partition(")")[0])
     assert least <= aligned + 5e-4
 
@@ -134,7 +133,7 @@ def test_the_narrowest_is_not_the_fastest_where_a_runtime_likes_some_widths(wiri
 def test_without_a_table_time_cannot_be_asked_for(wiring: Trace) -> None:
     scores = {g.name: np.ones(g.size) for g in wiring.groups}
     with pytest.raises(SlimError, match=r"prune\.target\.latency needs a table of layers"):
-        select(wiring, scores, target={"latency": 0.5})
+        select(wiring, scores, Constraints(target={"latency": 0.5}))
 
 
 def test_shares_are_those_of_the_whole_detector(wiring: Trace) -> None:

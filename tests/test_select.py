@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from networks import Line, Network, Probe, detector
 from ultralytics.nn.modules import C3
 
-from yolo_slim.channels import Curve, Plan, cut, select, trace
-from yolo_slim.channels.select import SOLVERS
+from yolo_slim.channels import Constraints, Curve, Plan, cut, select, trace
+from yolo_slim.channels.constraints import SOLVERS
 from yolo_slim.errors import SlimError
 
 EXACT = {"min_keep": 0, "min_channels": 1, "round_to": 1}  # no floor but one channel, no rounding
@@ -59,7 +59,9 @@ A, B = [0.9, 0.1, 0.5], [0.3, 0.2, 0.8, 0.05, 0.6]
 )
 def test_which_channels_go(scores, scope, ratio, expected):
     found = trace(Line(1, 3, 5, 1), 1)
-    selection = select(found, dict(zip("01", map(np.array, scores), strict=True)), scope=scope, ratio=ratio, **EXACT)
+    selection = select(
+        found, dict(zip("01", map(np.array, scores), strict=True)), Constraints(scope=scope, ratio=ratio, **EXACT)
+    )
     assert gone(found, selection) == dict(zip("01", expected, strict=True))
 
 
@@ -79,7 +81,7 @@ def test_exactly_floor_of_ratio_times_n_go(line, data):
         str(i): np.array(data.draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))) for i, n in enumerate(SIZES)
     }
     ratio = data.draw(st.floats(0, 0.86, allow_nan=False))
-    selection = select(line, scores, ratio=ratio, **EXACT)
+    selection = select(line, scores, Constraints(ratio=ratio, **EXACT))
     left, expected = dict(zip("012", SIZES, strict=True)), {g: [] for g in "012"}
     for _, group, channel in sorted((scores[g][i], g, i) for g in "012" for i in range(len(scores[g]))):
         if sum(map(len, expected.values())) < floor(ratio * sum(SIZES) + 1e-9) and left[group] > 1:
@@ -93,7 +95,7 @@ def test_exactly_floor_of_ratio_times_n_go(line, data):
 def test_floating_point_loses_no_channel(ratio, n):
     """0.3 of 10 is 3, though 0.1 * 3 / 1 is not quite 0.3."""
     found = trace(Line(1, n, 1), 1)
-    selection = select(found, {"0": np.arange(n)}, ratio=ratio, **EXACT)
+    selection = select(found, {"0": np.arange(n)}, Constraints(ratio=ratio, **EXACT))
     assert n - keeps(found, selection)["0"] == round(ratio * n)
 
 
@@ -105,7 +107,7 @@ def test_a_coupled_channel_counts_once():
     scores = random_scores(found)
     (shared,) = [g for g in found.free if len(g.producers) == 3]
     scores[shared.name] = -np.ones(8)
-    selection = select(found, scores, ratio=0.25, **EXACT)
+    selection = select(found, scores, Constraints(ratio=0.25, **EXACT))
     assert sum(map(len, gone(found, selection).values())) == floor(0.25 * total)
     assert keeps(found, selection)[shared.name] == 1
     outputs = Plan.of(found, selection.kept).outputs
@@ -133,7 +135,7 @@ def test_floors(n, min_keep, min_channels, round_to, expected):
     """With everything asked of this one group, its floor is what stays."""
     found = trace(Line(1, n, 1), 1)
     options = {"min_keep": min_keep, "min_channels": min_channels, "round_to": round_to}
-    selection = select(found, {"0": np.arange(n)}, layers={"0": 1.0}, **options)
+    selection = select(found, {"0": np.arange(n)}, Constraints(layers={"0": 1.0}, **options))
     assert keeps(found, selection)["0"] == expected
     assert gone(found, selection)["0"] == list(range(n - expected))
 
@@ -157,7 +159,9 @@ def test_rounding_goes_up_and_never_above_n(n, wanted, round_to, expected, by):
     found = trace(Line(1, n, 1), 1)
     share = 1 - wanted / n
     how = {"layers": {"0": share}} if by == "layers" else {"scope": "layer", "ratio": share}
-    selection = select(found, {"0": np.arange(n)[::-1]}, **how, min_keep=0, min_channels=1, round_to=round_to)
+    selection = select(
+        found, {"0": np.arange(n)[::-1]}, Constraints(**how, min_keep=0, min_channels=1, round_to=round_to)
+    )
     assert keeps(found, selection)["0"] == expected
     assert gone(found, selection)["0"] == list(range(expected, n))
 
@@ -168,7 +172,7 @@ def test_rounding_goes_up_and_never_above_n(n, wanted, round_to, expected, by):
 def test_two_convolutions_at_half_the_macs():
     """3 -> 4 -> 2 on one position: 12 + 8; with two of four channels 6 + 4, half exactly."""
     found = trace(Line(3, 4, 2), 1)
-    selection = select(found, {"0": np.array([4.0, 1, 3, 2])}, target={"flops": 0.5}, **EXACT)
+    selection = select(found, {"0": np.array([4.0, 1, 3, 2])}, Constraints(target={"flops": 0.5}, **EXACT))
     assert (selection.before.macs, selection.after.macs, selection.after.flops) == (20, 10, 20)
     assert (selection.before.params, selection.after.params) == (20, 10)
     assert gone(found, selection) == {"0": [1, 3]}
@@ -191,7 +195,9 @@ TARGETS = [
 def test_budgets_are_met_from_below_within_one_step(v5n, target, round_to, scope):
     """Met; and one channel earlier it was not. Every width is a multiple or whole, every floor stands."""
     net, found = v5n
-    selection = select(found, random_scores(found), target=target, round_to=round_to, scope=scope, min_keep=0.1)
+    selection = select(
+        found, random_scores(found), Constraints(target=target, round_to=round_to, scope=scope, min_keep=0.1)
+    )
     assert all(selection.achieved[k] <= share + 1e-9 for k, share in target.items())
     assert any(selection.looser[k] > share + 1e-9 for k, share in target.items())
     assert selection.tighter["flops"] < selection.achieved["flops"], "rounding: the next step that changes anything"
@@ -210,7 +216,9 @@ def test_budgets_are_met_from_below_within_one_step(v5n, target, round_to, scope
 def test_tighter_budgets_keep_a_subset(v5n, scope):
     """Plans are nested: nothing that a tight budget keeps is removed by a loose one."""
     _, found = v5n
-    plans = [select(found, random_scores(found), target={"flops": f}, scope=scope).kept for f in (0.3, 0.5, 0.7)]
+    plans = [
+        select(found, random_scores(found), Constraints(target={"flops": f}, scope=scope)).kept for f in (0.3, 0.5, 0.7)
+    ]
     assert (plans[0] <= plans[1]).all() and (plans[1] <= plans[2]).all()
     assert plans[0].sum() < plans[1].sum() < plans[2].sum()
 
@@ -220,7 +228,7 @@ def test_a_ratio_is_met_after_rounding_too(v5n, ratio):
     """Rounding brings channels back, so more go elsewhere: the ratio asked is the ratio got, from below."""
     _, found = v5n
     n = sum(g.size for g in found.free)
-    selection = select(found, random_scores(found), ratio=ratio, round_to=8)
+    selection = select(found, random_scores(found), Constraints(ratio=ratio, round_to=8))
     kept = sum(keeps(found, selection).values())
     assert kept <= n - floor(ratio * n)
     assert selection.looser["channels"] > selection.asked["channels"] >= selection.achieved["channels"] == kept / n
@@ -229,15 +237,17 @@ def test_a_ratio_is_met_after_rounding_too(v5n, ratio):
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_ratio_and_target_both_hold(v5n, scope):
     _, found = v5n
-    selection = select(found, random_scores(found), ratio=0.1, target={"flops": 0.4}, scope=scope, round_to=1)
+    selection = select(
+        found, random_scores(found), Constraints(ratio=0.1, target={"flops": 0.4}, scope=scope, round_to=1)
+    )
     assert selection.achieved["flops"] <= 0.4 and selection.achieved["channels"] <= 0.9 + 1e-3
 
 
 def test_layer_scope_takes_the_same_share_everywhere(v5n):
     _, found = v5n
-    selection = select(found, random_scores(found), scope="layer", ratio=0.3, **EXACT)
+    selection = select(found, random_scores(found), Constraints(scope="layer", ratio=0.3, **EXACT))
     assert keeps(found, selection) == {g.name: g.size - floor(0.3 * g.size + 1e-9) for g in found.free}
-    selection = select(found, random_scores(found), scope="layer", target={"flops": 0.5}, **EXACT)
+    selection = select(found, random_scores(found), Constraints(scope="layer", target={"flops": 0.5}, **EXACT))
     shares = [k / g.size for g, k in zip(found.free, keeps(found, selection).values(), strict=True)]
     assert max(shares) - min(shares) <= 1 / 16  # one channel of the narrowest group
 
@@ -249,7 +259,7 @@ def test_layers_take_their_own_share(v5n):
     """The rest follows the ratio, and the layers named do not count in it."""
     _, found = v5n
     options = {"layers": {"model.2": 0.5, "model.9.cv1": 0.25}, "round_to": 1, "min_channels": 1}
-    selection = select(found, random_scores(found), ratio=0.2, **options)
+    selection = select(found, random_scores(found), Constraints(ratio=0.2, **options))
     kept = keeps(found, selection)
     named = {g.name: g.size for g in found.free if any(p.startswith("model.2.") for p in g.producers)}
     assert len(named) == 4
@@ -262,7 +272,7 @@ def test_layers_take_their_own_share(v5n):
 
 def test_layers_alone_leave_the_rest_whole(v5n):
     _, found = v5n
-    selection = select(found, random_scores(found), layers={"*.cv2.conv": 0.5})
+    selection = select(found, random_scores(found), Constraints(layers={"*.cv2.conv": 0.5}))
     kept = keeps(found, selection)
     for group in found.free:
         named = any(p.endswith(".cv2.conv") for p in group.producers)
@@ -271,13 +281,13 @@ def test_layers_alone_leave_the_rest_whole(v5n):
 
 def test_zero_in_layers_protects():
     found = trace(Line(1, 3, 5, 1), 1)
-    selection = select(found, {"0": np.array(A), "1": np.array(B)}, ratio=0.6, layers={"0": 0}, **EXACT)
+    selection = select(found, {"0": np.array(A), "1": np.array(B)}, Constraints(ratio=0.6, layers={"0": 0}, **EXACT))
     assert gone(found, selection) == {"0": [], "1": [0, 1, 3]}
 
 
 def test_later_patterns_override_earlier_ones(v5n):
     _, found = v5n
-    kept = keeps(found, select(found, random_scores(found), layers={"model.*": 0.5, "model.0": 0}))
+    kept = keeps(found, select(found, random_scores(found), Constraints(layers={"model.*": 0.5, "model.0": 0})))
     assert kept["model.0.conv"] == 16 and kept["model.1.conv"] == 16
 
 
@@ -293,7 +303,7 @@ def test_later_patterns_override_earlier_ones(v5n):
 )
 def test_excluded_layers_stay_whole(v5n, exclude, whole):
     _, found = v5n
-    kept = keeps(found, select(found, random_scores(found), target={"flops": 0.4}, exclude=exclude))
+    kept = keeps(found, select(found, random_scores(found), Constraints(target={"flops": 0.4}, exclude=exclude)))
     stays = {g.name for g in found.free if kept[g.name] == g.size}
     expected = {
         g.name for g in found.free if g.name in whole or (g.name.startswith("model.24.") and "model.24.*" in whole)
@@ -305,12 +315,12 @@ def test_nothing_left_to_prune_is_refused(v5n):
     """A ratio of nothing would be met by nothing, and a detector that is not slim called pruned."""
     _, found = v5n
     with pytest.raises(SlimError, match=r"prune\.exclude keeps every layer whole"):
-        select(found, random_scores(found), ratio=0.3, exclude=["*"])
+        select(found, random_scores(found), Constraints(ratio=0.3, exclude=["*"]))
 
 
 def test_exclude_outweighs_layers():
     found = trace(Line(1, 8, 8, 1), 1)
-    selection = select(found, {g: np.arange(8) for g in "01"}, layers={"*": 0.5}, exclude=["0"], **EXACT)
+    selection = select(found, {g: np.arange(8) for g in "01"}, Constraints(layers={"*": 0.5}, exclude=["0"], **EXACT))
     assert keeps(found, selection) == {"0": 8, "1": 4}
 
 
@@ -332,24 +342,24 @@ def test_impossible_targets_name_the_lowest_possible(v5n, key, options):
     _, found = v5n
     scores = random_scores(found)
     with pytest.raises(SlimError, match=rf"{key} x0\.001 \(lowest possible: x0\.\d+\)") as raised:
-        select(found, scores, target={key: 0.001}, **options)
+        select(found, scores, Constraints(target={key: 0.001}, **options))
     lowest = float(str(raised.value).split("lowest possible: x")[1].split(")")[0])
-    assert select(found, scores, target={key: lowest + 0.0005}, **options).achieved[key] <= lowest + 0.0005
+    assert select(found, scores, Constraints(target={key: lowest + 0.0005}, **options)).achieved[key] <= lowest + 0.0005
     with pytest.raises(SlimError, match="cannot be met"):
-        select(found, scores, target={key: lowest - 0.001}, **options)
+        select(found, scores, Constraints(target={key: lowest - 0.001}, **options))
 
 
 def test_an_impossible_ratio_is_refused():
     found = trace(Line(1, 3, 5, 1), 1)
     with pytest.raises(SlimError, match="cannot be met"):
-        select(found, {"0": np.array(A), "1": np.array(B)}, ratio=0.9, **EXACT)
+        select(found, {"0": np.array(A), "1": np.array(B)}, Constraints(ratio=0.9, **EXACT))
 
 
 def test_nothing_to_do_is_refused(v5n):
     _, found = v5n
     for nothing in ({}, {"target": {}}, {"layers": {}}, {"ratio": None}):
         with pytest.raises(SlimError, match=r"prune\.ratio.*prune\.target"):
-            select(found, random_scores(found), **nothing)
+            select(found, random_scores(found), Constraints(**nothing))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +376,7 @@ def test_unknown_patterns_offer_the_nearest_name(v5n, pattern, nearest, setting)
     _, found = v5n
     value = [pattern] if setting == "exclude" else {pattern: 0.5}
     with pytest.raises(SlimError, match=rf"prune\.{setting}: {pattern} matches no layer; did you mean {nearest}"):
-        select(found, random_scores(found), ratio=0.1, **{setting: value})
+        select(found, random_scores(found), Constraints(ratio=0.1, **{setting: value}))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +385,7 @@ def test_unknown_patterns_offer_the_nearest_name(v5n, pattern, nearest, setting)
 def test_unsound_scores_are_refused(broken):
     found = trace(Line(1, 3, 5, 1), 1)
     with pytest.raises(SlimError, match="expected 3 finite scores for 0"):
-        select(found, {"0": np.array(broken), "1": np.array(B)}, ratio=0.5, **EXACT)
+        select(found, {"0": np.array(broken), "1": np.array(B)}, Constraints(ratio=0.5, **EXACT))
 
 
 # ---- the solvers ----
@@ -401,10 +411,12 @@ def test_every_solver_meets_every_feasible_target_on_random_networks(seed):
     options = {"min_keep": 0.25, "min_channels": 1, "round_to": int(rng.integers(1, 4)), "curves": scans(found, seed)}
     table = {g.name: np.cumsum(rng.random(g.size + 1)) for g in found.groups}
     options["tables"] = {"energy": table}
-    lowest = select(found, scores, layers={g.name.split("[")[0]: 1.0 for g in found.free}, **options).achieved
+    lowest = select(
+        found, scores, Constraints(layers={g.name.split("[")[0]: 1.0 for g in found.free}, **options)
+    ).achieved
     for names in (["flops"], ["params"], ["energy"], ["flops", "energy"], ["flops", "params", "energy"]):
         target = {n: lowest[n] + rng.random() * (1 - lowest[n]) for n in names}
-        by = {solver: select(found, scores, target=target, solver=solver, **options) for solver in SOLVERS}
+        by = {solver: select(found, scores, Constraints(target=target, solver=solver, **options)) for solver in SOLVERS}
         for selection in by.values():
             assert all(selection.achieved[n] <= share + 1e-9 for n, share in target.items())
             assert all(selection.tighter[n] <= selection.achieved[n] for n in selection.tighter)
@@ -419,7 +431,8 @@ def test_more_budget_keeps_more(v5n, solver):
     _, found = v5n
     scores = random_scores(found)
     by = [
-        select(found, scores, target={"flops": f}, solver=solver, curves=scans(found)) for f in (0.3, 0.45, 0.6, 0.75)
+        select(found, scores, Constraints(target={"flops": f}, solver=solver, curves=scans(found)))
+        for f in (0.3, 0.45, 0.6, 0.75)
     ]
     kept = [worth(found, scores, s) for s in by] if solver == "knapsack" else [s.after.macs for s in by]
     assert kept == sorted(kept) and len(set(kept)) == 4
@@ -430,13 +443,18 @@ def test_more_budget_keeps_more(v5n, solver):
 def test_a_ratio_is_exact_with_every_solver(v5n, solver, ratio):
     _, found = v5n
     n = sum(g.size for g in found.free)
-    selection = select(found, random_scores(found), ratio=ratio, solver=solver, curves=scans(found), **EXACT)
+    selection = select(
+        found, random_scores(found), Constraints(ratio=ratio, solver=solver, curves=scans(found), **EXACT)
+    )
     assert sum(keeps(found, selection).values()) == n - floor(ratio * n)
 
 
 def test_where_all_channels_cost_the_same_the_knapsack_is_the_threshold(v5n):
     _, found = v5n
-    one, two = (select(found, random_scores(found), ratio=0.4, solver=s, **EXACT) for s in ("threshold", "knapsack"))
+    one, two = (
+        select(found, random_scores(found), Constraints(ratio=0.4, solver=s, **EXACT))
+        for s in ("threshold", "knapsack")
+    )
     assert (one.kept == two.kept).all()
 
 
@@ -468,7 +486,7 @@ def test_the_knapsack_by_hand(scores, costs, share, expected):
     found = trace(Line(1, 3, 2, 1), 1)
     given = {g: np.array(s, float) for g, s in zip("01", scores, strict=True)}
     tables = {"price": costs_of(**dict(zip("01", costs, strict=True)))}
-    selection = select(found, given, solver="knapsack", target={"price": share}, tables=tables, **EXACT)
+    selection = select(found, given, Constraints(solver="knapsack", target={"price": share}, tables=tables, **EXACT))
     assert gone(found, selection) == dict(zip("01", expected, strict=True))
     assert selection.asked == {"price": share} and selection.achieved["price"] <= share + 1e-9
 
@@ -482,7 +500,7 @@ def test_the_knapsack_is_the_best_of_all_plans(seed):
     scores = {g.name: rng.random(g.size) for g in found.groups}
     tables = {n: costs_of(**{g.name: rng.random(g.size) for g in found.free}) for n in ("price", "heat")}
     target = {n: rng.uniform(0.5, 0.9) for n in list(tables)[: 1 + seed % 2]}
-    selection = select(found, scores, solver="knapsack", target=target, tables=tables, **EXACT)
+    selection = select(found, scores, Constraints(solver="knapsack", target=target, tables=tables, **EXACT))
     best = 0.0
     for plan in product(*(range(1, n + 1) for n in widths)):
         counts = dict(zip("0123", plan, strict=True))
@@ -512,7 +530,7 @@ def test_sensitivity_by_hand(options, expected):
     found = trace(Line(1, 10, 10, 1), 1)
     ramp = {"0": Curve((0.5, 1.0), (0.0, 0.75)), "1": Curve((1.0,), (1.0,))}
     scores = {g: np.arange(10.0) for g in "01"}
-    selection = select(found, scores, solver="sensitivity", curves=ramp, **{**EXACT, **options})
+    selection = select(found, scores, Constraints(solver="sensitivity", curves=ramp, **{**EXACT, **options}))
     assert keeps(found, selection) == expected
     assert all(i == list(range(len(i))) for i in gone(found, selection).values()), "which ones: by score"
 
@@ -525,12 +543,12 @@ def test_megabytes_are_numbers_in_half_precision_and_the_rest():
     found = trace(Line(3, 4, 2), 1)
     options = {"target": {"size_mb": 80e-6}, "overhead": 60, **EXACT}
     for solver in ("threshold", "knapsack"):
-        selection = select(found, {"0": np.array([4.0, 1, 3, 2])}, solver=solver, **options)
+        selection = select(found, {"0": np.array([4.0, 1, 3, 2])}, Constraints(solver=solver, **options))
         assert gone(found, selection) == {"0": [1, 3]}
         assert selection.achieved["size_mb"] == pytest.approx(80e-6)
         assert selection.looser["size_mb"] == pytest.approx(90e-6)
         assert selection.tighter["size_mb"] == pytest.approx(70e-6)
-    whole = select(found, {"0": np.ones(4)}, target={"size_mb": 1.0}, overhead=60)
+    whole = select(found, {"0": np.ones(4)}, Constraints(target={"size_mb": 1.0}, overhead=60))
     assert whole.kept.all() and whole.looser == {}
 
 
@@ -540,7 +558,9 @@ def test_every_target_is_reported(v5n, solver):
     tables = {"energy": {g.name: np.arange(g.size + 1.0) ** 0.5 for g in found.free}}
     target = {"flops": 0.6, "params": 0.5, "size_mb": 3.0, "energy": 0.8}
     selection = select(
-        found, random_scores(found), target=target, solver=solver, tables=tables, overhead=2e5, curves=scans(found)
+        found,
+        random_scores(found),
+        Constraints(target=target, solver=solver, tables=tables, overhead=2e5, curves=scans(found)),
     )
     assert selection.asked == target
     assert all(selection.achieved[n] <= share for n, share in target.items())
@@ -567,11 +587,11 @@ def test_every_target_is_reported(v5n, solver):
 def test_what_solvers_and_targets_refuse(options, message):
     found = trace(Line(1, 3, 5, 1), 1)
     with pytest.raises(SlimError, match=message):
-        select(found, {"0": np.array(A), "1": np.array(B)}, **{"ratio": 0.5, **EXACT, **options})
+        select(found, {"0": np.array(A), "1": np.array(B)}, Constraints(**{"ratio": 0.5, **EXACT, **options}))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_refuses_what_cannot_be_met(v5n, solver):
     _, found = v5n
     with pytest.raises(SlimError, match=r"flops x0\.001 \(lowest possible: x0\.\d+\)"):
-        select(found, random_scores(found), target={"flops": 0.001}, solver=solver, curves=scans(found))
+        select(found, random_scores(found), Constraints(target={"flops": 0.001}, solver=solver, curves=scans(found)))

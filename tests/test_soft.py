@@ -10,7 +10,7 @@ from torch import nn
 from training_helpers import Killed, draw_shapes, fit, killed_after, live, saved, tiny, watched
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Plan, select, trace
+from yolo_slim.channels import Constraints, Plan, select, trace
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.soft import SoftTrainer, zero_filters
@@ -25,7 +25,9 @@ class Least:
         self.wiring = wiring
 
     def choose(self, detector, gone=None):
-        return select(self.wiring, score(detector, self.wiring, "l2"), scope="layer", ratio=1 / 3, round_to=1)
+        return select(
+            self.wiring, score(detector, self.wiring, "l2"), Constraints(scope="layer", ratio=1 / 3, round_to=1)
+        )
 
 
 class Soft(SoftTrainer):
@@ -56,7 +58,9 @@ def test_a_zeroed_filter_is_trained_on(gradient, norm, next_to_go):
 
     def least():
         scores = score(network, wiring, "l2", normalize="none")
-        return select(wiring, scores, scope="layer", ratio=1 / 3, min_channels=1, min_keep=0, round_to=1).kept
+        return select(
+            wiring, scores, Constraints(scope="layer", ratio=1 / 3, min_channels=1, min_keep=0, round_to=1)
+        ).kept
 
     assert zero_filters(network, wiring, least()) == 1
     assert network[0].weight.flatten().tolist() == [0, 2, 3]

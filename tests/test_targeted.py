@@ -14,7 +14,7 @@ from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, s
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Plan, cut, relative_difference, select, silent, trace, widened
+from yolo_slim.channels import Constraints, Plan, cut, relative_difference, select, silent, trace, widened
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
 from yolo_slim.training.forced import SETTINGS
@@ -36,7 +36,7 @@ class Least:
         scores = score(detector, self.wiring, "l1")
         if gone is not None:
             scores = {g.name: np.where(gone[g.channels], -1, scores[g.name]) for g in self.wiring.groups}
-        found = select(self.wiring, scores, scope="layer", ratio=0.5, round_to=1, min_channels=1)
+        found = select(self.wiring, scores, Constraints(scope="layer", ratio=0.5, round_to=1, min_channels=1))
         object.__setattr__(found, "scores", scores)
         return found
 
@@ -251,7 +251,7 @@ def test_chosen_anew_only_those_change_that_have_not_begun(tmp_path, data, start
 def test_nothing_to_land_is_refused(tmp_path, data, start):
     class Nothing(Least):
         def choose(self, detector, gone=None):
-            return select(self.wiring, score(detector, self.wiring, "l1"), ratio=0.001)
+            return select(self.wiring, score(detector, self.wiring, "l1"), Constraints(ratio=0.001))
 
     class Whole(TargetedTrainer):
         chooser_type = Nothing

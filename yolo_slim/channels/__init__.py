@@ -5,6 +5,7 @@ Shape letters, here and everywhere: B batch, C channels, H height, W width.
 
 from yolo_slim.channels.absorb import absorb, absorb_missing, flattened, input_means, missing_means, silenced
 from yolo_slim.channels.blocks import drop, emptiable, replay, survivors
+from yolo_slim.channels.constraints import Constraints
 from yolo_slim.channels.costs import Budget, Costs
 from yolo_slim.channels.groups import Block, Conv, Group, Norm, Trace
 from yolo_slim.channels.inputs import hw_of, image_channels, small_image
@@ -22,6 +23,7 @@ __all__ = [
     "SCHEDULES",
     "Block",
     "Budget",
+    "Constraints",
     "Conv",
     "Costs",
     "Curve",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from yolo_slim.channels.groups import FIXED, Conv, Trace
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.surgery import evaluating
 
 
@@ -94,13 +95,8 @@ def missing_means(
 @contextmanager
 def _hooked(detector: nn.Module, names: Iterable[str], make: Callable[[str], Callable]) -> Iterator[None]:
     """Eval mode, with a hook in front of each of these convolutions, for a while."""
-    handles = [detector.get_submodule(name).register_forward_pre_hook(make(name)) for name in names]
-    try:
-        with evaluating(detector):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(detector.get_submodule(n).register_forward_pre_hook(make(n)) for n in names), evaluating(detector):
+        yield
 
 
 def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:

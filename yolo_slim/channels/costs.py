@@ -65,11 +65,6 @@ class Costs:
         k = np.concatenate([keeps, np.ones((len(keeps), 1))], axis=1)
         return np.where(self.dense, k @ self.inputs.T, 1), k @ self.outputs.T
 
-    def layer_macs(self, keeps: np.ndarray) -> np.ndarray:
-        """Multiply-accumulates of every convolution, of one plan: (groups,) widths -> (convs,)."""
-        into, out = self.shapes(keeps[None])
-        return (self.kernel * into / self.split * out * self.positions)[0]
-
     def of(self, keeps: np.ndarray) -> Budget:
         """The cost when group i keeps `keeps[i]` channels."""
         params, macs, buffers = self.many(keeps[None])[0]

@@ -9,7 +9,7 @@ that any of them may be removed without looking at the others, and each removal 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
@@ -53,6 +53,16 @@ class Conv:
     def depthwise(self) -> bool:
         """Each output channel is its input channel: labels pass through."""
         return self.groups > 1 and self.groups == len(self.inputs) == len(self.outputs)
+
+    @property
+    def weights(self) -> int:
+        """How many it has; each is a multiply-accumulate at every position."""
+        return self.kernel * len(self.inputs) // self.groups * len(self.outputs)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self.weights * self.positions
 
     def layer(self, detector: nn.Module) -> nn.Conv2d:
         """The convolution itself, in the detector that was traced or in a copy."""
@@ -178,11 +188,11 @@ def form_groups(draft: Draft, extra: dict[str, str] | None = None) -> Trace:
         unset = channels[reasons[channels] == None]  # noqa: E711  (elementwise)
         reasons[unset] = reason
 
-    convs = {c.name: _relabel(c, of_label) for c in draft.convs.values()}
+    convs = {c.name: replace(c, inputs=of_label[c.inputs], outputs=of_label[c.outputs]) for c in draft.convs.values()}
     norms = {n.name: Norm(n.name, of_label[n.channels], n.positions, n.affine) for n in draft.norms.values()}
     groups = _group(convs, norms, reasons, count)
     if extra:
-        groups = [g if g.name not in extra else _protect(g, extra[g.name]) for g in groups]
+        groups = [replace(g, reason=g.reason or extra.get(g.name)) for g in groups]
     blocks = _blocks({name: of_label[labels] for name, labels in draft.blocks.items()}, convs, count)
     maps = {name: of_label[labels] for name, labels in draft.maps.items()}
     rest = draft.imgsz, count, draft.params, draft.chunks, blocks, maps, draft.image_channels
@@ -209,23 +219,6 @@ def _edges(equal: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
     left, right = (np.concatenate(side) for side in zip(*equal, strict=True))
     both = (left != FIXED) & (right != FIXED)
     return left[both], right[both]
-
-
-def _relabel(conv: Conv, of_label: Ints) -> Conv:
-    return Conv(
-        conv.name,
-        of_label[conv.inputs],
-        of_label[conv.outputs],
-        conv.kernel,
-        conv.positions,
-        conv.groups,
-        conv.bias,
-        conv.norm,
-    )
-
-
-def _protect(group: Group, reason: str) -> Group:
-    return Group(group.name, group.channels, group.producers, group.consumers, group.norms, group.reason or reason)
 
 
 def _group(convs: dict[str, Conv], norms: dict[str, Norm], reasons: np.ndarray, count: int) -> list[Group]:

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.rules import shape_of
-from yolo_slim.channels.surgery import duplicate
+from yolo_slim.channels.surgery import duplicate, evaluating
 from yolo_slim.errors import SlimError
 
 COMMON = (3, 1, 4)
@@ -150,16 +151,10 @@ def _tried(ghost: nn.Module, channels: int, hw: tuple[int, int]) -> Trial:
         nonlocal entered
         entered += 1
 
-    handles = [m.register_forward_pre_hook(count) for m in ghost.modules()]
-    training = [m for m in ghost.modules() if m.training]
+    counting = (m.register_forward_pre_hook(count) for m in ghost.modules())
     try:
-        with torch.no_grad(), Shapes():
-            ghost.eval()(torch.empty(1, channels, *hw, device="meta"))
+        with hooked(counting), evaluating(ghost), torch.no_grad(), Shapes():
+            ghost(torch.empty(1, channels, *hw, device="meta"))
     except Exception as e:  # whatever a layer makes of an image that it was not made for
         return Trial(channels, entered, e)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
     return Trial(channels, entered, None)

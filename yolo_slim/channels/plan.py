@@ -91,7 +91,7 @@ class Plan:
     def branches(self, trace: Trace) -> list[str]:
         """The residual branches that go whole, none of them inside another, in the order of `outputs`."""
         empty = {name: i for i, (name, stay) in enumerate(self.outputs.items()) if not stay}
-        whole = [b for b in trace.blocks.values() if b.convs and empty.keys() >= set(b.convs)]
+        whole = [b for b in trace.blocks.values() if empty.keys() >= set(b.convs)]
         gone = [block.name for block in sorted(whole, key=lambda block: empty[block.convs[0]])]
         return [name for name in gone if not any(_inside(name, other) for other in gone if other != name)]
 

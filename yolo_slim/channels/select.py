@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, floor
 from operator import itemgetter
@@ -10,17 +10,13 @@ from operator import itemgetter
 import numpy as np
 
 from yolo_slim.channels import knapsack, sensitivity
+from yolo_slim.channels.constraints import Constraints
 from yolo_slim.channels.costs import Budget
 from yolo_slim.channels.groups import Group, Ints, Trace
-from yolo_slim.channels.layer_table import LayerTable
 from yolo_slim.channels.meter import Meter
-from yolo_slim.channels.patterns import by_pattern
+from yolo_slim.channels.patterns import by_pattern, counted
 from yolo_slim.channels.space import SLACK, Space, excess, lowest, met, round_up
 from yolo_slim.errors import SlimError
-
-SOLVERS = ("auto", "threshold", "knapsack", "sensitivity")
-TIMED = {"latency", "latency_ms"}
-"""Targets by which a channel of one layer may cost many times what one of another does, for the same FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -53,129 +49,59 @@ class Selection:
         )
 
 
-def select(
-    trace: Trace,
-    scores: Mapping[str, np.ndarray],
-    *,
-    solver: str = "auto",
-    scope: str = "global",
-    ratio: float | None = None,
-    target: Mapping[str, float] | None = None,
-    layers: Mapping[str, float] | None = None,
-    min_keep: float = 0.05,
-    min_channels: int = 8,
-    round_to: int = 8,
-    exclude: Sequence[str] = (),
-    tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    overhead: float | None = None,
-    curves: Mapping[str, sensitivity.Curve] | None = None,
-    tolerance: float | None = None,
-    whole: Trace | None = None,
-    may_empty: Collection[str] = (),
-    latency: LayerTable | None = None,
-) -> Selection:
+def select(trace: Trace, scores: Mapping[str, np.ndarray], by: Constraints) -> Selection:
     """Choose how many channels each group keeps, so that the ratio and every target are met; the best of them stay.
-
-    Args:
-        trace: of the detector.
-        scores: group name -> (n,) score of each of its channels, high = keep, infinite = never remove.
-        solver: `threshold` removes the smallest scores first, whatever that saves; `knapsack` keeps the largest sum of
-            scores that the budget buys; `sensitivity` removes where the scanned `curves` say that it hurts least.
-            `auto`: knapsack where the target is a time and the scope global, else threshold.
-        scope: of the threshold. `global` compares scores over the whole detector; `layer` removes the same share of
-            every group.
-        ratio: share of all prunable channels to remove; exactly floor(ratio * n) go when nothing is rounded.
-        target: `flops`, `params`, `latency` or a name in `tables` -> the share of it that may stay; `size_mb` ->
-            megabytes of the checkpoint; `latency_ms` -> milliseconds. Any of them together. Met from below, within one
-            rounding step.
-        layers: pattern of module names -> share of the channels to remove there; the rest follows ratio or target.
-        min_keep: share of each group that stays at least.
-        min_channels: channels of each group that stay at least.
-        round_to: kept widths are rounded up to a multiple of this, never above the group's own width.
-        exclude: patterns of module names that stay whole.
-        tables: further costs to budget: name -> {group name: (n + 1,) cost of keeping 0..n channels}, added up over
-            the groups; not falling with width.
-        overhead: bytes of the checkpoint beside its numbers (`size_mb` needs it).
-        curves: group name -> what removing a share of its channels does to the detector.
-        tolerance: solver sensitivity, without ratio and target: how much worse any group may make the detector.
-        whole: trace of the detector before residual branches were dropped, of which ratio and target are shares and
-            whose layers the patterns name; None: nothing was dropped.
-        may_empty: names of groups that may lose all of their channels, as far as the floors allow.
-        latency: what every convolution takes, in ms (`latency` and `latency_ms` need it).
 
     Ties go by order: the earlier group, then the lower index, is removed first. A group's channel counts once,
     however many layers produce it.
 
+    Args:
+        trace: of the detector.
+        scores: group name -> (n,) score of each of its channels, high = keep, infinite = never remove.
+        by: how much goes, and from where.
+
     Raises:
-        SlimError: nothing to do, a pattern that matches nothing, or a target below what the floors allow.
+        SlimError: a pattern that matches nothing, or a target below what the floors allow.
     """
-    if ratio is None and not target and not layers and tolerance is None and whole is None:
-        raise SlimError(
-            "nothing says how much to prune: give prune.ratio, prune.target.flops, prune.target.params, "
-            "prune.target.size_mb or prune.layers"
-        )
-    _check_solver(solver, scope, curves, tolerance, ratio, target)
-    if solver == "auto":
-        solver = "knapsack" if scope == "global" and TIMED & {*(target or {})} else "threshold"
-    free, share = by_pattern(trace, exclude, layers or {}, may_miss=whole is not None)
-    if exclude and not free.any() and not target:  # a target says itself that it cannot be met
+    free, share = by_pattern(trace, by.exclude, by.layers, may_miss=by.whole is not None)
+    if by.exclude and not free.any() and not by.target:  # a target says itself that it cannot be met
         raise SlimError("prune.exclude keeps every layer whole: nothing is left to prune")
-    space = _space(trace, scores, free, share, min_keep, min_channels, round_to, may_empty)
-    total = None
-    if whole is not None:
-        free, share = by_pattern(whole, exclude, layers or {})
-        total = int(sum(g.size for g, f, s in zip(whole.groups, free, share, strict=True) if f and np.isnan(s)))
-    meter = Meter(trace, space.counted, tables, overhead, whole=whole, total=total, layers=latency)
-    asked = _asked(meter, target or {})
-    if ratio is not None and scope == "layer":
-        space = space.without(np.floor(ratio * space.sizes + SLACK))
-        wanted, asked = asked, {"channels": 1 - ratio} | asked
+    space = _space(trace, scores, free, share, by)
+    meter = _meter(trace, space, by)
+    asked = _asked(meter, by.target)
+    if by.ratio is not None and by.scope == "layer":
+        space = space.without(np.floor(by.ratio * space.sizes + SLACK))
+        wanted, asked = asked, {"channels": 1 - by.ratio} | asked
     else:
         n = meter.total
-        asked |= {"channels": 1 - floor(ratio * n + SLACK) / n} if ratio is not None and n else {}
+        asked |= {"channels": 1 - floor(by.ratio * n + SLACK) / n} if by.ratio is not None and n else {}
         wanted = asked
 
-    keys = sensitivity.removal_keys(space, curves or {}) if solver == "sensitivity" else _keys(space, scope)
-    keeps, looser, tighter, reached = _threshold(space, keys, meter, wanted, tolerance)
-    if solver == "knapsack" or not reached:
+    scanned = by.method == "sensitivity"
+    keys = sensitivity.removal_keys(space, by.curves or {}) if scanned else _keys(space, by.scope)
+    keeps, looser, tighter, reached = _threshold(space, keys, meter, wanted, by.tolerance)
+    if by.method == "knapsack" or not reached:
         keeps, looser, tighter = knapsack.improve(keeps, space, meter, wanted)
 
     kept = np.ones(trace.n_channels, bool)
     for group, rank, k in zip(space.groups, space.ranked, keeps, strict=True):
         kept[group.channels[rank[: group.size - k]]] = False
-    now = meter.of(keeps)
     fewer, more = ({} if other is None else meter.of(other) for other in (looser, tighter))
-    return Selection(kept, meter.before, meter.costs.of(keeps), asked, now, fewer, more)
+    return Selection(kept, meter.before, meter.costs.of(keeps), asked, meter.of(keeps), fewer, more)
+
+
+def _meter(trace: Trace, space: Space, by: Constraints) -> Meter:
+    total = None
+    if by.whole is not None:
+        among = counted(by.whole, by.exclude, by.layers)
+        total = sum(g.size for g, is_free in zip(by.whole.groups, among, strict=True) if is_free)
+    return Meter(trace, space.counted, by.tables, by.overhead, whole=by.whole, total=total, layers=by.latency)
 
 
 def amount(name: str, value: float) -> str:
     """A cost as people read it: `x0.500` of the original, `2.50 MB` or `12.30 ms`."""
     unit = {"size_mb": "MB", "latency_ms": "ms"}.get(name)
     return f"{value:.2f} {unit}" if unit else f"x{value:.3f}"
-
-
-def _check_solver(
-    solver: str,
-    scope: str,
-    curves: Mapping[str, sensitivity.Curve] | None,
-    tolerance: float | None,
-    ratio: float | None,
-    target: Mapping[str, float] | None,
-) -> None:
-    if solver not in SOLVERS:
-        raise SlimError(f"expected prune.solver to be one of {', '.join(SOLVERS)}, got {solver}")
-    if scope == "layer" and solver not in ("auto", "threshold"):
-        raise SlimError(f"prune.scope=layer belongs to prune.solver=threshold, got prune.solver={solver}: drop one")
-    if solver == "sensitivity" and curves is None:
-        raise SlimError(
-            "prune.solver=sensitivity goes by a scan of the detector on labelled images, and there is none here: "
-            "`yolo-slim prune` makes it; in Python, hand `select` its curves"
-        )
-    if tolerance is not None and (solver != "sensitivity" or ratio is not None or target):
-        raise SlimError(
-            "prune.sensitivity.tolerance says how much to prune, with prune.solver=sensitivity and neither prune.ratio "
-            "nor prune.target: choose one of them"
-        )
 
 
 def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
@@ -192,29 +118,22 @@ def _asked(meter: Meter, target: Mapping[str, float]) -> dict[str, float]:
 
 
 def _space(
-    trace: Trace,
-    scores: Mapping[str, np.ndarray],
-    free: np.ndarray,
-    share: np.ndarray,
-    min_keep: float,
-    min_channels: int,
-    round_to: int,
-    may_empty: Collection[str],
+    trace: Trace, scores: Mapping[str, np.ndarray], free: np.ndarray, share: np.ndarray, by: Constraints
 ) -> Space:
     groups = trace.groups
     sizes = np.array([g.size for g in groups])
-    least = [0 if g.name in may_empty else 1 for g in groups]
+    least = [0 if g.name in by.may_empty else 1 for g in groups]
     floors = np.array(
-        [min(n, max(one, min_channels, ceil(min_keep * n - SLACK))) for n, one in zip(sizes, least, strict=True)]
+        [min(n, max(one, by.min_channels, ceil(by.min_keep * n - SLACK))) for n, one in zip(sizes, least, strict=True)]
     )
-    floors = round_up(floors, round_to, sizes)
+    floors = round_up(floors, by.round_to, sizes)
     ranked = [_ascending(scores, g) if f else np.empty(0, np.int64) for g, f in zip(groups, free, strict=True)]
     worth = [scores[g.name][rank] if len(rank) else np.empty(0) for g, rank in zip(groups, ranked, strict=True)]
     finite = np.array([int(np.isfinite(w).sum()) for w in worth])
     removable = np.where(free, np.minimum(sizes - floors, finite), 0)
     forced = ~np.isnan(share) & free
     fixed = np.minimum(np.where(forced, np.floor(np.nan_to_num(share) * sizes + SLACK), 0).astype(int), removable)
-    return Space(groups, sizes, ranked, worth, fixed, np.where(forced, 0, removable), free & ~forced, round_to)
+    return Space(groups, sizes, ranked, worth, fixed, np.where(forced, 0, removable), free & ~forced, by.round_to)
 
 
 def _keys(space: Space, scope: str) -> list[np.ndarray]:

@@ -8,7 +8,6 @@ Each rule in `rules` is one operator of that sentence; no architecture is known 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from yolo_slim.channels.groups import FIXED, Conv, Draft, Ints, Norm, Trace, form_groups, same_wiring
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.inputs import furthest, ghost_of, hw_of
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
 from yolo_slim.channels.surgery import cut, tensors
@@ -161,7 +162,7 @@ class Tracer(TorchDispatchMode):
         self.path.clear()
         self.inputs.clear()
         self.sums.clear()
-        with torch.no_grad(), _watched(self), self.chunk_watch, self:
+        with torch.no_grad(), hooked(_watching(self)), self.chunk_watch, self:
             output = self.ghost(image)
         for tensor in tensors(output):
             # Maps returned beside the predictions (Detect's inputs) are read on; what nobody reads is the result.
@@ -251,16 +252,9 @@ class Tracer(TorchDispatchMode):
         return Draft(*wiring, chw[1:], params, dict(self.chunks), blocks, dict(self.maps), chw[0])
 
 
-@contextmanager
-def _watched(tracer: Tracer) -> Iterator[None]:
-    """Keep `path` the stack of modules being executed."""
-    handles = []
+def _watching(tracer: Tracer) -> Iterator[RemovableHandle]:
+    """Hooks that keep `path` the stack of modules being executed."""
     for name, module in tracer.ghost.named_modules():
         enter = lambda m, a, k, name=name: tracer.enter(name, a, k)  # noqa: E731
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(lambda m, a, o: tracer.leave(o)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield module.register_forward_pre_hook(enter, with_kwargs=True)
+        yield module.register_forward_hook(lambda m, a, o: tracer.leave(o))

@@ -13,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.inputs import Shapes
 from yolo_slim.errors import SlimError
 
@@ -58,10 +59,6 @@ def bounded() -> Iterator[None]:
         if made > MOST_LAYERS:
             raise SlimError(f"has more than {MOST_LAYERS:,} layers: no detector does")
 
-    hooks = [register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)]
-    try:
-        with torch.device("meta"), Counting():
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)
+    with hooked(hooks), torch.device("meta"), Counting():
+        yield

@@ -5,14 +5,15 @@ A score of blocks maps a detector, its trace and the evidence to a number for ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.surgery import evaluating
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.evidence import Evidence
@@ -98,16 +99,10 @@ def _labelled(evidence: Evidence) -> tuple:
     return evidence.batches, evidence.loss
 
 
-@contextmanager
-def _gated(detector: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
+def _gated(detector: nn.Module, gates: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """x + f(x) is x + gate * f(x) for a while."""
 
     def through(gate: Tensor) -> Callable:
         return lambda module, args, total: args[0] + gate.to(total) * (total - args[0])
 
-    handles = [detector.get_submodule(name).register_forward_hook(through(gate)) for name, gate in gates.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(detector.get_submodule(name).register_forward_hook(through(gate)) for name, gate in gates.items())

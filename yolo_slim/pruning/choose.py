@@ -13,7 +13,7 @@ from torch import nn
 from ultralytics.nn.tasks import BaseModel
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import Costs, Curve, LayerTable, Plan, Selection, Start, Trace, cut, select
+from yolo_slim.channels import Constraints, Costs, Curve, LayerTable, Plan, Selection, Start, Trace, cut, select
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Complete, Prune
 from yolo_slim.data import one_class
@@ -136,27 +136,22 @@ def choose(
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
 
+    asked = Constraints(
+        **chosen.model_dump(include={"scope", "ratio", "layers", "min_keep", "min_channels", "round_to", "exclude"}),
+        solver=solver,
+        target=target,
+        tables=found.tables,
+        overhead=overhead(detector, wiring) if "size_mb" in target else None,
+        curves=found.curves,
+        tolerance=chosen.sensitivity.tolerance,
+        whole=whole,
+        may_empty={*depth.may_empty(detector, wiring, chosen), *start.emptied(wiring)},
+        latency=found.layers,
+    )
+    lifted = start.scores(wiring, scores)
+
     def at(target: Mapping[str, float]) -> Selection:
-        selection = select(
-            start.trace,
-            start.scores(wiring, scores),
-            solver=solver,
-            scope=chosen.scope,
-            ratio=chosen.ratio,
-            target=target,
-            layers=chosen.layers,
-            min_keep=chosen.min_keep,
-            min_channels=chosen.min_channels,
-            round_to=chosen.round_to,
-            exclude=chosen.exclude,
-            overhead=overhead(detector, wiring) if "size_mb" in target else None,
-            curves=found.curves,
-            tolerance=chosen.sensitivity.tolerance,
-            whole=whole,
-            may_empty={*depth.may_empty(detector, wiring, chosen), *start.emptied(wiring)},
-            latency=found.layers,
-            tables=found.tables,
-        )
+        selection = select(start.trace, lifted, replace(asked, target=target))
         return replace(selection, kept=start.kept(wiring, selection.kept), scores=scores)
 
     if not (watch := found.timed) or not target:

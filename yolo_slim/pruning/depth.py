@@ -47,7 +47,8 @@ def chosen_blocks(
         return lowest(scores, chosen.depth.blocks)
     gone: list[str] = []
     least = loss_without(gone)
-    for name in sorted(scores, key=lambda n: scores[n] / _macs(wiring, n)):
+    macs = {block.name: sum(wiring.convs[conv].macs for conv in block.convs) for block in wiring.blocks.values()}
+    for name in sorted(scores, key=lambda n: scores[n] / macs[n]):
         if any(overlaps(name, other) for other in gone):
             continue
         loss = loss_without([*gone, name])
@@ -129,8 +130,3 @@ def _removable(wiring: Trace, exclude: Iterable[str]) -> list[str]:
     """Blocks that no pattern of `prune.exclude` touches."""
     patterns = list(exclude)
     return [b.name for b in wiring.blocks.values() if not any(matches(c, p) for c in b.convs for p in patterns)]
-
-
-def _macs(wiring: Trace, block: str) -> int:
-    convs = [wiring.convs[name] for name in wiring.blocks[block].convs]
-    return sum(c.positions * c.kernel * len(c.inputs) // c.groups * len(c.outputs) for c in convs)

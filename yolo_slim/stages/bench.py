@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure, record, report
-from yolo_slim.channels import Costs, trace
+from yolo_slim.channels import trace
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
@@ -96,16 +96,15 @@ def _ready(detectors: dict[str, nn.Module], clock: Clock, folder: Path) -> dict[
 
 def by_layer(detectors: dict[str, nn.Module], times: dict[str, dict[str, float]], imgsz: int) -> list[dict[str, Any]]:
     """Every convolution of the original: its MACs and milliseconds before and after; 0 where it is gone."""
-    macs = {}
-    for name, detector in detectors.items():
-        wiring = trace(detector, imgsz)
-        costs = Costs(wiring)
-        macs[name] = dict(zip(costs.names, costs.layer_macs(costs.full).tolist(), strict=True))
+    macs = {
+        name: {conv.name: conv.macs for conv in trace(detector, imgsz).convs.values()}
+        for name, detector in detectors.items()
+    }
     return [
         {
             "layer": layer,
-            "macs_before": int(before),
-            "macs_after": int(macs["slim"].get(layer, 0)),
+            "macs_before": before,
+            "macs_after": macs["slim"].get(layer, 0),
             "before_ms": times["original"].get(layer, 0.0),
             "after_ms": times["slim"].get(layer, 0.0),
         }

@@ -133,7 +133,6 @@ def _set(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(detector: Detector, wiring: Trace, conv: Conv, group: int | None) -> list[str]:
-    weights = conv.kernel * (1 if conv.depthwise else len(conv.inputs) // conv.groups) * len(conv.outputs)
     scales = ""
     if conv.norm and (w := wiring.norms[conv.norm].layer(detector).weight) is not None:
         scales = " ".join(f"{v:.2f}" for v in np.quantile(w.detach().abs().numpy(), [0.05, 0.5, 0.95]))
@@ -144,8 +143,8 @@ def _row(detector: Detector, wiring: Trace, conv: Conv, group: int | None) -> li
         str(len(conv.outputs)),
         "" if group is None else str(group),
         ", ".join(tied),
-        f"{weights + (len(conv.outputs) if conv.bias else 0):,}",
-        f"{weights * conv.positions / 1e6:.1f}",
+        f"{conv.weights + (len(conv.outputs) if conv.bias else 0):,}",
+        f"{conv.macs / 1e6:.1f}",
         scales,
         (g.reason or "") if g else "depthwise: follows its input" if conv.depthwise else "",
     ]

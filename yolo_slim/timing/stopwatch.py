@@ -10,7 +10,8 @@ from typing import TypeAlias
 from torch import nn
 
 from yolo_slim.channels import Selection, trace
-from yolo_slim.channels.select import TIMED, amount
+from yolo_slim.channels.constraints import TIMED
+from yolo_slim.channels.select import amount
 from yolo_slim.config import Complete, Target
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
