@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "yolo_slim"
 
 MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of the package
     "text": set(),
+    "row": set(),
     "terminal": set(),
     "errors": {"text"},
     "console": {"text"},
     "scratch": {"errors"},
     "config": {"errors"},
     "record": {"errors", "text", "__version__"},
-    "report": {"errors", "record"},
+    "report": {"errors", "record", "row"},
     "channels": {"errors"},
     "importance": {"channels", "errors"},
     "distill": {"errors"},
@@ -26,9 +27,9 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
     "data": {"channels", "errors", "formats", "heads"},
-    "measure": {"channels", "data", "errors", "formats", "heads", "scratch"},
+    "measure": {"channels", "data", "errors", "formats", "heads", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "scratch"},
-    "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record"},
+    "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record", "row"},
     "timing": {
         "channels",
         "checkpoint",

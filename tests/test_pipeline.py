@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from yolo_slim.channels import Plan, cut
 from yolo_slim.cli import main
 from yolo_slim.config import read_config
 from yolo_slim.measure import NOT_MEASURED, cost
+from yolo_slim.row import Row
 from yolo_slim.stages.report import report_stage
 from yolo_slim.training.folder import train_in
 
@@ -213,6 +215,15 @@ def test_the_slim_detector_is_the_pruned_one_trained_on(whole):
     assert len(stock.predict(torch.rand(1, 3, PX, PX), imgsz=PX, verbose=False)) == 1
 
 
+def test_rows_of_the_report_are_as_they_are_described(whole):
+    """By `Row`, and by the README's table, which names every key."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)`", text.partition("<!-- keys of a row -->")[2].partition("<!-- /keys -->")[0]))
+    found = {key for row in whole.report()["rows"] for key in row}
+    assert found <= Row.__annotations__.keys() and Row.__annotations__.keys() - {"note"} <= told
+    assert found >= Row.__annotations__.keys() - {"note"}
+
+
 def test_the_sparse_weights_are_the_live_ones(whole):
     """Stored in fp16 like every checkpoint, but not the average."""
     last = checkpoint.read(whole.folder / "sparse" / "train" / "weights" / "last.pt")
@@ -282,6 +293,13 @@ def test_what_follows_is_made_from_the_new_cut(whole, other):
     assert widths(slim) == widths(pruned)
     rows = {row["stage"]: row for row in whole.report()["rows"]}
     assert rows["finetuned"]["params"] == rows["pruned"]["params"] == cost(slim, PX).params < rows["sparse"]["params"]
+
+
+def test_no_row_is_validated_twice(whole, other, monkeypatch):
+    """What a stage has measured of its weights, by the same validator on the same split, is the report's."""
+    monkeypatch.setattr("yolo_slim.runs.rows.accuracy", lambda *_: pytest.fail("validated again"))
+    rows = report_stage(read_config(whole.config, ["prune.ratio=0.5", "report.latency_runs=2"])).metrics["rows"]
+    assert [row["map50_95"] for row in rows] == [whole.record(stage).metrics["map50_95"] for stage in ROWS]
 
 
 def test_the_stages_are_functions_of_a_config(whole, other):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from yolo_slim.errors import SlimError, no_images
 from yolo_slim.measure.bootstrap import interval, replicates
 from yolo_slim.measure.matches import Matches, gathered
 from yolo_slim.measure.scores import scores
+from yolo_slim.row import OfClass, Row
 from yolo_slim.scratch import Scratch
 
 NOT_MEASURED: dict[str, Any] = dict.fromkeys(
@@ -28,7 +29,7 @@ NOT_MEASURED: dict[str, Any] = dict.fromkeys(
 """What `accuracy` gives where no image has a label."""
 
 
-def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str = "cpu") -> dict[str, Any]:
+def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str = "cpu") -> Row:
     """Validate on a split, once.
 
     Args:
@@ -60,10 +61,11 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
     found, box = validator.found, validator.metrics.box
     counted = {"images": found.images, "labels": len(found.target_cls)}
     if not counted["labels"]:
-        return {**NOT_MEASURED, **counted, "per_class": _per_class(found, validator, {}), "replicates": []}
+        row = {**NOT_MEASURED, **counted, "per_class": _per_class(found, validator, {}), "replicates": []}
+        return cast(Row, row)
     drawn = replicates(found)
     low, high = interval(drawn, float(box.map))
-    return {
+    measured = {
         "map50": float(box.map50),
         "map50_95": float(box.map),
         "map50_95_low": low,
@@ -73,15 +75,17 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
         "per_class": _per_class(found, validator, dict(zip(map(int, box.ap_class_index), box.ap, strict=True))),
         "replicates": drawn,
     }
+    return cast(Row, measured)
 
 
-def _per_class(found: Matches, validator: LocalValidator, ap: dict[int, float]) -> list[dict[str, Any]]:
+def _per_class(found: Matches, validator: LocalValidator, ap: dict[int, float]) -> list[OfClass]:
     """By id: names may be alike, or no text. A class without labels has no AP; one that was never found has 0."""
-    rows = []
+    rows: list[OfClass] = []
     for k, name in validator.names.items():
         of = found.target_cls == k
-        counted = {"images": len(np.unique(found.target_image[of])), "labels": int(of.sum())}
-        rows.append({"id": int(k), "name": str(name), **counted, "ap50_95": float(ap[k]) if k in ap else None})
+        images, labels = len(np.unique(found.target_image[of])), int(of.sum())
+        worth = float(ap[k]) if k in ap else None
+        rows.append({"id": int(k), "name": str(name), "images": images, "labels": labels, "ap50_95": worth})
     return rows
 
 

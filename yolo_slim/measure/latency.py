@@ -16,6 +16,7 @@ from torch import nn
 
 from yolo_slim.channels import image_channels
 from yolo_slim.formats.detector import Detector
+from yolo_slim.row import Timing
 
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
@@ -29,7 +30,7 @@ spin on for work (in onnxruntime for some 50 ms, in which a narrow detector take
 
 def latency(
     detectors: Mapping[str, nn.Module], imgsz: int, device: str = "cpu", runs: int = 50
-) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+) -> tuple[dict[str, Timing], dict[str, object]]:
     """Time fused detectors at batch 1, fp32, in turn.
 
     Returns:
@@ -112,9 +113,10 @@ def in_turn(
     return times
 
 
-def spread(ms: list[float]) -> dict[str, float]:
+def spread(ms: list[float]) -> Timing:
     """Median, 10th and 90th percentile."""
-    return dict(zip(("p10", "median", "p90"), map(float, np.percentile(ms, (10, 50, 90))), strict=True))
+    low, middle, high = map(float, np.percentile(ms, (10, 50, 90)))
+    return {"p10": low, "median": middle, "p90": high}
 
 
 def chip(where: torch.device | str) -> str:

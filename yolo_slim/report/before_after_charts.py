@@ -9,17 +9,18 @@ from yolo_slim.report.chart import BEFORE_AFTER, Chart, pair, panels, three
 from yolo_slim.report.compared import classes, timed
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio
 from yolo_slim.report.svg import Bar
+from yolo_slim.row import BenchRow
 
 
 def latency(report: dict[str, Any]) -> list[Chart]:
     """Milliseconds an image, a chart for each number of threads and each batch, a row a runtime (or a stage)."""
-    apart: dict[tuple[int, int], list[tuple[str, list[dict[str, Any]]]]] = {}
+    apart: dict[tuple[int, int], list[tuple[str, list[BenchRow]]]] = {}
     for (runtime, threads, batch), rows in timed(report).items():
         apart.setdefault((threads, batch), []).append((runtime, rows))
     return [_latency(report, *key, found) for key, found in apart.items()]
 
 
-def _latency(report: dict[str, Any], threads: int, batch: int, found: list[tuple[str, list[dict[str, Any]]]]) -> Chart:
+def _latency(report: dict[str, Any], threads: int, batch: int, found: list[tuple[str, list[BenchRow]]]) -> Chart:
     where = f"batch {batch}, {threads} {'thread' if threads == 1 else 'threads'}"
     if report.get("bench"):
         lines = [
@@ -44,7 +45,7 @@ def _latency(report: dict[str, Any], threads: int, batch: int, found: list[tuple
     return Chart(title, [picture], head, numbers, legend, "Dot: median; bar: 10th to 90th percentile.")
 
 
-def _timing(name: str, row: dict[str, Any], look: str, base: dict[str, Any]) -> Bar:
+def _timing(name: str, row: BenchRow, look: str, base: BenchRow) -> Bar:
     ms = row["latency_ms"]
     change = ratio(ms["median"], median(base)) if row is not base else None
     tip = f"{name}, {row['stage']}: {digits(ms['median'])} ms ({digits(ms['p10'])}–{digits(ms['p90'])})"
@@ -80,7 +81,7 @@ def widths(report: dict[str, Any]) -> list[Chart]:
             bars.append([Bar("whole", w["after"], f"{w['layer']}: {w['after']} channels, kept whole: {w['reason']}")])
         else:
             bars.append(pair(w["layer"], w["before"], w["after"] or None, _channels))
-    seen = [w[key] for w in shown for key in ("before", "after") if w[key]]  # a width of 0 falls off the log axis
+    seen = [n for w in shown for n in (w["before"], w["after"]) if n]  # a width of 0 falls off the log axis
     limits = {"x": (min(seen) / 1.2, 1.2 * max(seen)), "log": True}
     pictures = panels(title, [series.short(w["layer"]) for w in shown], bars, **limits, x_label="channels")
     numbers = [(w["layer"], w["before"], w["after"], w["reason"] or "") for w in report["widths"]]

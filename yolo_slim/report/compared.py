@@ -9,6 +9,7 @@ from typing import Any
 from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.changes import RULE, changed
 from yolo_slim.report.numbers import DASH, busy, digits, median, points, ratio, timed_ms
+from yolo_slim.row import BenchRow
 
 Part = tuple[str, Sequence[str], list[list[str]]]
 
@@ -48,12 +49,12 @@ def by_class(report: dict[str, Any]) -> Part | None:
     return words, ("class", "before", "after", "points"), rows
 
 
-def timed(report: dict[str, Any]) -> dict[tuple[str, int, int], list[dict[str, Any]]]:
+def timed(report: dict[str, Any]) -> dict[tuple[str, int, int], list[BenchRow]]:
     """(runtime, threads, batch) -> rows with `stage` and `latency_ms`, from the benchmark; else from the stages."""
-    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-    rows = report["bench"]["rows"] if report.get("bench") else []
+    found: dict[tuple[str, int, int], list[BenchRow]] = {}
+    rows: list[BenchRow] = report["bench"]["rows"] if report.get("bench") else []
     if not rows and (on := report.get("measured_on")):
-        what = {"runtime": on["runtime"], "threads": on["threads"], "batch": on["batch"]}
+        what: BenchRow = {"runtime": on["runtime"], "threads": on["threads"], "batch": on["batch"]}
         rows = [{**what, "stage": r["stage"], "latency_ms": r["latency_ms"]} for r in report["rows"]]
     for row in rows:
         if row.get("latency_ms"):

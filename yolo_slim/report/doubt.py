@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from yolo_slim.report.numbers import points
-
-Row = dict[str, Any]
+from yolo_slim.row import Row
 
 
 def difference(row: Row, base: Row) -> tuple[float, float] | None:
@@ -36,7 +36,7 @@ def sure(row: Row, base: Row) -> str:
     return f"; 95 %: {span(*found)}, {images(row)}"
 
 
-def sure_of(file: Row) -> str:
+def sure_of(file: Mapping[str, Any]) -> str:
     """The same of an exported file, whose row holds the difference itself, and a bound."""
     if file.get("map50_95_difference") is None or not file.get("map50_95_images"):
         return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+from yolo_slim.row import Row, Timing
 
 DASH = "–"
 
@@ -12,12 +13,13 @@ BUSY = 2.0
 """The 90th percentile of a latency over its 10th, from which on it says more of the machine than of the detector."""
 
 
-def median(row: dict[str, Any]) -> float | None:
+def median(row: Row) -> float | None:
     """The median latency of a row in ms."""
-    return (row.get("latency_ms") or {}).get("median")
+    ms = row.get("latency_ms")
+    return ms["median"] if ms else None
 
 
-def timed_ms(row: dict[str, Any]) -> float:
+def timed_ms(row: Row) -> float:
     """The median latency in ms of a row that was timed."""
     return row["latency_ms"]["median"]
 
@@ -40,12 +42,12 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def spread(ms: dict[str, float]) -> str:
+def spread(ms: Timing) -> str:
     """A latency: its median, and in brackets where the middle eight tenths lie."""
     return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
 
 
-def busy(ms: dict[str, float]) -> bool:
+def busy(ms: Timing) -> bool:
     """Whether a latency was taken while the machine did something else as well."""
     return ms["p90"] > BUSY * ms["p10"]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from yolo_slim.report.doubt import bounds, images
 from yolo_slim.report.numbers import DASH
-
-Row = dict[str, Any]
+from yolo_slim.row import Row
 
 MOVED = 0.05
 """Recall, F1 or share of images at confidence 0.25: what is lost beyond this, and beyond mAP, is told at the top."""
@@ -31,7 +30,8 @@ def table_at(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _line(row: Row) -> list[str]:
-    usual, best = ([_three(row[f"{name}_{at}"]) for name in ("precision", "recall", "f1")] for at in ("at_25", "best"))
+    usual = map(_three, (row["precision_at_25"], row["recall_at_25"], row["f1_at_25"]))
+    best = map(_three, (row["precision_best"], row["recall_best"], row["f1_best"]))
     blind = f"{row['blind_images']} of {row['labelled_images']}"
     return [row["stage"], *usual, f"{row['best_confidence']:.2f}", *best, blind, f"{row['median_best_score']:.2f}"]
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
 
 from yolo_slim.report import series
+from yolo_slim.row import Row, Width
 
 BEFORE, AFTER, WHOLE, INK = "#999999", "#0072B2", "#D55E00", "#333333"
 LAYERS_A_ROW = 40
@@ -95,7 +96,7 @@ def _join(axes: Axes, xy: np.ndarray) -> None:
             axes.annotate("", end, start, arrowprops=arrow)
 
 
-def _label_stages(axes: Axes, rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> None:
+def _label_stages(axes: Axes, rows: list[Row], xy: np.ndarray, gap: float) -> None:
     """Names beside the points, away from the arrows, and pushed apart where points lie close together."""
     for row, (x, y), (right, height) in zip(rows, xy, series.apart(xy, gap), strict=True):
         away, align = (9, "left") if right else (-9, "right")
@@ -135,16 +136,16 @@ def widths(report: dict[str, Any]) -> Figure | None:
     per_row = ceil(len(shown) / count)
     for i, axes in enumerate(panels):
         _width_panel(axes, shown[i * per_row : (i + 1) * per_row], per_row)
-    seen = [w[key] for w in shown for key in ("before", "after") if w[key]]  # a width of 0 falls off the log axis
+    seen = [n for w in shown for n in (w["before"], w["after"]) if n]  # a width of 0 falls off the log axis
     panels[0].set_ylim(min(seen) / 1.3, max(seen) * 1.3)
     figure.suptitle(series.widths_title(report), x=0.01, ha="left")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
 
-def _width_panel(axes: Axes, layers: list[dict[str, Any]], room: int) -> None:
+def _width_panel(axes: Axes, layers: list[Width], room: int) -> None:
     x = np.arange(len(layers))
-    before, after = (np.array([w[key] for w in layers]) for key in ("before", "after"))
+    before, after = np.array([(w["before"], w["after"]) for w in layers]).T
     whole = np.array([w["reason"] is not None for w in layers])
     axes.set_yscale("log", base=2)
     axes.vlines(x, after, before, color=AFTER, linewidth=1.5, alpha=0.5)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from yolo_slim.report.numbers import points, ratio
-
-Row = dict[str, Any]
+from yolo_slim.row import Row, Width
 
 
 def stages(report: dict[str, Any]) -> list[Row]:
@@ -60,7 +59,7 @@ def rounds_title(report: dict[str, Any]) -> str:
     return f"{ended.format(last['round'])}: FLOPs {ratio(last['flops'], report['rows'][0]['flops'])}"
 
 
-def shown_widths(report: dict[str, Any]) -> list[Row]:
+def shown_widths(report: dict[str, Any]) -> list[Width]:
     """A width of 1 (the convolution in DFL) has nothing to give and would stretch the axis for all others."""
     return [w for w in report.get("widths") or [] if w["before"] > 1]
 

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from yolo_slim.report.numbers import digits, points, ratio, timed_ms
-from yolo_slim.report.sweep_words import CONTROL, Row, cliff, curves, falls_off, in_noise, recommended, stays_within
+from yolo_slim.report.sweep_words import CONTROL, cliff, curves, falls_off, in_noise, recommended, stays_within
+from yolo_slim.row import SweepRow
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 CHANCE, BEFORE, MARK = "#999999", "#333333", "#D55E00"
@@ -21,7 +22,7 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LABEL_PT, LETTER_PT = 13.0, 5.2  # height of a label with the air around it, width of a letter
 WIDTH_PT, HEIGHT_PT = 350.0, 240.0  # of a panel, about
 
-Place: TypeAlias = Callable[[Row], float]
+Place: TypeAlias = Callable[[SweepRow], float]
 """Where on the horizontal axis a row stands."""
 Look: TypeAlias = dict[str, Any]
 """The colour of a criterion and of `original`, the line of a recovery."""
@@ -58,7 +59,7 @@ def _look(keys: list[tuple[str, str]]) -> Look:
     return {**given, CONTROL: CHANCE, "original": BEFORE}
 
 
-def _share(row: Row) -> float:
+def _share(row: SweepRow) -> float:
     return row.get("flops_achieved", 1.0)
 
 

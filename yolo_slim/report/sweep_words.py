@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from yolo_slim.report.doubt import change, difference, images, sure, undecided
 from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, table, timed_ms
 from yolo_slim.report.operating import HEAD, LEGEND, moved, table_at
 from yolo_slim.report.tables import timing
-
-Row: TypeAlias = dict[str, Any]
+from yolo_slim.row import Row, SweepRow
 
 CONTROL = "random"
 """The criterion that the others must beat; recommended only where it is alone."""
@@ -25,26 +24,26 @@ SURE = "After ±: half of what holds 95 % of other draws of as many images, of m
 SWEEP_HEAD = ("criterion", "recovery", "FLOPs asked", "achieved", "params, M", "mAP50", "mAP50-95", "latency, ms")
 
 
-def curves(content: dict[str, Any]) -> dict[tuple[str, str], list[Row]]:
+def curves(content: dict[str, Any]) -> dict[tuple[str, str], list[SweepRow]]:
     """(criterion, recovery) -> its measured points, the largest target first."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[SweepRow]] = {}
     for row in sorted(measured(content), key=lambda row: -row["flops_asked"]):
         found.setdefault((row["criterion"], row["recovery"]), []).append(row)
     return found
 
 
-def measured(content: dict[str, Any]) -> list[Row]:
+def measured(content: dict[str, Any]) -> list[SweepRow]:
     """The points that could be made."""
     return [row for row in content["rows"] if row["error"] is None]
 
 
-def candidates(content: dict[str, Any]) -> list[Row]:
+def candidates(content: dict[str, Any]) -> list[SweepRow]:
     """The measured points of all criteria but chance."""
     rows = measured(content)
     return [row for row in rows if row["criterion"] != CONTROL] or rows
 
 
-def stays_within(content: dict[str, Any], row: Row) -> bool:
+def stays_within(content: dict[str, Any], row: SweepRow) -> bool:
     """Whether a point loses no more than `drop`."""
     return row["map50_95"] >= content["original"]["map50_95"] - content["drop"] - 1e-9
 
@@ -54,14 +53,14 @@ def tells(content: dict[str, Any]) -> bool:
     return content["original"]["map50_95"] > content["drop"]
 
 
-def recommended(content: dict[str, Any]) -> Row:
+def recommended(content: dict[str, Any]) -> SweepRow:
     """The best point of the smallest target that stays within `drop`; where none does, the least bad point."""
     rows = candidates(content)
     within = [row for row in rows if stays_within(content, row)]
     return min(within or rows, key=lambda row: (row["flops_asked"] if within else 0, -row["map50_95"]))
 
 
-def cliff(content: dict[str, Any]) -> tuple[Row, Row]:
+def cliff(content: dict[str, Any]) -> tuple[SweepRow, SweepRow]:
     """The neighbouring targets of the best curve between which most of the original's mAP50-95 is lost.
 
     The first may be the original. What a target has above the original is not lost with the next one.
@@ -72,11 +71,11 @@ def cliff(content: dict[str, Any]) -> tuple[Row, Row]:
     return max(pairwise([content["original"], *best]), key=lambda pair: _lost(content, *pair))
 
 
-def _lost(content: dict[str, Any], before: Row, after: Row) -> float:
+def _lost(content: dict[str, Any], before: SweepRow, after: SweepRow) -> float:
     return _edge(content, before)["map50_95"] - after["map50_95"]
 
 
-def _edge(content: dict[str, Any], before: Row) -> Row:
+def _edge(content: dict[str, Any], before: SweepRow) -> SweepRow:
     """Where a fall is counted from: nothing above the original."""
     return min(before, content["original"], key=lambda row: row["map50_95"])
 
@@ -94,7 +93,7 @@ def in_noise(content: dict[str, Any]) -> bool:
     return _lost(content, before, after) > content["drop"] and found is not None and found[1] >= 0
 
 
-def _sum(rows: list[Row]) -> float:
+def _sum(rows: list[SweepRow]) -> float:
     return sum(row["map50_95"] for row in rows)
 
 
@@ -128,7 +127,7 @@ def _recommendation(content: dict[str, Any]) -> str:
     ) + _unsure(content, best)
 
 
-def _unsure(content: dict[str, Any], best: Row) -> str:
+def _unsure(content: dict[str, Any], best: SweepRow) -> str:
     """Where these images are too few for the verdict."""
     if not undecided(best, content["original"], -content["drop"]):
         return ""
@@ -139,8 +138,9 @@ def _unsure(content: dict[str, Any], best: Row) -> str:
 
 
 def _scores(content: dict[str, Any]) -> str:
-    ends = {**content["original"], "stage": "the original"}, {**recommended(content), "stage": "this cut"}
-    return moved(*ends, "fine-tune first") or ""
+    before: Row = {**content["original"], "stage": "the original"}
+    after: SweepRow = {**recommended(content), "stage": "this cut"}
+    return moved(before, after, "fine-tune first") or ""
 
 
 def _cliff(content: dict[str, Any]) -> str:
@@ -189,13 +189,13 @@ def failures(content: dict[str, Any]) -> list[str]:
     return [f"{_name(row)} at {_at(row)}: {row['error']}" for row in content["rows"] if row["error"]]
 
 
-def sweep_rows(content: dict[str, Any]) -> list[tuple[Row, list[str]]]:
+def sweep_rows(content: dict[str, Any]) -> list[tuple[SweepRow, list[str]]]:
     """Every row, the original first, with its cells under SWEEP_HEAD."""
     original = content["original"]
     return [(row, _cells(row, original)) for row in (original, *content["rows"])]
 
 
-def _cells(row: Row, original: Row) -> list[str]:
+def _cells(row: SweepRow, original: SweepRow) -> list[str]:
     first = ["original", DASH, DASH, DASH]
     if row is not original:
         achieved = DASH if row["error"] else f"×{row['flops_achieved']:.3f}"
@@ -213,7 +213,7 @@ def _cells(row: Row, original: Row) -> list[str]:
     return [*first, *cells]
 
 
-def _width(row: Row) -> float | None:
+def _width(row: SweepRow) -> float | None:
     """Of the interval of its mAP50-95."""
     low, high = row.get("map50_95_low"), row.get("map50_95_high")
     return None if low is None or high is None else high - low
@@ -224,9 +224,8 @@ def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
     best = recommended(content)
     texts = ((row, [plain(c) for c in cells]) for row, cells in sweep_rows(content))
     lines = [[f"**{c}**" for c in cells] if row is best else cells for row, cells in texts]
-    at = table_at(
-        [{**content["original"], "stage": "original"}, *({**r, "stage": _point(r)} for r in measured(content))]
-    )
+    named: list[SweepRow] = [{**row, "stage": _point(row)} for row in measured(content)]
+    at = table_at([{**content["original"], "stage": "original"}, *named])
     sections = [
         f"# Sweep: {plain(content['name'])}",
         "\n\n".join(map(plain, sentences(content))),
@@ -245,17 +244,17 @@ def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
     return "\n\n".join(s for s in sections if s) + "\n"
 
 
-def _on(row: Row) -> str:
+def _on(row: SweepRow) -> str:
     return f", {images(row)}, {row['labelled_images']} of them with objects" if row.get("images") else ""
 
 
-def _point(row: Row) -> str:
+def _point(row: SweepRow) -> str:
     return plain(f"{_name(row)} {_at(row)}")
 
 
-def _name(row: Row) -> str:
+def _name(row: SweepRow) -> str:
     return f"{row['criterion']} ({row['recovery']})"
 
 
-def _at(row: Row) -> str:
+def _at(row: SweepRow) -> str:
     return f"FLOPs ×{row['flops_asked']:.2f}"

@@ -13,6 +13,7 @@ from yolo_slim.report.doubt import bounds, change, images, sure_of
 from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, spread, table
 from yolo_slim.report.operating import HEAD, not_measured, table_at, warnings
 from yolo_slim.report.operating import LEGEND as AT_LEGEND
+from yolo_slim.row import Row
 
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
 LEGEND = "In brackets: the ratio to the first row; for mAP the difference in points (1 point = 0.01)."
@@ -65,7 +66,7 @@ def summary(report: dict[str, Any]) -> str:
     return f"{report['name']}, {first['stage']} → {last['stage']}: {'; '.join(parts)}."
 
 
-def _accuracy(first: dict[str, Any], last: dict[str, Any], split: str | None) -> str:
+def _accuracy(first: Row, last: Row, split: str | None) -> str:
     said = change(last, first)
     if said is None:
         return not_measured(last) if last.get("labels") == 0 else "mAP was not measured on both"
@@ -73,38 +74,39 @@ def _accuracy(first: dict[str, Any], last: dict[str, Any], split: str | None) ->
     return f"mAP50-95 {before:.3f} → {after:.3f} ({said})" + (f" on {split}" if split else "")
 
 
-def results(rows: list[dict[str, Any]]) -> tuple[Sequence[str], list[list[Cell]]]:
+def results(rows: list[Row]) -> tuple[Sequence[str], list[list[Cell]]]:
     """The table of stages: its head, and cells of a value and what has changed against the first row."""
     worth = "mAP50-95 [95 %]" if any(map(bounds, rows)) else "mAP50-95"
     head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", worth, "latency, ms [p10–p90]")
-    bases = [{}, *[rows[0]] * (len(rows) - 1)] if rows else []  # the first row has nothing to be compared with
+    bare: Row = {}  # the first row has nothing to be compared with
+    bases = [bare, *[rows[0]] * (len(rows) - 1)] if rows else []
     return head, list(map(_result, rows, bases))
 
 
-def _results(rows: list[dict[str, Any]]) -> str:
+def _results(rows: list[Row]) -> str:
     head, found = results(rows)
     return "## Results\n\n" + table(head, [[_cell(*cell) for cell in cells] for cells in found]) + "\n\n" + legend(rows)
 
 
-def legend(rows: list[dict[str, Any]]) -> str:
+def legend(rows: list[Row]) -> str:
     """What brackets mean in the table of stages."""
     return f"{LEGEND} {SURE}" if any(map(bounds, rows)) else LEGEND
 
 
-def _at(rows: list[dict[str, Any]]) -> str:
+def _at(rows: list[Row]) -> str:
     found = table_at(rows)
     return f"## At one confidence\n\n{table(HEAD, found)}\n\n{AT_LEGEND}" if found else ""
 
 
-def _result(row: dict[str, Any], base: dict[str, Any]) -> list[Cell]:
+def _result(row: Row, base: Row) -> list[Cell]:
     cells: list[Cell] = [(row["stage"], None)]
-    for key, unit in (("params", 1e6), ("flops", 1e9), ("file_mb", 1)):
-        value = row.get(key)
-        cells.append((None if value is None else digits(value / unit), ratio(value, base.get(key))))
-    for key in ("map50", "map50_95"):
-        value = row.get(key)
-        sure = f" [{bounds(row)}]" if key == "map50_95" and bounds(row) else ""
-        cells.append((None if value is None else f"{value:.3f}{sure}", points(value, base.get(key))))
+    costs = ((row.get("params"), base.get("params"), 1e6), (row.get("flops"), base.get("flops"), 1e9))
+    for value, before, unit in (*costs, (row.get("file_mb"), base.get("file_mb"), 1)):
+        cells.append((None if value is None else digits(value / unit), ratio(value, before)))
+    sure = f" [{bounds(row)}]" if bounds(row) else ""
+    worths = ((row.get("map50"), base.get("map50"), ""), (row.get("map50_95"), base.get("map50_95"), sure))
+    for value, before, around in worths:
+        cells.append((None if value is None else f"{value:.3f}{around}", points(value, before)))
     ms = row.get("latency_ms")
     return [*cells, (spread(ms) if ms else None, ratio(median(row), median(base)))]
 
@@ -113,7 +115,7 @@ def _cell(value: str | None, change: str | None) -> str:
     return " ".join((value or DASH, *([f"({change})"] if change else [])))
 
 
-def notes(rows: list[dict[str, Any]]) -> list[str]:
+def notes(rows: list[Row]) -> list[str]:
     """Where each stage's weights lie, and how long they were trained."""
     lines = []
     for row in rows:
@@ -124,7 +126,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _notes(rows: list[dict[str, Any]]) -> str:
+def _notes(rows: list[Row]) -> str:
     return "\n".join(f"- {line}" for line in notes(rows))
 
 
@@ -169,7 +171,7 @@ def conditions(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _validated(rows: list[dict[str, Any]], validator: str) -> str:
+def _validated(rows: list[Row], validator: str) -> str:
     """How mAP was measured, on how many images, and where its intervals come from."""
     if all(row.get("map50_95") is None for row in rows):
         bare = any(row.get("labels") == 0 for row in rows)

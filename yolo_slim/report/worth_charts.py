@@ -11,6 +11,7 @@ from yolo_slim.report import series, svg
 from yolo_slim.report.chart import COLOURS, Chart, three
 from yolo_slim.report.svg import Mark, Series
 from yolo_slim.report.sweep_words import CONTROL
+from yolo_slim.row import Row, SweepRow
 
 
 def trade_off(report: dict[str, Any]) -> list[Chart]:
@@ -21,7 +22,7 @@ def trade_off(report: dict[str, Any]) -> list[Chart]:
     return [*charts, _sweep(sweep)] if sweep and not together else charts
 
 
-def _trade_off(report: dict[str, Any], rows: list[dict[str, Any]], curves: list[Series]) -> Chart:
+def _trade_off(report: dict[str, Any], rows: list[Row], curves: list[Series]) -> Chart:
     xy = [(r["flops"] / 1e9, r["map50_95"]) for r in rows]
     every = np.array([*xy, *((m.x, m.y) for one in curves for m in one.marks)])  # [N, 2]
     low, high = series.limits(every[:, 1])
@@ -39,7 +40,7 @@ def _points(title: str, picture: Markup, drawn: list[Series]) -> Chart:
     return Chart(title, [picture], ("", "GFLOPs", "mAP50-95"), numbers, legend)
 
 
-def _stages(rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> Series:
+def _stages(rows: list[Row], xy: np.ndarray, gap: float) -> Series:
     """Joined in their order, each named beside its point; the original is grey."""
     marks: list[Mark] = []
     for row, (x, y), (right, height) in zip(rows, xy.tolist(), series.apart(xy, gap), strict=True):
@@ -51,7 +52,7 @@ def _stages(rows: list[dict[str, Any]], xy: np.ndarray, gap: float) -> Series:
 def _curves(sweep: dict[str, Any]) -> list[Series]:
     """A curve a criterion and recovery, each from the original on; chance is grey."""
     start = sweep["original"]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[SweepRow]] = {}
     for row in sorted(sweep["rows"], key=lambda row: -(row.get("flops") or 0)):
         if row.get("error") is None:
             found.setdefault((row["criterion"], row["recovery"]), []).append(row)

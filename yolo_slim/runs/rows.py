@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from yolo_slim import checkpoint
+from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete
-from yolo_slim.data import dataset_info, labelled
+from yolo_slim.data import dataset_info, labelled, yaml_of
 from yolo_slim.measure import NOT_MEASURED, accuracy, cost
+from yolo_slim.record import Record
+from yolo_slim.row import Row
 
 
 def split_of(config: Complete) -> str:
@@ -26,11 +28,11 @@ def split_of(config: Complete) -> str:
     return "test" if labelled(config.data, "test") else "val"
 
 
-def measured(config: Complete, weights: Path, split: str | None = None) -> dict[str, Any]:
+def measured(config: Complete, weights: Path, split: str | None = None) -> Row:
     """The row of a table that can be measured alone: size, cost and, with data, accuracy (on the report's split)."""
     detector = checkpoint.load(weights)
     spent = cost(detector, config.imgsz)
-    row: dict[str, Any] = {
+    row = {
         "params": spent.params,
         "macs": spent.macs,
         "flops": spent.flops,
@@ -40,4 +42,13 @@ def measured(config: Complete, weights: Path, split: str | None = None) -> dict[
     if config.data:
         split = split or split_of(config)
         row |= {"split": split, **accuracy(detector, config.data, config.imgsz, split, config.device)}
-    return row
+    return cast(Row, row)
+
+
+def row_of(config: Complete, done: Record, weights: Path, split: str | None) -> Row:
+    """`measured`, but for what the stage that made these weights has measured in the same way."""
+    data = yaml_of(config.data)
+    same_data = not data or record.sha256(data) in done.inputs.values()
+    if same_data and done.metrics.get("split") == split and done.versions == record.versions():
+        return cast(Row, dict(done.metrics))
+    return measured(config, weights, split)

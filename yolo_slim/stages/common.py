@@ -9,6 +9,7 @@ from yolo_slim import report
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
+from yolo_slim.row import Row
 
 
 def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, unt
     }
 
 
-def say(stage: str, row: dict[str, Any], weights: Path) -> None:
+def say(stage: str, row: Row, weights: Path) -> None:
     """One line on what a stage has come to."""
     console.print(
         f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "

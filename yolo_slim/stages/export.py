@@ -20,6 +20,7 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
 from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
+from yolo_slim.row import Row
 from yolo_slim.runs.rows import split_of
 from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
@@ -183,14 +184,14 @@ def _judged(config: Complete, weights: Path, detector: Detector, files: list[Fil
     return rows
 
 
-def _compared(worth: dict[str, Any], pytorch: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+def _compared(worth: Row, pytorch: Row, row: dict[str, Any]) -> dict[str, Any]:
     """A file's accuracy, how far it is from PyTorch's and how sure that is; nothing but its counts without labels."""
-    found = {k: v for k, v in worth.items() if k not in ("images", "per_class", "replicates")}
+    found: dict[str, Any] = {k: v for k, v in worth.items() if k not in ("images", "per_class", "replicates")}
     found["map50_95_images"] = worth["images"]
     if worth["map50_95"] is None:
         return found
     low, high = report.difference(worth, pytorch) or (None, None)
-    names = {**pytorch, "stage": "PyTorch"}, {**worth, "stage": row["file"]}
+    names: tuple[Row, Row] = {**pytorch, "stage": "PyTorch"}, {**worth, "stage": row["file"]}
     bound = row["map50_95_tolerance"]
     return {
         **found,

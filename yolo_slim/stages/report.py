@@ -16,8 +16,9 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.measure import latency
 from yolo_slim.record import Record
+from yolo_slim.row import Row
 from yolo_slim.runs.lineage import story
-from yolo_slim.runs.rows import measured, split_of
+from yolo_slim.runs.rows import row_of, split_of
 from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
@@ -98,8 +99,8 @@ def gather(config: Complete, weights: dict[str, Path], done: dict[str, Record]) 
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
     split = split_of(config) if config.data else None
     times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
-    rows = [
-        {"stage": stage, "weights": str(path), **measured(config, path, split), "latency_ms": times[stage]}
+    rows: list[Row] = [
+        {"stage": stage, "weights": str(path), **row_of(config, done[stage], path, split), "latency_ms": times[stage]}
         for stage, path in weights.items()
     ]
     for row in rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.markdown import Markdown
 
@@ -21,6 +21,7 @@ from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
+from yolo_slim.row import Row
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
 from yolo_slim.stages.common import say
@@ -87,7 +88,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
 
 
-def _until_stopped(config: Complete, start: Path, whole: dict[str, Any]) -> tuple[list[Round], str | None]:
+def _until_stopped(config: Complete, start: Path, whole: Row) -> tuple[list[Round], str | None]:
     """The rounds, and why they ended early; the last one is then the one that fell too far."""
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
     detector = checkpoint.load(start)
@@ -104,7 +105,7 @@ def _until_stopped(config: Complete, start: Path, whole: dict[str, Any]) -> tupl
             continue
         drop = whole["map50_95"] - tuned.metrics["map50_95"]
         if drop > limit + SLACK:
-            sure = report.in_brackets(report.sure(tuned.metrics, whole))
+            sure = report.in_brackets(report.sure(cast(Row, tuned.metrics), whole))
             said = (
                 f"round {k} of {chosen.rounds}, fine-tuned, is {100 * drop:.1f} points of mAP50-95 ({SPLIT}) "
                 f"below the original{sure}, and {100 * limit:.1f} were allowed"

@@ -153,7 +153,7 @@ def gather(config: Complete, points: list[Point], failed: dict[str, str]) -> dic
             row |= {"weights": str(files[point.key]), **done.metrics}
             row |= {"latency_ms": times[point.key], "seconds": done.seconds}
         rows.append(row)
-    content = {
+    content: dict[str, Any] = {
         "name": config.name,
         "data": config.data,
         "split": "val",

@@ -86,7 +86,7 @@ def make(point: Point) -> tuple[str, str | None]:
         point.inputs,
         {name: path.name for name, path in outputs.items()},
         {name: record.sha256(path) for name, path in outputs.items()},
-        metrics,
+        dict(metrics),
         round(time.time() - start, 1),
         record.versions(),
         {**details, "process": f"{platform.node()}:{os.getpid()}"},
