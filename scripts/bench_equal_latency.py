@@ -30,12 +30,13 @@ from yolo_slim.config import Config, Prune, read_config
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import cost
-from yolo_slim.pruning.choose import Findings, judge
+from yolo_slim.pruning.choose import findings, judge
 from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.runs.rows import measured
 from yolo_slim.stages.original import original
-from yolo_slim.timing.clock import Clock, layer_table
-from yolo_slim.timing.turns import Timer
+from yolo_slim.timing.beside import Comparator
+from yolo_slim.timing.layers import comparator
+from yolo_slim.timing.runner import Runner
 
 TITLES = {
     "original": "original",
@@ -90,24 +91,24 @@ class Row:
 
 
 @functools.cache
-def _timer(model: str, runtime: str, threads: int, imgsz: int) -> Timer:
+def _timer(model: str, runtime: str, threads: int, imgsz: int) -> Comparator:
     detector = checkpoint.load(model)
-    return Clock(runtime, threads, imgsz).timer(detector, trace(detector, imgsz), runs=20)
+    return comparator(detector, trace(detector, imgsz), Runner(runtime, threads, imgsz), runs=20)
 
 
-def timer(row: Row) -> Timer:
+def timer(row: Row) -> Comparator:
     """Of the original in the runtime, made ready once."""
     args = row.args
     return _timer(args.model, args.runtime, args.timed_threads, args.imgsz)
 
 
-def bisected(cut_at: Callable[[float], nn.Module], latency: float, clock: Callable[[nn.Module], float]) -> float:
+def bisected(cut_at: Callable[[float], nn.Module], latency: float, time: Callable[[nn.Module], float]) -> float:
     """The target in (0, 1) at which a cut comes closest to a share of the original's latency, as measured."""
     low, high, best, least = 0.0, 1.0, None, np.inf
     for _ in range(STEPS):
         asked = (low + high) / 2
         try:
-            found = clock(cut_at(asked))
+            found = time(cut_at(asked))
         except SlimError:  # out of reach
             low = asked
             continue
@@ -126,7 +127,7 @@ def slim(row: Row) -> None:
     detector, evidence = checkpoint.load(row.args.model), peers.evidence(row.args)
     wiring, base = trace(detector, row.args.imgsz), row.config("prune.target.latency=0.5")
     scores = judge(detector, wiring, base.prune, evidence)
-    found = Findings(layers=layer_table(base, detector), scores=lambda: scores)
+    found = replace(findings(base, detector, timed=False), scores=lambda: scores)
 
     def at(target: float, recovery: tuple[str, ...]) -> nn.Module:
         chosen: Prune = row.config(f"prune.target.{row.recipe}={target}", *recovery).prune

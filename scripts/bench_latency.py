@@ -26,9 +26,10 @@ from yolo_slim.config import Latency
 from yolo_slim.config.choices import TIMED_BY_LAYER
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.timing.clock import Clock, random_widths, slimmed, timed
-from yolo_slim.timing.stopwatch import as_fast
-from yolo_slim.timing.turns import Timer
+from yolo_slim.timing.beside import Comparator
+from yolo_slim.timing.layers import comparator, measured_table, random_widths, slimmed
+from yolo_slim.timing.runner import Runner
+from yolo_slim.timing.targets import as_fast
 
 RUNTIMES = ("torch", *TIMED_BY_LAYER)
 PREDICTED, MET = 0.10, 0.05
@@ -51,7 +52,7 @@ class Asked:
 
 
 def cuts_aimed(
-    wiring: Trace, detector: nn.Module, table: LayerTable, latency: float, flops: float, timer: Timer
+    wiring: Trace, detector: nn.Module, table: LayerTable, latency: float, flops: float, beside: Comparator
 ) -> list[Asked]:
     """Cuts by L1 norms: to a share of the latency, and to one of the FLOPs, with the same roundings."""
     scores, targets = score(detector, wiring, "l1", normalize="mean"), []
@@ -59,14 +60,14 @@ def cuts_aimed(
     def at(round_to: int, target: Mapping[str, float]) -> Selection:
         return select(wiring, scores, Constraints(target=target, round_to=round_to, latency=table))
 
-    def measured(found: Selection) -> dict[str, float]:
-        return {"latency": timer.one(cut(detector, wiring, found.kept)).share}
+    def timed(found: Selection) -> dict[str, float]:
+        return {"latency": beside.one(cut(detector, wiring, found.kept)).share}
 
     for name, share in (("latency", latency), ("flops", flops)):
         for round_to in (1, 8, 16):
             rounded, target = functools.partial(at, round_to), {name: share}
             try:
-                found = as_fast(rounded, target, measured) if name == "latency" else rounded(target)
+                found = as_fast(rounded, target, timed) if name == "latency" else rounded(target)
             except SlimError as e:
                 found = e
             targets.append(Asked(name, share, round_to, found))
@@ -128,21 +129,21 @@ def main(words: list[str] | None = None) -> int:
     detector = checkpoint.load(args.model)
     wiring = trace(detector, args.imgsz)
     for runtime in args.runtimes:
-        clock = Clock(runtime, args.threads, args.imgsz)
+        runner = Runner(runtime, args.threads, args.imgsz)
         start = time.time()
-        table, baseline = timed(detector, wiring, clock, Latency(runs=args.runs))
-        print(f"\n## {args.model} at {args.imgsz} px, {runtime} {clock.version}, {args.threads} threads\n")
+        table, baseline = measured_table(detector, wiring, runner, samples=Latency().samples, runs=args.runs)
+        print(f"\n## {args.model} at {args.imgsz} px, {runtime} {runner.version}, {args.threads} threads\n")
         print(
             f"Table of layers: {time.time() - start:.0f} s; blocks of {table.block}, aligned to {table.align}; the "
             f"original takes {baseline:.1f} ms."
         )
         cuts = random_widths(wiring, args.cuts + 1, seed=1)[1:]
-        timer = clock.timer(detector, wiring, args.runs)
-        targets = cuts_aimed(wiring, detector, table, args.latency, args.flops, timer)
+        beside = comparator(detector, wiring, runner, args.runs)
+        targets = cuts_aimed(wiring, detector, table, args.latency, args.flops, beside)
         slims = [functools.partial(slimmed, detector, wiring, widths) for widths in cuts]
         chosen = [target.found.kept for target in targets if not isinstance(target.found, SlimError)]
         slims += [functools.partial(cut, detector, wiring, kept) for kept in chosen]
-        shares = [turn.share for turn in timer.many(slims, f"exported files, {runtime}")]
+        shares = [each.share for each in beside.many(slims, f"exported files, {runtime}")]
         found = predicted_rows(Costs(wiring), table, cuts, shares[: len(cuts)])
         found += target_rows(targets, shares[len(cuts) :])
         print("\n" + ("; ".join(f"MISSED: {line}" for line in found) if found else "All within their bounds."))

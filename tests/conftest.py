@@ -1,7 +1,6 @@
 """One thread, no network: set before Ultralytics is imported. Long files first, so that no process ends alone."""
 
 import gc
-import importlib
 import os
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -10,12 +9,13 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import torch
 
-from yolo_slim.timing import turns
+from yolo_slim.measure import latency
+from yolo_slim.timing import quiet
 
 torch.set_num_threads(1)
-# Beside other tests no while is calm.
-turns.PAUSE = turns.RETAKES = 0
-importlib.import_module("yolo_slim.measure.latency").SETTLE = 0  # its room has a function of that name
+# Beside other tests no machine is quiet.
+quiet.PAUSE = quiet.RETAKES = 0
+latency.SETTLE = 0
 
 LONG = ("test_sweep", "test_kill", "test_readme", "test_rounds", "test_pipeline")
 

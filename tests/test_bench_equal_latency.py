@@ -13,8 +13,8 @@ from training_helpers import PX, draw_shapes, saved, tiny
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.measure import cost
-from yolo_slim.timing.clock import random_widths
-from yolo_slim.timing.turns import Timer, Turn
+from yolo_slim.timing.beside import Comparator, Comparison
+from yolo_slim.timing.layers import random_widths
 
 peers, bench = script("bench_peers"), script("bench_equal_latency")
 
@@ -57,9 +57,9 @@ def test_rows_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     smaller = yolo_slim.prune(detector, imgsz=PX, target={"flops": 0.6}, criterion="random", round_to=8).model
     whole = cost(detector, PX).macs
 
-    monkeypatch.setattr(Timer, "one", lambda timer, slim: Turn((1.0, 0.1), cost(slim, PX).macs / whole))
+    monkeypatch.setattr(Comparator, "one", lambda by, slim: Comparison((1.0, 0.1), cost(slim, PX).macs / whole))
     monkeypatch.setattr(bench, "STEPS", 4)
-    monkeypatch.setattr("yolo_slim.timing.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
+    monkeypatch.setattr("yolo_slim.timing.layers.random_widths", lambda wiring, _: random_widths(wiring, 4))
     words = ["--model", str(model), "--smaller", str(saved(smaller, tmp_path / "smaller.pt")), "--data", data]
     words += ["--imgsz", str(PX), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--epochs", "1"]
     words += ["--runtime", "torch", "--timed-threads", "1", "--original-epochs", "1"]

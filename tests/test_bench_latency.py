@@ -9,7 +9,7 @@ from torch import nn
 
 from yolo_slim.channels import LayerTable, trace
 from yolo_slim.measure import cost
-from yolo_slim.timing.turns import Turn
+from yolo_slim.timing.beside import Comparison
 
 pytest_plugins = ["tiny"]
 
@@ -30,8 +30,8 @@ def test_what_is_beyond_its_bound_is_the_exit_code(
 ) -> None:
     whole = cost(bench.checkpoint.load(original), PX).macs
     monkeypatch.setattr(bench, "timed", as_flops)
-    found = lambda slim: Turn((1.0, 0.1), slower * cost(slim, PX).macs / whole)  # noqa: E731
-    monkeypatch.setattr(bench.Timer, "turn", lambda timer, slim: timer.seen.append((1.0, 0.1)) or found(slim))
+    found = lambda slim: Comparison((1.0, 0.1), slower * cost(slim, PX).macs / whole)  # noqa: E731
+    monkeypatch.setattr(bench.Comparator, "now", lambda by, slim: by.machine.seen.append((1.0, 0.1)) or found(slim))
     words = ["--model", str(original), "--imgsz", str(PX), "--runtimes", "torch", "--threads", "1", "--cuts", "2"]
     assert bench.main([*words, "--latency", "0.7", "--flops", "0.7"]) == code
     shown = capsys.readouterr().out

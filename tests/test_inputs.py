@@ -19,8 +19,8 @@ from yolo_slim import SlimError, checkpoint, cost, deploy, measure, prune, trace
 from yolo_slim.channels import image_channels
 from yolo_slim.channels import trace as traced
 from yolo_slim.deploy.focus import without_slices
-from yolo_slim.measure import latency
-from yolo_slim.timing.clock import Clock
+from yolo_slim.timing.quiet import latency
+from yolo_slim.timing.runner import Runner
 from yolo_slim.training.distill import losses_between
 from yolo_slim.training.pairs import pair, sees_the_same
 from yolo_slim.training.teacher import Taps, Teacher, entering
@@ -216,7 +216,7 @@ def test_every_runtime_takes_its_images(kind, runtime, tmp_path):
     if runtime not in ("torch", *deploy.present()):
         pytest.skip(f"{runtime} is not installed")
     detector, channels = detector_of(kind), KINDS[kind][1]
-    start, _ = Clock(runtime, 1, PX).start(detector, tmp_path)
+    start, _ = Runner(runtime, 1, PX).start(detector, tmp_path)
     start()
     if runtime == "torch":
         return

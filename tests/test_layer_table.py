@@ -8,7 +8,7 @@ from networks import Network, detector
 
 from yolo_slim.channels import Constraints, Costs, LayerTable, Meter, Selection, Trace, fit_layers, select, trace
 from yolo_slim.errors import SlimError
-from yolo_slim.timing.clock import random_widths
+from yolo_slim.timing.layers import random_widths
 
 PX = 64
 

@@ -39,6 +39,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
         "errors",
         "measure",
         "record",
+        "row",
         "runs",
         "scratch",
     },

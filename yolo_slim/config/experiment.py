@@ -94,6 +94,12 @@ class Config(Section):
         return Path(self.runs) / self.name
 
     @property
+    def timing(self) -> dict[str, Any]:
+        """The settings that decide what a latency target is measured with; none where there is no such target."""
+        target = self.prune.target
+        return {"latency": self.latency.model_dump()} if target and target.timed else {}
+
+    @property
     def dataset(self) -> str:
         """`data`, for what is not begun without it."""
         assert self.data is not None

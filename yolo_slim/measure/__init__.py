@@ -3,10 +3,12 @@
 from yolo_slim.measure.accuracy import NOT_MEASURED, accuracy
 from yolo_slim.measure.cost import Cost, cost
 from yolo_slim.measure.detections import Box, detections
-from yolo_slim.measure.latency import by_layer, chip, in_turn, latency, place, processor, runner, spread
+from yolo_slim.measure.latency import IN_A_ROW, THREADS, by_layer, chip, in_turn, place, processor, runner, spread
 
 __all__ = [
+    "IN_A_ROW",
     "NOT_MEASURED",
+    "THREADS",
     "Box",
     "Cost",
     "accuracy",
@@ -15,7 +17,6 @@ __all__ = [
     "cost",
     "detections",
     "in_turn",
-    "latency",
     "place",
     "processor",
     "runner",

@@ -14,7 +14,6 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from yolo_slim.channels import image_channels
 from yolo_slim.formats.detector import Detector
 from yolo_slim.row import Timing
 
@@ -26,30 +25,6 @@ IN_A_ROW = 5
 SETTLE = 0.1
 """Seconds at the start of each turn that are not counted: caches are those of the one before, and so are threads that
 spin on for work (in onnxruntime for some 50 ms, in which a narrow detector takes half as long again)."""
-
-
-def latency(
-    detectors: Mapping[str, nn.Module], imgsz: int, device: str = "cpu", runs: int = 50
-) -> tuple[dict[str, Timing], dict[str, object]]:
-    """Time fused detectors at batch 1, fp32, in turn.
-
-    Returns:
-        name -> median, p10 and p90 in ms; and what it was measured on.
-    """
-    where = place(device)
-    images = {name: torch.rand(1, image_channels(each, imgsz), imgsz, imgsz) for name, each in detectors.items()}
-    ready = {name: runner(detector, images[name], where) for name, detector in detectors.items()}
-    torch.set_num_threads(THREADS)
-    times = in_turn(ready, runs)
-    return {name: spread(ms) for name, ms in times.items()}, {
-        "runtime": f"PyTorch {torch.__version__}, fused",
-        "device": f"{where} ({chip(where)})",
-        "threads": torch.get_num_threads(),
-        "batch": 1,
-        "dtype": "float32",
-        "imgsz": imgsz,
-        "runs": runs,
-    }
 
 
 def fused(detector: nn.Module, where: torch.device | str = "cpu") -> nn.Module:

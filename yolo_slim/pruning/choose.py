@@ -22,7 +22,9 @@ from yolo_slim.data.facts import dataset_for
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.measure.loss import detection_loss, drawn_loss
 from yolo_slim.pruning import depth
-from yolo_slim.timing.stopwatch import Stopwatch, as_fast
+from yolo_slim.timing.layers import layer_table
+from yolo_slim.timing.runner import Runner
+from yolo_slim.timing.targets import TimeCut, as_fast, timer_of_cuts
 
 Curves: TypeAlias = dict[str, Curve]
 """Group name -> what removing a share of its channels does."""
@@ -35,12 +37,34 @@ class Findings:
     curves: Curves | None = None  # what solver sensitivity goes by
     layers: LayerTable | None = None  # what latency targets go by
     scores: Callable[[], dict[str, np.ndarray]] | None = None  # what `judge` says of it whole, when it is asked for
-    timed: Stopwatch | None = None  # what a cut for a latency target is held against
+    timed: TimeCut | None = None  # what a cut for a latency target is held against
     tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # costs of the caller's own
     budgets: Mapping[str, float] = field(default_factory=dict)  # name of such a cost -> the share that may stay
 
 
 NOTHING = Findings()
+
+
+def findings(config: Complete, whole: nn.Module, scan: Path | None = None, *, timed: bool = True) -> Findings:
+    """What a configuration asks to be measured: a scan that was made, and where a time is the target, layers and cuts.
+
+    Args:
+        config: of the run.
+        whole: the original, before any cut.
+        scan: what solver sensitivity goes by.
+        timed: whether cuts are timed as well, or told by their layers alone.
+
+    Raises:
+        SlimError: the runtime is not installed, or the detector cannot be exported.
+    """
+    curves, asked = curves_in(scan) if scan else None, config.latency
+    if not config.timing:
+        return Findings(curves)
+    runner = Runner.of(asked.runtime, asked.threads, config.imgsz, config.device)
+    kept = Path(config.runs) / "latency"
+    layers = layer_table(whole, runner, kept, samples=asked.samples, runs=asked.runs)
+    return Findings(curves, layers, timed=timer_of_cuts(whole, runner, asked.runs) if timed else None)
+
 
 CARD_BYTES = 3_000
 """What a model card takes at most: four steps, each with its settings."""

@@ -17,7 +17,9 @@ from yolo_slim.record import Record
 from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
 from yolo_slim.stages.entry import continues
-from yolo_slim.timing.clock import Clock, Started, clock
+from yolo_slim.timing.beside import Started
+from yolo_slim.timing.quiet import when_quiet
+from yolo_slim.timing.runner import Runner
 
 
 @continues
@@ -32,12 +34,16 @@ def bench(config: Complete) -> Record:
     if chosen is None:
         raise SlimError("bench: null leaves this stage out: say how long, e.g. bench.runs=50")
     runtimes = chosen.runtimes or ["torch", *deploy.present()]
-    clocks = [clock(config, runtime, chosen.threads, batch) for runtime in runtimes for batch in chosen.batches]
+    runners = [
+        Runner.of(runtime, chosen.threads, config.imgsz, config.device, batch)
+        for runtime in runtimes
+        for batch in chosen.batches
+    ]
     # Another machine, device or version of a runtime gives other times.
-    settings = {**chosen.model_dump(), "clocks": [each.conditions for each in clocks]}
+    settings = {**chosen.model_dump(), "clocks": [each.conditions for each in runners]}
 
     def work(folder: Path) -> tuple:
-        content = measured_in(config, clocks, {name: checkpoint.load(path) for name, path in weights.items()})
+        content = measured_in(config, runners, {name: checkpoint.load(path) for name, path in weights.items()})
         record.write_json(folder / "bench.json", content)
         page = folder / "bench.md"
         record.write_text(page, report.bench_markdown(content))
@@ -51,26 +57,26 @@ def bench(config: Complete) -> Record:
     return run_stage(config, "bench", settings, list(weights.values()), work)
 
 
-def measured_in(config: Complete, clocks: list[Clock], detectors: dict[str, nn.Module]) -> dict[str, Any]:
+def measured_in(config: Complete, runners: list[Runner], detectors: dict[str, nn.Module]) -> dict[str, Any]:
     """The content of bench.json."""
     chosen, rows, layers = config.bench, [], {}
     assert chosen is not None, "the stage has refused"
-    for timer in track(clocks, description="bench"):
+    for runner in track(runners, description="bench"):
         with Scratch() as folder:
             try:
-                ready = _ready(detectors, timer, Path(folder))
+                ready = _ready(detectors, runner, Path(folder))
             except Exception as e:  # each runtime has errors of its own
                 if chosen.runtimes:
-                    raise SlimError(f"bench.runtimes: {timer.name}, batch {timer.batch}: {e}") from e
-                console.print(f"bench: {timer.name}, batch {timer.batch}, left out: {e}", markup=False)
+                    raise SlimError(f"bench.runtimes: {runner.name}, batch {runner.batch}: {e}") from e
+                console.print(f"bench: {runner.name}, batch {runner.batch}, left out: {e}", markup=False)
                 continue
-            times = measure.in_turn({name: run for name, (run, _) in ready.items()}, chosen.runs, told=None)
+            times = when_quiet({name: run for name, (run, _) in ready.items()}, chosen.runs)
             for name, ms in times.items():
-                row = {"runtime": timer.name, "threads": timer.threads, "batch": timer.batch, "stage": name}
-                row |= {"version": timer.version, "device": measure.chip(timer.where)}
+                row = {"runtime": runner.name, "threads": runner.threads, "batch": runner.batch, "stage": name}
+                row |= {"version": runner.version, "device": measure.chip(runner.where)}
                 rows.append({**row, "latency_ms": measure.spread(ms)})
-            if timer.sees_layers and timer.batch == chosen.batches[0]:
-                layers[timer.name] = by_layer(
+            if runner.sees_layers and runner.batch == chosen.batches[0]:
+                layers[runner.name] = by_layer(
                     detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz
                 )
     return {
@@ -84,12 +90,12 @@ def measured_in(config: Complete, clocks: list[Clock], detectors: dict[str, nn.M
     }
 
 
-def _ready(detectors: dict[str, nn.Module], clock: Clock, folder: Path) -> dict[str, Started]:
+def _ready(detectors: dict[str, nn.Module], runner: Runner, folder: Path) -> dict[str, Started]:
     """Each detector, started and run once."""
     ready = {}
     for name, detector in detectors.items():
         (folder / name).mkdir()
-        ready[name] = clock.start(detector, folder / name)
+        ready[name] = runner.start(detector, folder / name)
         ready[name][0]()
     return ready
 

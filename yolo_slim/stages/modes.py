@@ -6,7 +6,6 @@ from typing import Any
 
 from yolo_slim.config import Complete, Prune
 from yolo_slim.errors import SlimError
-from yolo_slim.timing.clock import timing
 from yolo_slim.training.choosing import CHOICE
 from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.polarization import PolarizedTrainer
@@ -49,7 +48,7 @@ def landing_mode(config: Complete) -> str | None:
 def decisive(config: Complete, chosen: Prune) -> dict[str, Any]:
     """What decides what goes, of a `prune:` section and all else."""
     no_say = {"iterations"} if chosen.depth and chosen.depth.blocks else {"iterations", *RECOVERY}
-    return {**chosen.model_dump(mode="json", exclude=no_say), "imgsz": config.imgsz, **timing(config)}
+    return {**chosen.model_dump(mode="json", exclude=no_say), "imgsz": config.imgsz, **config.timing}
 
 
 def check_compatible(chosen: Prune, landing: str | None) -> None:

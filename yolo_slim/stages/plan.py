@@ -10,7 +10,7 @@ from yolo_slim.channels.select import amount
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
-from yolo_slim.pruning.choose import Findings, curves_in, evidence_from, sources
+from yolo_slim.pruning.choose import evidence_from, findings, sources
 from yolo_slim.pruning.plan import make_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage
@@ -19,8 +19,7 @@ from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
 from yolo_slim.stages.unpruned import unpruned
-from yolo_slim.timing.clock import layer_table
-from yolo_slim.timing.stopwatch import said, stopwatch
+from yolo_slim.timing.targets import said
 
 FILE = "plan.json"
 FIGURES = ("asked", "achieved", "measured", "looser", "tighter")
@@ -60,8 +59,7 @@ def plan_stage(
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)
         whole = checkpoint.load(origin) if origin else detector
-        curves, layers = curves_in(scan) if scan else None, layer_table(config, whole)
-        found = Findings(curves, layers, timed=stopwatch(config, whole))
+        found = findings(config, whole, scan)
         evidence, wiring = evidence_from(config, detector), trace(detector, config.imgsz)
         made, cost = make_plan(detector, wiring, chosen, evidence, start=start, found=found)
         tell_cost(cost, config)

@@ -8,7 +8,7 @@ from typing import Any
 from yolo_slim import checkpoint
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
-from yolo_slim.pruning.choose import NOTHING, Findings, evidence_from
+from yolo_slim.pruning.choose import NOTHING, evidence_from, findings
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
@@ -19,8 +19,6 @@ from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.stages.plan import FIGURES, planned, tell_cost
 from yolo_slim.stages.unpruned import unpruned
-from yolo_slim.timing.clock import layer_table, timing
-from yolo_slim.timing.stopwatch import stopwatch
 
 
 @begins
@@ -54,7 +52,7 @@ def cut_stage(
         **chosen.model_dump(exclude={"iterations"}),
         "imgsz": config.imgsz,
         "data": config.data,
-        **timing(config),
+        **config.timing,
     }
 
     def work(folder: Path) -> tuple:
@@ -64,7 +62,7 @@ def cut_stage(
         found = NOTHING
         if landed:
             console.print(f"following the plan that sparse training has landed: {plan}")
-            found = Findings(layers=layer_table(config, detector), timed=stopwatch(config, detector))
+            found = findings(config, detector)
         evidence = evidence_from(config, detector)
         result = cut_to_plan(detector, chosen, config.imgsz, evidence, follow=read_plan(plan), found=found)
         if landed:

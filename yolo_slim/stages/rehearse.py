@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from yolo_slim import checkpoint
 from yolo_slim.channels import Curve, trace
 from yolo_slim.config import Complete
@@ -9,10 +11,9 @@ from yolo_slim.data import dataset_info, labelled
 from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
-from yolo_slim.pruning.choose import Findings, choose
+from yolo_slim.pruning.choose import choose, findings
 from yolo_slim.stages.landing_time import enough_steps
 from yolo_slim.stages.modes import check_compatible, landing_mode
-from yolo_slim.timing.clock import layer_table
 from yolo_slim.training.folder import check_fits
 
 
@@ -33,7 +34,7 @@ def rehearse(config: Complete) -> None:
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
     harmless = {g.name: Curve((1.0,), (0.0,)) for g in wiring.free}  # a scan would take minutes
-    found = Findings(harmless, layer_table(config, detector))
+    found = replace(findings(config, detector, timed=False), curves=harmless)
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
     choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
     enough_steps(config)

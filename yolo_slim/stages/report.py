@@ -14,7 +14,6 @@ from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
-from yolo_slim.measure import latency
 from yolo_slim.record import Record
 from yolo_slim.row import Row
 from yolo_slim.runs.lineage import story
@@ -25,6 +24,7 @@ from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.labels import val_labelled
 from yolo_slim.stages.pictures import pictures
 from yolo_slim.text import tidy
+from yolo_slim.timing.quiet import latency
 
 CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses; without labels on val, only the first of them was measured."""

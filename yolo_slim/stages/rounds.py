@@ -19,6 +19,7 @@ from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
+from yolo_slim.pruning.choose import findings
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
 from yolo_slim.row import Row
@@ -29,7 +30,6 @@ from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.labels import need_labels
 from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.prune import cut_stage
-from yolo_slim.timing.clock import layer_table, timing
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
 
@@ -62,7 +62,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         )
     if config.prune.iterations.stop_if_map_drop is not None:
         need_labels(config, "prune.iterations.stop_if_map_drop goes by mAP")
-    settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **timing(config)}
+    settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **config.timing}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
     distill = config.finetune.distill
     if distill:
@@ -93,7 +93,7 @@ def _until_stopped(config: Complete, start: Path, whole: Row) -> tuple[list[Roun
     chosen, limit = config.prune.iterations, config.prune.iterations.stop_if_map_drop
     detector = checkpoint.load(start)
     before, whole_is = trace(detector, config.imgsz), {"size_mb": start.stat().st_size / 1e6}
-    if table := layer_table(config, detector):
+    if table := findings(config, detector, timed=False).layers:
         costs = Costs(before)
         whole_is["latency_ms"] = float(table.many(costs, costs.full[None])[0])
     rounds: list[Round] = []

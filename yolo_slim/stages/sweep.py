@@ -20,8 +20,7 @@ from yolo_slim.console import Terminal, console
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import criterion_of
-from yolo_slim.measure import latency
-from yolo_slim.pruning.choose import sources
+from yolo_slim.pruning.choose import findings, sources
 from yolo_slim.record import Record
 from yolo_slim.runs.identity import free_name
 from yolo_slim.runs.stage import check_device, run_stage
@@ -31,7 +30,7 @@ from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import SCAN, scan_of
 from yolo_slim.sweeping.executors import executor, make_all
 from yolo_slim.sweeping.point import Point, file_name, make
-from yolo_slim.timing.clock import layer_table
+from yolo_slim.timing.quiet import latency
 
 SCANS = "sweep/scans"
 """In the run's folder: a scan for each criterion, which decides who goes first in a group."""
@@ -122,7 +121,7 @@ def _make(config: Complete, points: list[Point], folder: Path) -> dict[str, str]
             scan_of(first.config, first.weights, f"{SCANS}/{file_name(name)}")
     for split in ("train", "val"):  # Ultralytics' label caches, which processes must not write at the same time
         _ = Batches(config.dataset, config.imgsz, 1, split=split).items
-    layer_table(missing[0].config, checkpoint.load(missing[0].weights))  # once, and with nothing beside it
+    findings(missing[0].config, checkpoint.load(missing[0].weights), timed=False)  # once, and with nothing beside it
     where = executor(config.sweep, missing[0].threads, folder / "workers.log", config.device)
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
     missing.sort(key=lambda point: -point.cell["flops_asked"])

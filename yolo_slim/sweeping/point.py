@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from yolo_slim.config import RECOVERIES, Complete
 from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
-from yolo_slim.pruning.choose import Findings, curves_in, evidence_from, judge, sources
+from yolo_slim.pruning.choose import evidence_from, findings, judge, sources
 from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import check_device, sums_of
-from yolo_slim.timing.clock import layer_table, timing
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Point:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the outcome, as it is read back from the record."""
-        prune = {**self.config.prune.model_dump(), **timing(self.config)} if self.cell else None
+        prune = {**self.config.prune.model_dump(), **self.config.timing} if self.cell else None
         split = self.config.report.split
         return json.loads(json.dumps({"prune": prune, "imgsz": self.config.imgsz, "split": split}))
 
@@ -100,7 +99,7 @@ def _cut(point: Point) -> tuple[Path, dict[str, Any]]:
     detector = checkpoint.load(point.weights)
     evidence = evidence_from(config, detector)
     scores = partial(_scores, point, detector, evidence)
-    found = Findings(curves_in(point.scan) if point.scan else None, layer_table(config, detector), scores)
+    found = replace(findings(config, detector, point.scan, timed=False), scores=scores)
     result = cut_to_plan(detector, config.prune, config.imgsz, evidence, found=found)
     weights = checkpoint.save(result.model, point.folder / f"{point.key}.pt")
     return weights, {"asked": result.cost.asked, "achieved": result.cost.achieved}

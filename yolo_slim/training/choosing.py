@@ -17,11 +17,10 @@ from yolo_slim.channels import Plan, Selection, Trace, cut, widened
 from yolo_slim.config import Complete, Prune, check
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
-from yolo_slim.pruning.choose import Findings, choose, curves_in, evidence_from
+from yolo_slim.pruning.choose import Findings, choose, evidence_from, findings
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.pruning.recover import recover
-from yolo_slim.timing.clock import layer_table, timing
-from yolo_slim.timing.stopwatch import aimed, said, stopwatch
+from yolo_slim.timing.targets import aimed, said
 
 CHOICE = "choice.yaml"
 """In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
@@ -41,11 +40,8 @@ class Chooser:
     @cached_property
     def found(self) -> Findings:
         """What solver sensitivity and a latency target go by, the latter of the original, with the same layers."""
-        curves = curves_in(self._output("sensitivity", "scan")) if self.chosen.solver == "sensitivity" else None
-        if not timing(self.config):
-            return Findings(curves)
-        whole = checkpoint.load(self._output("original", "weights"))
-        return Findings(curves, layer_table(self.config, whole), timed=stopwatch(self.config, whole))
+        scan = self._output("sensitivity", "scan") if self.chosen.solver == "sensitivity" else None
+        return findings(self.config, checkpoint.load(self._output("original", "weights")), scan)
 
     def planned(self) -> Plan:
         """What the plan stage has chosen in the detector as it was before training."""

@@ -12,32 +12,31 @@ from torch import nn
 from yolo_slim.channels import Selection, trace
 from yolo_slim.channels.constraints import TIMED
 from yolo_slim.channels.select import amount
-from yolo_slim.config import Complete, Target
+from yolo_slim.config import Target
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
-from yolo_slim.timing.clock import clock_of, timing
-from yolo_slim.timing.turns import Timer
+from yolo_slim.timing.beside import Comparator
+from yolo_slim.timing.layers import comparator
+from yolo_slim.timing.runner import Runner
 
 CLOSE = 0.05
 """By which share of itself a latency may differ from what was expected."""
 TRIES = 3
 
-Stopwatch: TypeAlias = Callable[[nn.Module], dict[str, float]]
+TimeCut: TypeAlias = Callable[[nn.Module], dict[str, float]]
 """A slim detector -> `latency`, the share of the original's, and `latency_ms`."""
 
 
-def stopwatch(config: Complete, whole: nn.Module) -> Stopwatch | None:
-    """Times slim detectors in turn with the whole one, both as they are deployed; None: no time is asked for."""
-    if not timing(config):
-        return None
+def timer_of_cuts(whole: nn.Module, runner: Runner, runs: int) -> TimeCut:
+    """Times slim detectors in turn with the whole one, both as they are deployed."""
 
     @functools.cache
-    def timer() -> Timer:
-        return clock_of(config).timer(whole, trace(whole, config.imgsz), config.latency.runs)
+    def beside() -> Comparator:
+        return comparator(whole, trace(whole, runner.imgsz), runner, runs)
 
     def timed(slim: nn.Module) -> dict[str, float]:
-        turn = timer().one(slim)
-        return {"latency": turn.share, "latency_ms": turn.share * turn.whole}
+        found = beside().one(slim)
+        return {"latency": found.share, "latency_ms": found.share * found.whole}
 
     return timed
 

@@ -1,4 +1,4 @@
-"""Timed in turn: shares of the original's time, in whiles in which the machine is at its best."""
+"""Timed in turn: shares of the original's time, while the machine is at its best."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any
 
 import pytest
 
-from yolo_slim.timing import turns
-from yolo_slim.timing.turns import Started, Timer, Turn, timed
+from yolo_slim.timing import quiet
+from yolo_slim.timing.beside import Comparator, Comparison, Started
+from yolo_slim.timing.quiet import quartiles
 
 
 @pytest.fixture(autouse=True)
 def retakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As users have it; other tests take no slow while again (see conftest.py)."""
-    monkeypatch.setattr(turns, "RETAKES", 2)
+    """As users have it; other tests time nothing again (see conftest.py)."""
+    monkeypatch.setattr(quiet, "RETAKES", 2)
 
 
-def by(turn: Callable[[Any], Turn], pace: Callable[[], tuple[float, ...]] = lambda: (60.0, 6.0)) -> Timer:
-    """A timer by which turns are made up."""
+def by(now: Callable[[Any], Comparison], pace: Callable[[], tuple[float, ...]] = lambda: (60.0, 6.0)) -> Comparator:
+    """By which comparisons are made up."""
 
-    class MadeUp(Timer):
-        def turn(self, slim: Any) -> Turn:
-            found = turn(slim)
-            self.seen.append(found.paces)
+    class MadeUp(Comparator):
+        def now(self, slim: Any) -> Comparison:
+            found = now(slim)
+            self.machine.seen.append(found.paces)
             return found
 
-        def pace(self) -> tuple[float, ...]:
-            return pace()
+    made = MadeUp(None, None, lambda detector, folder: (lambda: None, dict), 3)
+    made.machine.pace = pace
+    return made
 
-    return MadeUp(None, None, lambda detector, folder: (lambda: None, dict), 3)
 
-
-def at(whole: float, share: float = 0.5, narrow: float = 6.0) -> Turn:
-    """In a while in which the original takes so long."""
-    return Turn((whole, narrow), share)
+def at(whole: float, share: float = 0.5, narrow: float = 6.0) -> Comparison:
+    """While the original takes so long."""
+    return Comparison((whole, narrow), share)
 
 
 def test_a_time_is_a_quarter_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a machine that goes at two speeds, the better one."""
     ms = {"whole": [40.0, 40.0, 90.0, 90.0, 90.0], "slim": [10.0, 10.0, 30.0, 30.0, 30.0]}
-    monkeypatch.setattr(turns.measure, "in_turn", lambda ready, runs, **_: ms)
-    assert timed(dict.fromkeys(ms), 5) == (40.0, 10.0)
+    monkeypatch.setattr(quiet.measure, "in_turn", lambda ready, runs, **_: ms)
+    assert quartiles(dict.fromkeys(ms), 5) == (40.0, 10.0)
 
 
-def test_a_turn_times_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_three_are_timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     started, asked = [], []
 
     def start(detector: str, folder: Path) -> Started:
@@ -55,11 +55,11 @@ def test_a_turn_times_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: None, lambda: {"conv": 2.0}
 
     ms = {"whole": [40.0], "narrow": [4.0], "slim": [20.0]}
-    monkeypatch.setattr(turns.measure, "in_turn", lambda ready, runs, **_: asked.append((list(ready), runs)) or ms)
-    timer = Timer("original", "narrow", start, 7, layers=True)
-    assert timer.turn("slim") == Turn((40.0, 4.0), 0.5, {"conv": 2.0})
-    assert started == ["original", "narrow", "slim"] and timer.seen == [(40.0, 4.0)]
-    assert timer.pace() == (40.0, 4.0)
+    monkeypatch.setattr(quiet.measure, "in_turn", lambda ready, runs, **_: asked.append((list(ready), runs)) or ms)
+    timer = Comparator("original", "narrow", start, 7, layers=True)
+    assert timer.now("slim") == Comparison((40.0, 4.0), 0.5, {"conv": 2.0})
+    assert started == ["original", "narrow", "slim"] and timer.machine.seen == [(40.0, 4.0)]
+    assert timer.machine.pace() == (40.0, 4.0)
     assert asked == [(["whole", "narrow", "slim"], 7), (["whole", "narrow"], 5)]
 
 
@@ -98,7 +98,7 @@ def test_a_while_is_slow_where_the_narrow_one_says_so() -> None:
 def test_one_is_timed_again_where_the_machine_was_slower_than_before(capsys: pytest.CaptureFixture[str]) -> None:
     left = iter([at(70.0, 0.9), at(69.0, 0.8), at(60.5, 0.7), at(60.0, 0.6), at(60.0, 0.5, 9.0), at(60.0, 0.4)])
     timer = by(lambda slim: next(left))
-    timer.seen = [(60.0, 6.0)] * 9
+    timer.machine.seen = [(60.0, 6.0)] * 9
     assert timer.one(None).share == 0.7
     shown = " ".join(capsys.readouterr().out.split())
     assert "the original takes 70 ms, 60 at best; a narrow cut 6 ms, 6 at best" in shown
@@ -108,19 +108,19 @@ def test_one_is_timed_again_where_the_machine_was_slower_than_before(capsys: pyt
 
 def test_a_machine_that_is_slow_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(turns.time, "sleep", slept.append)
-    monkeypatch.setattr(turns, "PAUSE", 5)
+    monkeypatch.setattr(quiet.time, "sleep", slept.append)
+    monkeypatch.setattr(quiet, "PAUSE", 5)
     paces: Iterator[tuple[float, ...]] = iter([(70.0, 6.0), (60.0, 9.0), (61.0, 6.1)])
     left = iter([at(70.0, 0.9), at(60.0, 0.7)])
     timer = by(lambda slim: next(left), lambda: next(paces))
-    timer.seen = [(60.0, 6.0)] * 9
+    timer.machine.seen = [(60.0, 6.0)] * 9
     assert timer.one(None).share == 0.7 and slept == [5, 5] and next(paces, None) is None
 
     slept.clear()
     timer = by(lambda slim: at(70.0), lambda: (70.0, 6.0))
-    timer.seen = [(60.0, 6.0)] * 99
+    timer.machine.seen = [(60.0, 6.0)] * 99
     timer.one(None)
-    assert slept == [5] * turns.PAUSES, "of both times that it is timed again"
+    assert slept == [5] * quiet.PAUSES, "of both times that it is timed again"
 
 
 def test_the_pace_is_known_before_the_first() -> None:

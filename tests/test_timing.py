@@ -16,10 +16,13 @@ from torch import nn
 import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
-from yolo_slim.config import Latency, read_config
+from yolo_slim.config import read_config
 from yolo_slim.console import unheard
-from yolo_slim.timing.clock import Clock, clock, layer_table, random_widths, read, timed
-from yolo_slim.timing.turns import Timer, Turn
+from yolo_slim.pruning.choose import findings
+from yolo_slim.timing.beside import Comparison
+from yolo_slim.timing.layers import measured_table, random_widths, read
+from yolo_slim.timing.quiet import Machine
+from yolo_slim.timing.runner import Runner
 
 pytest_plugins = ["tiny"]
 
@@ -62,8 +65,8 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Steady:
     """By which every cut takes the same."""
 
-    def one(self, slim: nn.Module) -> Turn:
-        return Turn((10.0, 1.0), 0.8)
+    def one(self, slim: nn.Module) -> Comparison:
+        return Comparison((10.0, 1.0), 0.8)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,10 +76,9 @@ def steady() -> Iterator[None]:
     Four detectors are exported and timed for a table; fewer than eight cannot be asked for.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_slim.timing.clock.random_widths", lambda wiring, _: random_widths(wiring, 4))
-        real = Clock.timer
-        patch.setattr(Clock, "timer", lambda *args, layers=False: real(*args, layers=True) if layers else Steady())
-        patch.setattr("yolo_slim.timing.stopwatch.CLOSE", 1e9)
+        patch.setattr("yolo_slim.timing.layers.random_widths", lambda wiring, _: random_widths(wiring, 4))
+        patch.setattr("yolo_slim.timing.targets.comparator", lambda *_: Steady())
+        patch.setattr("yolo_slim.timing.targets.CLOSE", 1e9)
         yield
 
 
@@ -116,7 +118,7 @@ def test_a_damaged_table_is_measured_anew(
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / kept.name).write_text(damage)
     table = read(kept)
-    monkeypatch.setattr("yolo_slim.timing.clock.timed", lambda *_: (table, 1.0))
+    monkeypatch.setattr("yolo_slim.timing.layers.measured_table", lambda *_, **__: (table, 1.0))
     answer = run("prune", *typed(original, tmp_path, "torch"))
     assert answer.code == 0 and "holds no table of layers" in answer.out and "measured anew" in answer.out
     assert read(tmp_path / "latency" / kept.name) == table
@@ -126,7 +128,7 @@ def test_a_table_of_another_format_is_none(
     original: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "latency", tmp_path / "latency")
-    monkeypatch.setattr("yolo_slim.timing.clock.FORMAT", 0)
+    monkeypatch.setattr("yolo_slim.timing.layers.FORMAT", 0)
     assert "kept in" in run("prune", *typed(original, tmp_path, "torch")).out
 
 
@@ -135,15 +137,17 @@ def test_the_detector_that_is_cut_is_the_one_that_is_timed(loaded: nn.Module, sl
     words = [word for word in typed(slim, tmp_path, "torch") if not word.startswith("name=")]
     config, asked = read_config(None, words), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_slim.timing.clock.timed", lambda detector, *_: asked.append(detector) or NO_TABLE)
-        layer_table(config, loaded)
+        patch.setattr(
+            "yolo_slim.timing.layers.measured_table", lambda detector, *_, **__: asked.append(detector) or NO_TABLE
+        )
+        findings(config, loaded)
     assert asked == [loaded]
 
 
-def test_pytorch_is_timed_on_the_device_and_others_on_the_cpu(tmp_path: Path) -> None:
-    config = read_config(None, [*typed(tmp_path / "x.pt", tmp_path), "device=0,1"])
-    assert [clock(config, runtime, 2).where for runtime in ("torch", "openvino")] == ["cuda:0", "cpu"]
-    assert clock(config, "torch", 2).name == "torch on cuda:0" and clock(config, "openvino", 2).name == "openvino"
+def test_pytorch_is_timed_on_the_device_and_others_on_the_cpu() -> None:
+    torch, other = (Runner.of(runtime, 2, PX, "0,1") for runtime in ("torch", "openvino"))
+    assert (torch.where, other.where) == ("cuda:0", "cpu")
+    assert (torch.name, other.name) == ("torch on cuda:0", "openvino")
 
 
 def test_another_runtime_is_another_cut(original: Path, runs: Path) -> None:
@@ -176,16 +180,16 @@ def test_what_other_programs_write_is_shown_only_where_they_fail(capfd: pytest.C
     assert capfd.readouterr() == ("", "what is wrong\n")
 
 
-def test_a_sample_of_a_slow_while_is_taken_again(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_a_slow_machine_is_taken_again(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its layers as well, and none of them are those of another detector."""
     detector, slow = checkpoint.load(original), iter([60.0, 60.0, 90.0, 60.0, 60.0])  # three, one again, and the whole
     times = lambda ready, runs, **_: {"whole": [now := next(slow)], "narrow": [6.0], "slim": [now / 2]}  # noqa: E731
-    monkeypatch.setattr("yolo_slim.timing.turns.measure.in_turn", times)
-    monkeypatch.setattr(Timer, "wait", lambda timer, pauses: pauses)
-    monkeypatch.setattr("yolo_slim.timing.turns.RETAKES", 2)
+    monkeypatch.setattr("yolo_slim.timing.quiet.measure.in_turn", times)
+    monkeypatch.setattr(Machine, "wait", lambda machine, pauses: pauses)
+    monkeypatch.setattr("yolo_slim.timing.quiet.RETAKES", 2)
     fitted = []
-    monkeypatch.setattr("yolo_slim.timing.clock.fit_layers", lambda *of: fitted.append(of))
-    _, baseline = timed(detector, trace(detector, PX), Clock("torch", 1, PX), Latency(samples=8))
+    monkeypatch.setattr("yolo_slim.timing.layers.fit_layers", lambda *of: fitted.append(of))
+    _, baseline = measured_table(detector, trace(detector, PX), Runner("torch", 1, PX), samples=8, runs=20)
     assert baseline == 60.0 and next(slow, None) is None
     ((_, keeps, samples),) = fitted
     assert len(keeps) == len(samples) == 4

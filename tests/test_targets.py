@@ -15,7 +15,9 @@ from yolo_slim.channels import Selection
 from yolo_slim.channels.costs import Budget
 from yolo_slim.config import Target, read_config
 from yolo_slim.errors import SlimError
-from yolo_slim.timing.stopwatch import aimed, as_fast, said, stopwatch
+from yolo_slim.pruning.choose import findings
+from yolo_slim.timing import quiet
+from yolo_slim.timing.targets import aimed, as_fast, said
 
 pytest_plugins = ["tiny"]
 
@@ -108,9 +110,10 @@ def test_both_are_started_and_timed_in_pairs(loaded: nn.Module, slim: Path, monk
         ran.append((*ready, runs))
         return {"whole": [8.0], "narrow": [1.0], "slim": [6.0]}
 
-    monkeypatch.setattr("yolo_slim.timing.turns.measure.in_turn", in_turn)
+    monkeypatch.setattr(quiet.measure, "in_turn", in_turn)
+    monkeypatch.setattr("yolo_slim.pruning.choose.layer_table", lambda *_, **__: None)
     words = ["model=x.pt", f"imgsz={PX}", "latency.runtime=openvino", "latency.threads=1", "latency.runs=7"]
-    assert stopwatch(read_config(None, [*words, "prune.target.flops=0.5"]), loaded) is None
-    timed = stopwatch(read_config(None, [*words, "prune.target.latency_ms=3"]), loaded)
+    assert findings(read_config(None, [*words, "prune.target.flops=0.5"]), loaded).timed is None
+    timed = findings(read_config(None, [*words, "prune.target.latency_ms=3"]), loaded).timed
     assert timed(checkpoint.load(slim)) == {"latency": 0.75, "latency_ms": 6.0}
     assert ran[-1] == ("whole", "narrow", "slim", 7)
