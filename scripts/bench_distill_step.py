@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from bench_sparse_step import in_turn, prepared  # beside this file
+from bench_sparse_step import interleaved, prepared  # beside this file
 from make_shapes import draw
 
 import yolo_slim
@@ -47,7 +47,7 @@ def main() -> None:
             "ours": prepared(DistillTrainer, folder / "ours", data, args, files),
             "ultralytics": prepared(SlimTrainer, folder / "ultralytics", data, args, distill_model=str(teacher)),
         }
-        times = in_turn(trainers, args.steps)
+        times = interleaved(trainers, args.steps)
     plain = np.array(times["plain"])
     print(f"{args.imgsz} px, batch {args.batch}, {torch.get_num_threads()} threads, {args.steps} steps each, in turn")
     for name, seconds in times.items():

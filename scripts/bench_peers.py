@@ -55,7 +55,7 @@ AS_THEN = ("prune.fisher=labels", "prune.solver=threshold")
 OURS, RECOVERY = ("prune.criterion=obs", "prune.scope=global"), ("prune.reconstruct=lstsq",)
 """Our best importance, and our best recovery: settings of the `prune:` section."""
 LANDING = ("sparse_train.mode=targeted",)
-"""Our soft landing, over the first half of the epochs."""
+"""Gradual pruning, over the first half of the epochs."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Recipe:
 RECIPES = {
     "original": Recipe("original", "whole", trained=False),
     "longer": Recipe("original, trained on", "whole"),
-    "ours_landing": Recipe("ours, soft landing first", "slim", OURS, RECOVERY, LANDING, before=0.5),
+    "ours_landing": Recipe("ours, gradual pruning first", "slim", OURS, RECOVERY, LANDING, before=0.5),
     "ours": Recipe("ours", "slim", OURS, RECOVERY),
     "random": Recipe("random channels, our recovery", "slim", ("prune.criterion=random", "prune.scope=layer"),
                      RECOVERY),

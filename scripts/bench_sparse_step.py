@@ -36,14 +36,14 @@ def main() -> None:
             "plain": prepared(DetectionTrainer, Path(folder) / "plain", data, args),
             "sparse": prepared(SparseTrainer, Path(folder) / "sparse", data, args, pull),
         }
-        times = in_turn(trainers, args.steps)
+        times = interleaved(trainers, args.steps)
     median = {name: float(np.median(t)) for name, t in times.items()}
     ratios = np.array(times["sparse"]) / np.array(times["plain"])
     print(f"plain {median['plain'] * 1e3:.1f} ms, sparse {median['sparse'] * 1e3:.1f} ms per step")
     print(f"ratio of medians {median['sparse'] / median['plain']:.4f}, median of paired ratios {np.median(ratios):.4f}")
 
 
-def in_turn(trainers: dict[str, DetectionTrainer], steps: int) -> dict[str, list[float]]:
+def interleaved(trainers: dict[str, DetectionTrainer], steps: int) -> dict[str, list[float]]:
     """Seconds of each step, of all trainers in turn, so that a machine that slows down slows all of them down."""
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for i in range(steps + 3):

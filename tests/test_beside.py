@@ -41,7 +41,7 @@ def at(whole: float, share: float = 0.5, narrow: float = 6.0) -> Comparison:
 def test_a_time_is_a_quarter_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a machine that goes at two speeds, the better one."""
     ms = {"whole": [40.0, 40.0, 90.0, 90.0, 90.0], "slim": [10.0, 10.0, 30.0, 30.0, 30.0]}
-    monkeypatch.setattr(quiet.measure, "in_turn", lambda ready, runs, **_: ms)
+    monkeypatch.setattr(quiet.measure, "interleaved", lambda ready, runs, **_: ms)
     assert quartiles(dict.fromkeys(ms), 5) == (40.0, 10.0)
 
 
@@ -55,7 +55,7 @@ def test_all_three_are_timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: None, lambda: {"conv": 2.0}
 
     ms = {"whole": [40.0], "narrow": [4.0], "slim": [20.0]}
-    monkeypatch.setattr(quiet.measure, "in_turn", lambda ready, runs, **_: asked.append((list(ready), runs)) or ms)
+    monkeypatch.setattr(quiet.measure, "interleaved", lambda ready, runs, **_: asked.append((list(ready), runs)) or ms)
     timer = Comparator("original", "narrow", start, 7, layers=True)
     assert timer.now("slim") == Comparison((40.0, 4.0), 0.5, {"conv": 2.0})
     assert started == ["original", "narrow", "slim"] and timer.machine.seen == [(40.0, 4.0)]

@@ -408,7 +408,7 @@ class Constants(nn.Module):
 
 
 def oracle():
-    """Algorithms 2.5: y = 2 - 1 + 0.5, L = (y - 1)^2 / 2 = 0.125."""
+    """Y = 2 - 1 + 0.5, L = (y - 1)^2 / 2 = 0.125."""
     net = Constants((2.0, -1.0, 0.5)).eval()
     batches = [torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)]
     evidence = Evidence(batches=batches, loss=lambda net, x: ((net(x) - 1) ** 2 / 2).mean())

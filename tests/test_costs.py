@@ -83,7 +83,7 @@ def test_costs_are_thops_around_one_operator(operator):
 
 
 def test_a_removed_channel_saves_what_the_formula_says():
-    """SPPF: one filter of cv1, its scale and shift, and four input slots of cv2 (algorithms 0.5)."""
+    """SPPF: one filter of cv1, its scale and shift, and four input slots of cv2."""
     found = trace(Probe(SPPF(8, 12)), 16)
     costs, full = Costs(found), np.array([g.size for g in found.groups])
     (i,) = [i for i, g in enumerate(found.groups) if g.name == "operator.cv1.conv"]

@@ -243,7 +243,7 @@ def test_channel_wise_distributions(temperature, expected):
 
 
 def test_correlation_of_the_oracle():
-    """algorithms.md 6.8: 12 numbers a channel; with the unbiased deviation it would be 11/12 of it, .80995."""
+    """12 numbers a channel; with the unbiased deviation it would be 11/12 of it, .80995."""
     torch.manual_seed(1)
     torch.randn(1, 4, 7, 7, dtype=torch.float64), torch.randn(3, 4, 3, 3, dtype=torch.float64)
     torch.rand(3, 3, 3, dtype=torch.float64)

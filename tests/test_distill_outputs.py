@@ -35,7 +35,7 @@ def entropy(p: float) -> float:
 
 
 def test_divergence_at_a_temperature():
-    """algorithms.md 6.1: T^2 KL, not divided by the number of classes."""
+    """T^2 KL, not divided by the number of classes."""
     student = torch.tensor([1.0, 2.0], requires_grad=True)
     loss = divergence(student, torch.tensor([2.0, 0.0]), 2.0, 0)
     loss.backward()
@@ -239,7 +239,7 @@ def test_levels():
 
 
 def test_teachers_say_the_mean_of_their_probabilities():
-    """algorithms.md 6.2: not of their logits, which would say .3333."""
+    """Not of their logits, which would say .3333."""
     said = joined([saying([[logit(p)]]) for p in (0.2, 0.6)])
     assert said.scores.sigmoid().item() == pytest.approx(0.4, abs=1e-6)
 

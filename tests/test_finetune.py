@@ -14,7 +14,7 @@ from yolo_slim import SlimError, checkpoint, record
 from yolo_slim.config import Distill, check
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.stages import finetune as stage
-from yolo_slim.stages.finetune import check_kin, lesson, pictures, rehearse_distill
+from yolo_slim.stages.finetune import check_distill, check_kin, lesson, pictures
 
 
 def draw(folder: Path, *names: str, side: int = 16) -> Path:
@@ -267,10 +267,10 @@ def test_what_training_would_stumble_over_shows_before(tmp_path, data, text, sec
         section["teacher_images"] = str(twins)
     config = check({"model": str(model), "data": data, "imgsz": PX, "finetune": {"distill": section}})
     if said is None:
-        rehearse_distill(config)
+        check_distill(config)
     else:
         with pytest.raises(SlimError, match=said):
-            rehearse_distill(config)
+            check_distill(config)
 
 
 @pytest.mark.parametrize("text", [YAML, CLASSED])
@@ -282,12 +282,12 @@ def test_an_untrained_student_will_know_the_classes_of_the_data(tmp_path, data, 
     section = {"teacher": ["original", str(other)], "outputs": "binary"}
     config = check({"model": model, "data": data, "imgsz": PX, "finetune": {"distill": section}})
     if text is YAML:
-        rehearse_distill(config)
+        check_distill(config)
     else:
         with pytest.raises(SlimError, match=r"has 4 classes, the 2\. has 9"):
-            rehearse_distill(config)
+            check_distill(config)
 
 
-def test_the_default_is_rehearsed_too(tmp_path, data):
+def test_the_default_is_checked_too(tmp_path, data):
     model = saved(tiny(tmp_path), tmp_path / "model.pt")
-    rehearse_distill(check({"model": str(model), "data": data, "imgsz": PX, "finetune": {"distill": {}}}))
+    check_distill(check({"model": str(model), "data": data, "imgsz": PX, "finetune": {"distill": {}}}))

@@ -72,7 +72,7 @@ class Sum(nn.Module):
     ],
 )
 def test_producers_of_a_group_are_summed_each_over_its_mean(filters, expected, means):
-    """Algorithms 2.2; in units of the mean distance over producers, 16 / 3 times `means`."""
+    """In units of the mean distance over producers, 16 / 3 times `means`."""
     net = Sum(*filters)
     rows = CRITERIA["fpgm"](net, trace(net, 4), Evidence())["made.0"]
     assert rows == pytest.approx(np.array([expected]) * np.mean(means))

@@ -22,7 +22,7 @@ from yolo_slim.deploy.focus import without_slices
 from yolo_slim.timing.quiet import latency
 from yolo_slim.timing.runner import Runner
 from yolo_slim.training.distill import losses_between
-from yolo_slim.training.pairs import pair, sees_the_same
+from yolo_slim.training.pairs import check_sees_the_same, pair
 from yolo_slim.training.teacher import Taps, Teacher, entering
 
 pytest_plugins = ["tiny"]
@@ -240,10 +240,10 @@ def test_a_focus_is_one_convolution():
 def test_a_teacher_looks_at_the_same_images(kind):
     student, channels = prune(detector_of(kind), imgsz=PX, ratio=0.3, **SMALL).model, KINDS[kind][1]
     teacher = detector_of(kind)
-    sees_the_same(student, teacher, "itself", PX, square=True)
+    check_sees_the_same(student, teacher, "itself", PX, square=True)
     other = DetectionModel(yaml.safe_load(TINY), ch=channels + 1, verbose=False)
     with pytest.raises(SlimError, match=f"other looks at images of {channels + 1} channels, the student at {channels}"):
-        sees_the_same(student, other, "other", PX, square=True)
+        check_sees_the_same(student, other, "other", PX, square=True)
     taps = Taps(student, entering(student), "the student")
     found = pair(student, taps, Teacher(teacher, "itself", student.stride.tolist()), None)
     assert len(losses_between([found], {"features": {"mimic": {}}, "outputs": {}}).names) == 1

@@ -13,7 +13,7 @@ from training_helpers import BATCH, TRAIN, draw_shapes, fit, saved, tiny
 from yolo_slim import record
 from yolo_slim.config import SparseTrain, read_config
 from yolo_slim.errors import SlimError
-from yolo_slim.stages.landing_time import enough_steps
+from yolo_slim.stages.landing_time import check_steps
 from yolo_slim.training.steps import optimizer_steps
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -87,12 +87,12 @@ def test_steps_as_ultralytics_takes_them(tmp_path, data, model, nbs, warmup):
 )
 def test_a_landing_in_too_few_steps_is_refused(tmp_path, images, words):
     with pytest.raises(SlimError, match=rf"optimizer steps.* needs {LEAST}.*sparse_train\.epochs=0") as told:
-        enough_steps(config_of(set_of(tmp_path, images), *words))
+        check_steps(config_of(set_of(tmp_path, images), *words))
     enough = int(re.search(r"Train longer: sparse_train\.epochs=(\d+)", str(told.value)).group(1))
     kept = [word for word in words if not word.startswith("epochs")]
-    enough_steps(config_of(str(tmp_path / "set.yaml"), f"epochs={enough}", *kept))  # what it says is true
+    check_steps(config_of(str(tmp_path / "set.yaml"), f"epochs={enough}", *kept))  # what it says is true
     with pytest.raises(SlimError, match="optimizer steps"):  # and no more than it takes
-        enough_steps(config_of(str(tmp_path / "set.yaml"), f"epochs={enough - 1}", *kept))
+        check_steps(config_of(str(tmp_path / "set.yaml"), f"epochs={enough - 1}", *kept))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_a_landing_in_too_few_steps_is_refused(tmp_path, images, words):
     ],
 )
 def test_others_are_not(tmp_path, images, words):
-    enough_steps(config_of(set_of(tmp_path, images), *words))
+    check_steps(config_of(set_of(tmp_path, images), *words))
 
 
 def test_more_steps_from_the_same_epochs_are_offered_where_they_are_enough(tmp_path):
     with pytest.raises(SlimError, match=r"36 optimizer steps, one every 4 batches \(nbs=64\).*train\.nbs=16"):
         words = ["epochs=10", "train={batch: 16, nbs: 64, warmup_epochs: 1}"]
-        enough_steps(config_of(set_of(tmp_path, 205), *words))
+        check_steps(config_of(set_of(tmp_path, 205), *words))
 
 
 @pytest.mark.parametrize("stage", ["run", "sparse-train"])

@@ -14,7 +14,7 @@ from ultralytics.nn.modules import Conv
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.building import description
-from yolo_slim.formats.model_yaml import described, layers_of, rehearse
+from yolo_slim.formats.model_yaml import check_runs, described, layers_of
 
 MARK = "was-run"
 
@@ -128,7 +128,7 @@ SHIPPED = sorted(
 @pytest.mark.parametrize("name", [*SHIPPED, "yolov5n.yaml", "yolov5s6.yaml", "yolov8n.yaml", "yolo11n.yaml"])
 def test_what_ultralytics_ships_is_built_on_paper(name: str) -> None:
     description = described(name)
-    rehearse(description)
+    check_runs(description)
     assert {p.device.type for p in layers_of(description).parameters()} == {"meta"}
 
 

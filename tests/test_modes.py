@@ -208,7 +208,7 @@ def test_a_training_that_stops_before_it_has_landed_is_refused(targeted):
 
 @pytest.fixture(scope="module")
 def whole_blocks(tmp_path_factory):
-    """Words for a run of the detector of `tiny`, which has residual branches, with a soft landing of 2 epochs."""
+    """Words for a run of the detector of `tiny`, which has residual branches, with gradual pruning over 2 epochs."""
     folder = tmp_path_factory.mktemp("blocks")
     model = saved(tiny(folder), folder / "model.pt")
     words = [f"model={model}", f"data={draw_shapes(folder)}", f"imgsz={PX}"]

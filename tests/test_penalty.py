@@ -131,7 +131,7 @@ def steps_to_zero(strength):
 
 
 def test_how_many_steps_a_lambda_takes_to_bring_a_scale_to_zero():
-    """Algorithms 1.1, o4: the travel is about lambda * sum of lr / (1 - momentum), so it depends on the data set."""
+    """The travel is about lambda * sum of lr / (1 - momentum), so it depends on the data set."""
     assert steps_to_zero(1e-3) == pytest.approx(6_314, abs=20)
     assert steps_to_zero(1e-4) == pytest.approx(63_014, abs=20)
 
@@ -149,7 +149,7 @@ def test_torchs_own_sgd_takes_as_many_steps():
 
 
 def test_a_travel_of_one_over_as_many_steps_is_that_lambda():
-    """Algorithms 1.1: lambda = B (1 - m) / sum of lr; 6,300 steps at lr .01 and momentum .937 give 1e-3."""
+    """Lambda = B (1 - m) / sum of lr; 6,300 steps at lr .01 and momentum .937 give 1e-3."""
     network = Plain()
     scale = network.first.bn.weight
     scale.grad = torch.zeros(3)
@@ -338,10 +338,10 @@ def test_a_free_scale_travels_the_strength_for_any_batches():
     @settings(max_examples=100, deadline=None)
     def arrives(batches, accumulate, epochs):
         write(network.first.bn.weight, [1.0] * 3)
-        travel, travelled, total = Travel(0.6, SCHEDULES["linear"](epochs), epochs, 0), 0.0, batches * epochs
+        travel, stepped_to, total = Travel(0.6, SCHEDULES["linear"](epochs), epochs, 0), 0.0, batches * epochs
         for done in sorted({*range(accumulate, total + 1, accumulate), total}):
-            penalty.shrink(travel.at(done / total) - travel.at(travelled))
-            travelled = done / total
+            penalty.shrink(travel.at(done / total) - travel.at(stepped_to))
+            stepped_to = done / total
         assert network.first.bn.weight.tolist() == pytest.approx([0.4] * 3, abs=1e-5)
 
     arrives()

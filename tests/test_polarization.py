@@ -16,8 +16,8 @@ from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, s
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import relative_difference, trace
-from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.polarization import Polarization, PolarizedTrainer, first_local_min, flip_signs, regulariser
+from yolo_slim.training.regularized import SETTINGS
 
 ORACLE = [0.1, 0.4, 0.7, 0.2]
 
@@ -50,7 +50,7 @@ def test_its_least_parts_the_scales(t, least, ones):
 @pytest.mark.parametrize(
     ("counts", "threshold"),
     [
-        pytest.param((6, 3, 1, 0, 2, 4), 0.03, id="algorithms 1.3: the first empty bin"),
+        pytest.param((6, 3, 1, 0, 2, 4), 0.03, id="the first empty bin"),
         pytest.param((6, 3, 1, 2, 0, 4), 0.02, id="the first, not the lowest"),
         pytest.param((6, 3, 0, 0, 0, 4), 0.02, id="a valley begins where it stops falling"),
         pytest.param((9, 5, 2, 1), None, id="falling to the end: no valley"),

@@ -20,7 +20,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Times]], list[int]
     def made(times: list[Times]) -> list[int]:
         left, waits = iter(times), []
         monkeypatch.setattr(quiet, "RETAKES", 2)
-        monkeypatch.setattr(quiet.measure, "in_turn", lambda ready, runs, **_: next(left))
+        monkeypatch.setattr(quiet.measure, "interleaved", lambda ready, runs, **_: next(left))
         monkeypatch.setattr(quiet.Machine, "wait", lambda machine, pauses: waits.append(pauses) or pauses - 1)
         return waits
 

@@ -100,7 +100,7 @@ def with_ones(x: Tensor) -> Tensor:
 
 
 def test_a_duplicate_channel_is_taken_over() -> None:
-    """algorithms 2.6: X3 = 2 X1, W = (1, -1, .5), channel 3 goes: (2, -1), and nothing is lost."""
+    """X3 = 2 X1, W = (1, -1, .5), channel 3 goes: (2, -1), and nothing is lost."""
     torch.manual_seed(0)
     x = torch.randn(20, 2, dtype=torch.float64)
     x = torch.cat([x, 2 * x[:, :1]], 1)

@@ -246,7 +246,7 @@ def test_another_training_s_checkpoints_of_the_same_shape(command, place, tmp_pa
 
 def test_the_state_of_another_kind_of_training(place, tmp_path):
     """What only the trainer itself can see: it says so, and no more."""
-    reworked(lambda c: c.pop("travelled"))(place / "weights" / "last.pt")
+    reworked(lambda c: c.pop("stepped_to"))(place / "weights" / "last.pt")
     data = checkpoint.read(place / "weights" / "last.pt")["train_args"]["data"]
     with pytest.raises(StartAfresh, match=r"last\.pt does not fit this training"):
         fit(modes.TargetedTrainer, "", place, data, resume=True)

@@ -15,7 +15,7 @@ STAGES = ["sparse_train", "prune_stage", "finetune", "export", "bench", "report_
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages in the order in which they are called; none of them does anything."""
     called: list[str] = []
-    for name in ("rehearse", "rehearse_distill", "rehearse_export"):
+    for name in ("check_run", "check_distill", "check_export"):
         monkeypatch.setattr(f"yolo_slim.stages.run.{name}", lambda config: None)
     monkeypatch.setattr("yolo_slim.stages.run.missing", lambda config: [])
     for name in STAGES:

@@ -38,7 +38,7 @@ def gone(found, selection):
     return {g.name: np.flatnonzero(~selection.kept[g.channels]).tolist() for g in found.free}
 
 
-# ---- algorithms 3.1: which channels go ----
+# ---- which channels go ----
 
 A, B = [0.9, 0.1, 0.5], [0.3, 0.2, 0.8, 0.05, 0.6]
 
@@ -471,7 +471,7 @@ def costs_of(**costs):
             ([4, 2, 2], [3, 3]),
             9 / 14,
             ([2], [1]),
-            id="algorithms 2.11: 2 and 1, value 14, cost 9",
+            id="2 and 1, value 14, cost 9",
         ),
         pytest.param(([5, 3, 1], [6, 2]), ([4, 2, 2], [3, 3]), 0.999, ([2], []), id="one has to go: the 1"),
         pytest.param(

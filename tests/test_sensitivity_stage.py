@@ -114,7 +114,7 @@ def test_a_scan_begun_with_other_settings_is_not_gone_on_with(tmp_path):
 
 
 def test_silenced_channels_that_nobody_reads_cost_nothing_and_the_detector_stays(detector, data, tmp_path):
-    """Algorithms 2.8: their readers multiply by zero, and ratio 0 is the base. The detector is left as it was."""
+    """Their readers multiply by zero, and ratio 0 is the base. The detector is left as it was."""
     wiring = trace(detector, PX)
     group = next(g for g in wiring.free[::-1] if len(g.producers) == 1 and g.size >= 16)  # near the predictions
     idle = group.channels[: group.size // 2]

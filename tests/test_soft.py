@@ -12,7 +12,7 @@ from training_helpers import Killed, draw_shapes, fit, killed_after, live, saved
 from yolo_slim import checkpoint
 from yolo_slim.channels import Constraints, Plan, select, trace
 from yolo_slim.importance import score
-from yolo_slim.training.forced import SETTINGS
+from yolo_slim.training.regularized import SETTINGS
 from yolo_slim.training.soft import SoftTrainer, zero_filters
 
 FILES = {SETTINGS: {"every": 1}}

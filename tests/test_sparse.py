@@ -140,7 +140,7 @@ def test_warmup_pulls_nothing_and_the_rest_makes_up_for_it(tmp_path, data, start
     assert after_epoch[0] == after_epoch[1] == pytest.approx([0] * len(LOOSE), abs=1e-6)
     assert after_epoch[2] == pytest.approx([0.3] * len(LOOSE), abs=1e-3)
     assert [float(r["travel"]) for r in rows_of(tmp_path)] == pytest.approx([0, 0, 0.3])
-    assert trainer.travel.at(trainer.travelled) == pytest.approx(0.3)
+    assert trainer.travel.at(trainer.stepped_to) == pytest.approx(0.3)
 
 
 def test_every_removable_scale_is_pulled_and_the_loss_pulls_too(tmp_path, data, start):
@@ -203,7 +203,7 @@ class Step:
         self.scale = self.network[1].weight
         bare = object.__new__(SparseTrainer)
         bare.penalty, bare.travel = Penalty(self.network, trace(self.network, 8)), Travel(1.0, lambda e: 1.0, 1, 0)
-        bare.progress, bare.travelled, bare.steps = 0.0, 0.0, 0
+        bare.progress, bare.stepped_to, bare.steps = 0.0, 0.0, 0
         bare.model, bare.ema, bare.device = self.network, None, torch.device("cpu")
         bare.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0, enabled=scaled)
         bare.optimizer = torch.optim.SGD(self.network.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
@@ -243,7 +243,7 @@ def test_a_step_that_amp_skips_pulls_nothing_and_the_next_catches_up(update):
     step = Step(scaled=True, update=update)
     step.take(0.1)
     assert step.take(0.4, gradient=math.inf) == pytest.approx([0.9] * 3, abs=1e-6)
-    assert step.trainer.steps == 1 and step.trainer.travelled == 0.1
+    assert step.trainer.steps == 1 and step.trainer.stepped_to == 0.1
     assert step.take(0.5) == pytest.approx([0.5] * 3, abs=1e-6)
     assert step.trainer.steps == 2
 
@@ -253,7 +253,7 @@ def test_a_fused_optimizer_that_found_infinities_pulls_nothing():
     step = Step(scaled=False)
     step.trainer.progress, step.trainer.optimizer.found_inf = 0.3, torch.tensor(1.0)
     step.trainer._shrink(step.trainer.optimizer, (), {})
-    assert step.scale.tolist() == [1, 1, 1] and step.trainer.travelled == 0 and step.trainer.steps == 0
+    assert step.scale.tolist() == [1, 1, 1] and step.trainer.stepped_to == 0 and step.trainer.steps == 0
     step.trainer.optimizer.found_inf = torch.tensor(0.0)
     step.trainer._shrink(step.trainer.optimizer, (), {})
     assert step.scale.tolist() == pytest.approx([0.7] * 3)

@@ -1,4 +1,4 @@
-"""Soft landing on real, tiny trainings: exactly zero on time, in the detector and its average, and held there."""
+"""Gradual pruning on real, tiny trainings: exactly zero on time, in the detector and its average, and held there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from yolo_slim import checkpoint
 from yolo_slim.channels import Constraints, Plan, cut, relative_difference, select, silent, trace, widened
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import score
-from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.landing import MADE_UP, Drift, Fader, Landing
+from yolo_slim.training.regularized import SETTINGS
 from yolo_slim.training.targeted import TargetedTrainer
 
 

@@ -105,12 +105,12 @@ def test_nothing_is_said_where_nothing_was_timed() -> None:
 def test_both_are_started_and_timed_in_pairs(loaded: nn.Module, slim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def in_turn(ready, runs: int, **_) -> dict[str, list[float]]:
+    def interleaved(ready, runs: int, **_) -> dict[str, list[float]]:
         [run() for run in ready.values()]
         ran.append((*ready, runs))
         return {"whole": [8.0], "narrow": [1.0], "slim": [6.0]}
 
-    monkeypatch.setattr(quiet.measure, "in_turn", in_turn)
+    monkeypatch.setattr(quiet.measure, "interleaved", interleaved)
     monkeypatch.setattr("yolo_slim.pruning.choose.layer_table", lambda *_, **__: None)
     words = ["model=x.pt", f"imgsz={PX}", "latency.runtime=openvino", "latency.threads=1", "latency.runs=7"]
     assert findings(read_config(None, [*words, "prune.target.flops=0.5"]), loaded).timed is None

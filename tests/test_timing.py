@@ -17,7 +17,7 @@ import yolo_slim
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Costs, LayerTable, trace
 from yolo_slim.config import read_config
-from yolo_slim.console import unheard
+from yolo_slim.console import captured
 from yolo_slim.pruning.choose import findings
 from yolo_slim.timing.beside import Comparison
 from yolo_slim.timing.layers import measured_table, random_widths, read
@@ -171,11 +171,11 @@ def test_from_python_there_is_no_table(original: Path) -> None:
 
 def test_what_other_programs_write_is_shown_only_where_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
     print("before")
-    with unheard():
+    with captured():
         subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
     print("after")
     assert capfd.readouterr() == ("before\nafter\n", "")
-    with pytest.raises(subprocess.CalledProcessError), unheard():
+    with pytest.raises(subprocess.CalledProcessError), captured():
         subprocess.run(["sh", "-c", "echo what is wrong >&2; exit 3"], check=True)
     assert capfd.readouterr() == ("", "what is wrong\n")
 
@@ -184,7 +184,7 @@ def test_a_sample_of_a_slow_machine_is_taken_again(original: Path, monkeypatch: 
     """Its layers as well, and none of them are those of another detector."""
     detector, slow = checkpoint.load(original), iter([60.0, 60.0, 90.0, 60.0, 60.0])  # three, one again, and the whole
     times = lambda ready, runs, **_: {"whole": [now := next(slow)], "narrow": [6.0], "slim": [now / 2]}  # noqa: E731
-    monkeypatch.setattr("yolo_slim.timing.quiet.measure.in_turn", times)
+    monkeypatch.setattr("yolo_slim.timing.quiet.measure.interleaved", times)
     monkeypatch.setattr(Machine, "wait", lambda machine, pauses: pauses)
     monkeypatch.setattr("yolo_slim.timing.quiet.RETAKES", 2)
     fitted = []

@@ -51,7 +51,7 @@ def coupled(found):
     return [g for g in found.groups if len(g.producers) > 1]
 
 
-# ---- the table of algorithms 0.2 ----
+# ---- a table of networks ----
 
 
 def test_c3_with_shortcut_is_one_coupled_group():

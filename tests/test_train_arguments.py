@@ -236,7 +236,7 @@ def test_batch_norm_needs_more_than_one_value(images: int, imgsz: int, arguments
         ("distill_model=none.pt", ["none.pt"]),
     ],
 )
-def test_run_rehearses_arguments_before_any_stage(
+def test_run_checks_arguments_before_any_stage(
     original: Path, data: Path, tmp_path: Path, stage: str, argument: str, words: list[str]
 ) -> None:
     settings = [f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "prune.ratio=0.3"]

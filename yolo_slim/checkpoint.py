@@ -24,7 +24,7 @@ from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.arguments import arguments_of
-from yolo_slim.formats.building import build, here
+from yolo_slim.formats.building import build, check_local
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
@@ -67,7 +67,7 @@ def read(path: str | Path, weights: str | None = None) -> dict[str, Any]:
     Raises:
         SlimError: missing, damaged, or doing more than a detector's checkpoint does.
     """
-    here(path)
+    check_local(path)
     path = Path(path)
     try:
         if not path.is_file():
@@ -78,7 +78,7 @@ def read(path: str | Path, weights: str | None = None) -> dict[str, Any]:
     if weights:
         if not family.parts or family.parts(path, path) == [path]:
             raise SlimError(f"weights={weights} belongs to a Darknet .cfg, which has its numbers apart: leave it out")
-        here(weights)
+        check_local(weights)
         return family.read(path, Path(weights))
     if family is ULTRALYTICS and path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""

@@ -54,7 +54,7 @@ def quietly() -> Iterator[None]:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def captured() -> Iterator[None]:
     """What programs that are run meanwhile write (NCNN's converter: a page) is shown only where they fail."""
     streams = (sys.stdout, sys.stderr)
     kept = {number: os.dup(number) for number in (1, 2)}

@@ -30,7 +30,7 @@ class Costs:
     """The cost of every plan of a trace, as a function of how many channels each group keeps.
 
     Convolution: positions * kernel * in/groups * out MACs; batch norm: 4 per element, as thop counts it. So the sum
-    equals `thop.profile` on the detector that the plan would give (algorithms: cost accounting).
+    equals `thop.profile` on the detector that the plan would give.
     """
 
     def __init__(self, trace: Trace) -> None:

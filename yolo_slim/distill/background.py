@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.distill.binary import same_classes
+from yolo_slim.distill.binary import check_same_classes
 from yolo_slim.distill.positions import confidence, weighted_mean
 from yolo_slim.distill.soften import binary_divergence, positive
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
@@ -31,7 +31,7 @@ class Background(nn.Module):
         self, pair: Pair, *, temperature: float = 1.0, background: float = 1.5, threshold: float = 0.25
     ) -> None:
         super().__init__()
-        same_classes("background", pair)
+        check_same_classes("background", pair)
         self.temperature = positive("background", temperature)
         self.background, self.threshold = background, threshold
 

@@ -27,7 +27,7 @@ class Binary(nn.Module):
 
     def __init__(self, pair: Pair, *, temperature: float = 1.0) -> None:
         super().__init__()
-        same_classes("binary", pair)
+        check_same_classes("binary", pair)
         self.temperature = positive("binary", temperature)
 
     @in_fp32
@@ -37,7 +37,7 @@ class Binary(nn.Module):
         return weighted_mean(gaps, confidence(teacher))
 
 
-def same_classes(loss: str, pair: Pair) -> None:
+def check_same_classes(loss: str, pair: Pair) -> None:
     """Nothing, where student and teacher know the same classes, as far as they have names.
 
     Raises:

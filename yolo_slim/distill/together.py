@@ -43,7 +43,7 @@ class Together(nn.Module):
         for name, (kind, options) in features.items():
             self.features[name] = nn.ModuleList(kind(pair, **self._weighed(name, kind, options)) for pair in pairs)
         if outputs:
-            may_be_joined(pairs)
+            check_joinable(pairs)
         for name, (kind, options) in outputs.items():
             rest = self._weighed(name, kind, options)
             self.outputs[name], *_ = [kind(pair, **rest) for pair in pairs]  # each says whether it can work
@@ -70,7 +70,7 @@ class Together(nn.Module):
         return {name: self.weights[name] * found[name] for name in self.names}
 
 
-def may_be_joined(pairs: Sequence[Pair]) -> None:
+def check_joinable(pairs: Sequence[Pair]) -> None:
     """Nothing, where what the teachers say can be averaged.
 
     Raises:

@@ -10,7 +10,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
-from yolo_slim.formats.model_yaml import check_description, described, own_activation, rehearse
+from yolo_slim.formats.model_yaml import check_description, check_runs, described, own_activation
 
 
 def build(model_yaml: str, classes: int | None = None) -> Detector:
@@ -41,17 +41,17 @@ def description(model: str | dict[str, Any], channels: int | None = None) -> dic
     named = model if isinstance(model, str) else model.get("yaml_file", "a description")
     try:
         if isinstance(model, str):
-            here(model)
+            check_local(model)
             found = described(model)
         else:
             check_description(found := model)
-        rehearse(found, channels or found.get("channels", found.get("ch", 3)))
+        check_runs(found, channels or found.get("channels", found.get("ch", 3)))
     except SlimError as e:
         raise SlimError(f"cannot build a detector from {named}: it {e}") from e
     return found
 
 
-def here(path: str | Path) -> None:
+def check_local(path: str | Path) -> None:
     """Refuse what is no path of this machine: nothing is downloaded.
 
     Raises:

@@ -205,7 +205,7 @@ def layers_of(description: dict[str, Any], channels: int = 3) -> Layers:
     return built
 
 
-def rehearse(description: dict[str, Any], channels: int = 3) -> None:
+def check_runs(description: dict[str, Any], channels: int = 3) -> None:
     """Build a description and run it, on the meta device, before either takes memory and time.
 
     Raises:

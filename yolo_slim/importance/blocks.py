@@ -44,7 +44,7 @@ def delta_loss(detector: nn.Module, trace: Trace, evidence: Evidence) -> dict[st
 
 
 def gamma_mean(detector: nn.Module, trace: Trace, evidence: Evidence) -> dict[str, float]:
-    """Mean |gamma| of the batch norm behind the branch's last convolution (algorithms 3.6).
+    """Mean |gamma| of the batch norm behind the branch's last convolution.
 
     Raises:
         SlimError: a branch that does not end in a batch norm with scales.

@@ -3,7 +3,7 @@
 from yolo_slim.measure.accuracy import NOT_MEASURED, accuracy
 from yolo_slim.measure.cost import Cost, cost
 from yolo_slim.measure.detections import Box, detections
-from yolo_slim.measure.latency import IN_A_ROW, THREADS, by_layer, chip, in_turn, place, processor, runner, spread
+from yolo_slim.measure.latency import IN_A_ROW, THREADS, by_layer, chip, interleaved, place, processor, runner, spread
 
 __all__ = [
     "IN_A_ROW",
@@ -16,7 +16,7 @@ __all__ = [
     "chip",
     "cost",
     "detections",
-    "in_turn",
+    "interleaved",
     "place",
     "processor",
     "runner",

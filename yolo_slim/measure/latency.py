@@ -59,7 +59,7 @@ def synchronise(where: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def in_turn(
+def interleaved(
     ready: Mapping[str, Callable[[], object]], runs: int, warmup: int = 10, told: str | None = "latency"
 ) -> dict[str, list[float]]:
     """Milliseconds of every run: A five times, B five times, A again. The first `SETTLE` of each turn is not counted.

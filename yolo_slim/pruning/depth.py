@@ -77,7 +77,7 @@ def lowest(scores: Mapping[str, float], n: int) -> list[str]:
 
 
 def any_blocks(wiring: Trace, chosen: Prune) -> list[str]:
-    """As many branches as `prune.depth` takes out for sure, no matter which: enough to rehearse the budget.
+    """As many branches as `prune.depth` takes out for sure, no matter which: enough to try the budget.
 
     Raises:
         SlimError: there are not as many.

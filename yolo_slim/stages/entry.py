@@ -34,7 +34,7 @@ def _entering(stage: Callable[[Complete], Done], *, begins: bool) -> Callable[[C
         config = complete(asked)
         with alone(config) as first:
             if first:
-                _own(config, begins=begins)
+                _check_own(config, begins=begins)
             return stage(config)
 
     return entered
@@ -65,7 +65,7 @@ def alone(config: Config) -> Iterator[bool]:
             Path(config.runs).rmdir()
 
 
-def _own(config: Complete, *, begins: bool) -> None:
+def _check_own(config: Complete, *, begins: bool) -> None:
     """Nothing, if the run is of this experiment, or of none yet; with `overwrite`, what is there is put away first.
 
     Raises:

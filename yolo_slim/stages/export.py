@@ -88,7 +88,7 @@ def missing(config: Complete) -> list[str]:
     return list(dict.fromkeys([*deploy.missing(config.export.formats), *deploy.missing_int8(config.export.int8)]))
 
 
-def rehearse_export(config: Complete) -> None:
+def check_export(config: Complete) -> None:
     """What is wrong with `export.int8_float` and `export.imgsz` shows before hours of training.
 
     Raises:

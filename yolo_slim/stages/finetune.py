@@ -72,7 +72,7 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
     return run_stage(config, stage, settings, inputs, work)
 
 
-def rehearse_distill(config: Complete) -> None:
+def check_distill(config: Complete) -> None:
     """What is wrong with `finetune.distill` shows before hours of training: the original stands for the student.
 
     Raises:

@@ -13,7 +13,7 @@ def val_labelled(config: Complete) -> bool:
     return config.data is not None and labelled(config.data, "val")
 
 
-def need_labels(config: Complete, purpose: str) -> None:
+def check_labels(config: Complete, purpose: str) -> None:
     """Before hours of work that would come to nothing.
 
     Args:

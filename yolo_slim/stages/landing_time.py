@@ -28,7 +28,7 @@ def landing_arguments(config: Complete) -> dict[str, Any]:
     return {**({"nbs": int(batch)} if fixed else {}), **chosen.train}
 
 
-def enough_steps(config: Complete) -> None:
+def check_steps(config: Complete) -> None:
     """Nothing, where sparse training lands no channels, or takes `sparse_train.min_steps` for it.
 
     The number comes from scripts/bench_landing.py: a landing of 13 steps leaves 62 of 72 images of BCCD without a

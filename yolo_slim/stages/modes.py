@@ -7,8 +7,8 @@ from typing import Any
 from yolo_slim.config import Complete, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.training.choosing import CHOICE
-from yolo_slim.training.forced import SETTINGS
 from yolo_slim.training.polarization import PolarizedTrainer
+from yolo_slim.training.regularized import SETTINGS
 from yolo_slim.training.soft import SoftTrainer
 from yolo_slim.training.sparse import SparseTrainer
 from yolo_slim.training.targeted import TargetedTrainer

@@ -27,7 +27,7 @@ from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
 from yolo_slim.stages.common import say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
-from yolo_slim.stages.labels import need_labels
+from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.prune import cut_stage
 
@@ -61,7 +61,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
             "set for it: give data=path/to/data.yaml, or cut at once: prune.iterations.rounds=1"
         )
     if config.prune.iterations.stop_if_map_drop is not None:
-        need_labels(config, "prune.iterations.stop_if_map_drop goes by mAP")
+        check_labels(config, "prune.iterations.stop_if_map_drop goes by mAP")
     settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **config.timing}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
     distill = config.finetune.distill

@@ -7,11 +7,11 @@ from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.bench import bench
+from yolo_slim.stages.checks import check_run
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.export import export, missing, rehearse_export
-from yolo_slim.stages.finetune import finetune, rehearse_distill
+from yolo_slim.stages.export import check_export, export, missing
+from yolo_slim.stages.finetune import check_distill, finetune
 from yolo_slim.stages.prune import prune_stage
-from yolo_slim.stages.rehearse import rehearse
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
 
@@ -19,9 +19,9 @@ from yolo_slim.stages.sparse_train import sparse_train
 @begins
 def run(config: Complete) -> Record:
     """From detector to slim detector, with its report."""
-    rehearse(config)
-    rehearse_distill(config)
-    rehearse_export(config)
+    check_run(config)
+    check_distill(config)
+    check_export(config)
     if config.sparse_train.epochs:
         sparse_train(config)
     prune_stage(config)

@@ -31,7 +31,7 @@ from yolo_slim.pruning.choose import evidence_from, judge, sources
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage, sums_of
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.labels import need_labels
+from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.modes import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
@@ -62,7 +62,7 @@ def sensitivity(config: Complete) -> Record:
 
 def scan_of(config: Complete, start: Path, stage: str = "sensitivity") -> Record:
     """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
-    need_labels(config, "the scan measures loss or mAP")
+    check_labels(config, "the scan measures loss or mAP")
     wanted = config.prune.sensitivity
     inputs = [start, *sources(config.prune.criterion)]
     settings = {

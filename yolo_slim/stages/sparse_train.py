@@ -20,14 +20,14 @@ from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.landing_time import enough_steps, landing_arguments
+from yolo_slim.stages.landing_time import check_steps, landing_arguments
 from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisive, files_of, landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.sensitivity import scanned
 from yolo_slim.training.folder import train_in
-from yolo_slim.training.forced import write_log
 from yolo_slim.training.polarization import first_local_min
+from yolo_slim.training.regularized import write_log
 
 
 @begins
@@ -38,7 +38,7 @@ def sparse_train(config: Complete) -> Record:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
     planned, by = landing_mode(config), config.prune
     check_compatible(by, planned)
-    enough_steps(config)
+    check_steps(config)
     start = original(config).output(config.folder / "original")
     settings = {**chosen.model_dump(exclude={"min_steps"}), "imgsz": config.imgsz, "seed": config.seed}
     inputs = [start]

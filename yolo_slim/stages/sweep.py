@@ -25,7 +25,7 @@ from yolo_slim.record import Record
 from yolo_slim.runs.identity import free_name
 from yolo_slim.runs.stage import check_device, run_stage
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.labels import need_labels
+from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import SCAN, scan_of
 from yolo_slim.sweeping.executors import executor, make_all
@@ -75,7 +75,7 @@ def _check(config: Complete) -> None:
     for name in config.sweep.criteria:
         criterion_of(name, "sweep.criteria")
     executor(config.sweep, 1, Path(), config.device)  # is it installed?
-    need_labels(config, "a sweep compares detectors by mAP")
+    check_labels(config, "a sweep compares detectors by mAP")
 
 
 def grid(config: Complete, weights: Path) -> list[Point]:

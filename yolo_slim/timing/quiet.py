@@ -67,7 +67,7 @@ def quartiles(ready: Ready, runs: int) -> tuple[float, ...]:
     A machine that is slower for a while is so for all, and where it goes at two speeds, the better one can be had
     again, while a median is now of one, now of the other.
     """
-    ms = measure.in_turn(ready, runs, warmup=3, told=None)
+    ms = measure.interleaved(ready, runs, warmup=3, told=None)
     return tuple(float(np.percentile(ms[name], 25)) for name in ready)
 
 
@@ -80,12 +80,12 @@ def when_quiet(ready: Ready, runs: int, told: str | None = None) -> dict[str, li
         told: what progress is called; None: nothing is shown.
     """
     if runs < ENOUGH:
-        return measure.in_turn(ready, runs, told=told)
+        return measure.interleaved(ready, runs, told=told)
     machine = Machine({name: ready[name] for name in (*list(ready)[:1], *list(ready)[-1:])})
     found: list[tuple[list[float], dict[str, list[float]]]] = []  # the probes' paces, and all times
     pauses = PAUSES
     while True:
-        ms = measure.in_turn(ready, runs, told=told)
+        ms = measure.interleaved(ready, runs, told=told)
         of = [np.array(ms[name]) for name in machine.probes]
         parts = (slice(row, row + measure.IN_A_ROW) for row in range(0, runs, measure.IN_A_ROW))
         machine.seen += [tuple(float(np.percentile(each[part], 25)) for each in of) for part in parts]

@@ -12,7 +12,7 @@ from torch import nn
 
 from yolo_slim import checkpoint, deploy, measure
 from yolo_slim.channels import image_channels
-from yolo_slim.console import quietly, unheard
+from yolo_slim.console import captured, quietly
 from yolo_slim.timing.beside import Started
 
 PROFILED = 8
@@ -55,7 +55,7 @@ class Runner:
         weights, runtime = checkpoint.save(detector, folder / "timed.pt"), deploy.RUNTIMES[self.runtime]
         arguments: dict[str, Any] = {"batch": self.batch} if "batch" in deploy.taken(runtime.format) else {}
         file = folder / f"timed{deploy.suffix(runtime.format)}"
-        with quietly(), unheard():
+        with quietly(), captured():
             deploy.export_file(weights, file, self.imgsz, runtime.format, **arguments)
         run, array = deploy.opened(file, self.runtime, self.threads), image.numpy()
         names = [name for name, m in detector.named_modules() if isinstance(m, nn.Conv2d)]

@@ -23,7 +23,7 @@ from yolo_slim.pruning.recover import recover
 from yolo_slim.timing.targets import aimed, said
 
 CHOICE = "choice.yaml"
-"""In the run folder: the configuration whose `prune:` section chooses. A file, for the reason given in `forced`."""
+"""In the run folder: the configuration whose `prune:` section chooses. A file: see `regularized`."""
 
 
 class Chooser:

@@ -24,7 +24,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, entering, raw
 from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
-from yolo_slim.training.pairs import blocks_of, channels_at, pair, same_channels, sees_the_same
+from yolo_slim.training.pairs import blocks_of, channels_at, check_sees_the_same, pair, same_channels
 from yolo_slim.training.teacher import Taps, Teacher, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -164,7 +164,7 @@ def enrol(
         SlimError: a teacher that does not fit the student or its images.
     """
     for detector, name in zip(detectors, settings["teachers"], strict=True):
-        sees_the_same(student, detector, name, imgsz, square=square)
+        check_sees_the_same(student, detector, name, imgsz, square=square)
     kin = zip(detectors, settings["kin"], strict=True)
     found = [same_channels(student, detector, imgsz) if cut_from_it else None for detector, cut_from_it in kin]
     layers = settings["layers"]

@@ -1,4 +1,4 @@
-"""Soft landing: which channels leave, when each begins to, and how much of it is left.
+"""Gradual pruning, a "landing": which channels leave, when each begins to, and how much of it is left.
 
 Channels leave one after another, least score first, so that the network loses little at a time and answers each loss
 before the next. How many have begun follows the cubic of Zhu & Gupta (2017, arXiv:1710.01878, eq. 1), within every

@@ -18,7 +18,7 @@ from yolo_slim.heads import bins_of, classes_of, entering
 from yolo_slim.training.teacher import Taps, Teacher, names_of
 
 
-def sees_the_same(student: Detector, teacher: Detector, name: str, imgsz: int, *, square: bool) -> None:
+def check_sees_the_same(student: Detector, teacher: Detector, name: str, imgsz: int, *, square: bool) -> None:
     """Nothing, where a teacher can look at the student's images; see `enrol`.
 
     Raises:

@@ -53,7 +53,7 @@ def epochs_done(run: Path, asked: dict[str, Any]) -> int:
         raise StartAfresh(f"no epoch was finished in {run}")
     ckpt = _whole(last, mark_of(run))
     _whole(best, mark_of(run))
-    _resumable(ckpt, last)
+    _check_resumable(ckpt, last)
     _rewrite_results(run / "results.csv", ckpt.get("train_results"))
     return ckpt["epoch"] + 1
 
@@ -74,7 +74,7 @@ def _whole(file: Path, mark: str | None) -> dict[str, Any]:
     return ckpt
 
 
-def _resumable(ckpt: dict[str, Any], file: Path) -> None:
+def _check_resumable(ckpt: dict[str, Any], file: Path) -> None:
     """Nothing, where the entries are there that a resume reads before anything else does."""
     epoch, live = ckpt.get("epoch"), ckpt.get("live")
     if type(epoch) is not int or epoch < 0 or not isinstance(live, dict) or not ckpt.get("optimizer"):

@@ -18,8 +18,8 @@ from ultralytics.utils import LOGGER, RANK
 from yolo_slim.channels import Trace
 from yolo_slim.channels.groups import FIXED
 from yolo_slim.training.choosing import Chooser
-from yolo_slim.training.forced import ForcedTrainer
 from yolo_slim.training.recovery import agreed
+from yolo_slim.training.regularized import RegularizedTrainer
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def zero_filters(detector: nn.Module, trace: Trace, kept: np.ndarray) -> int:
     return count
 
 
-class SoftTrainer(ForcedTrainer):
+class SoftTrainer(RegularizedTrainer):
     """Zeroes what its chooser leaves out; `SETTINGS`: every (epochs).
 
     The moving average is left alone: zero for a moment is no value to average towards. The live weights are the result.

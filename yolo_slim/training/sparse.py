@@ -8,13 +8,13 @@ import torch
 from ultralytics.utils import LOGGER
 
 from yolo_slim.errors import SlimError
-from yolo_slim.training.forced import SETTINGS, ForcedTrainer
 from yolo_slim.training.penalty import Travel
+from yolo_slim.training.regularized import SETTINGS, RegularizedTrainer
 
 __all__ = ["SETTINGS", "SparseTrainer"]
 
 
-class SparseTrainer(ForcedTrainer):
+class SparseTrainer(RegularizedTrainer):
     """Pulls the scales of removable channels towards zero; `SETTINGS`: strength, penalty, update."""
 
     def begin(self) -> None:
@@ -60,8 +60,8 @@ class SparseTrainer(ForcedTrainer):
 
     def _amount(self, optimizer: torch.optim.Optimizer) -> float:
         """Travel since the last step."""
-        before = self.travelled
-        return self.travel.at(self.travelled) - self.travel.at(before) if self.stepped(optimizer) else 0.0
+        before = self.stepped_to
+        return self.travel.at(self.stepped_to) - self.travel.at(before) if self.stepped(optimizer) else 0.0
 
     def _shrink(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.penalty.shrink(self._amount(optimizer))

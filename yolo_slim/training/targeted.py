@@ -1,4 +1,4 @@
-"""TargetedTrainer: soft landing. The channels that must go for the target fade to exactly zero while training goes on.
+"""TargetedTrainer: gradual pruning, a "landing". The channels that must go fade to exactly zero while training goes on.
 
 Meanwhile the weights that stay drift towards where recovery without training would have them make up for it.
 Afterwards they are held there, against momentum and weight decay alike, until the end: the cut then takes out what is
@@ -17,12 +17,12 @@ from ultralytics.utils import LOGGER, RANK
 
 from yolo_slim.errors import SlimError
 from yolo_slim.training.choosing import Chooser
-from yolo_slim.training.forced import ForcedTrainer
 from yolo_slim.training.landing import Drift, Fader, Landing
 from yolo_slim.training.recovery import agreed
+from yolo_slim.training.regularized import RegularizedTrainer
 
 
-class TargetedTrainer(ForcedTrainer):
+class TargetedTrainer(RegularizedTrainer):
     """Lands what the plan leaves out; `SETTINGS`: landing (share of the training), rechoose (epochs; 0: never)."""
 
     chooser_type: type[Chooser] = Chooser
@@ -71,7 +71,7 @@ class TargetedTrainer(ForcedTrainer):
 
     def _step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if self.stepped(optimizer):
-            self._fade(self.travelled)
+            self._fade(self.stepped_to)
 
     def _epoch_ends(self) -> None:
         if self.epoch + 1 == self.epochs:  # batches that were accumulated and never stepped for

@@ -1,4 +1,4 @@
-"""ForcedTrainer: training in which something besides the loss acts on channels, with a log of the scales."""
+"""RegularizedTrainer: training in which something besides the loss acts on channels, with a log of the scales."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = "sparsity.yaml"
 arguments alone, and so does a resumed run."""
 
 
-class ForcedTrainer(SlimTrainer):
+class RegularizedTrainer(SlimTrainer):
     """SlimTrainer that knows how far it is, and calls `begin` once everything is set up.
 
     What acts once a step does so from hooks that the optimizer calls inside its own step: after gradients are unscaled
@@ -29,7 +29,7 @@ class ForcedTrainer(SlimTrainer):
     """
 
     def _setup_train(self) -> None:
-        self.progress, self.travelled, self.steps = 0.0, 0.0, 0
+        self.progress, self.stepped_to, self.steps = 0.0, 0.0, 0
         self.first: dict[str, float] = {}  # a resumed one finds its own
         self.log: list[dict[str, str]] = []
         super()._setup_train()
@@ -38,8 +38,8 @@ class ForcedTrainer(SlimTrainer):
         detector = self.detector
         self.wiring = trace(detector, self.args.imgsz)
         self.penalty = self.make_penalty(detector)
-        self.add_callback("on_train_epoch_start", ForcedTrainer._epoch_starts)
-        self.add_callback("on_train_batch_start", ForcedTrainer._batch_starts)
+        self.add_callback("on_train_epoch_start", RegularizedTrainer._epoch_starts)
+        self.add_callback("on_train_batch_start", RegularizedTrainer._batch_starts)
         self.first = self.first or self.penalty.summary()
         self.begin()
         self.add_callback("on_train_epoch_end", lambda trainer: trainer._log())  # after whatever `begin` added
@@ -64,11 +64,11 @@ class ForcedTrainer(SlimTrainer):
 
     def extra_state(self) -> dict[str, Any]:
         """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""
-        return {"travelled": self.travelled, "steps": self.steps, "first": self.first, "log": self.log}
+        return {"stepped_to": self.stepped_to, "steps": self.steps, "first": self.first, "log": self.log}
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
-        self.travelled, self.steps, self.first = ckpt["travelled"], ckpt["steps"], ckpt["first"]
+        self.stepped_to, self.steps, self.first = ckpt["stepped_to"], ckpt["steps"], ckpt["first"]
         self.log = list(ckpt["log"])
 
     def _epoch_starts(self) -> None:
@@ -79,12 +79,12 @@ class ForcedTrainer(SlimTrainer):
         self.progress = (self.epoch + self.batches / len(self.train_loader)) / self.epochs
 
     def stepped(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Count a step, up to `travelled`; no when a fused optimizer has found infinities and does nothing."""
+        """Count a step, up to `stepped_to`; no when a fused optimizer has found infinities and does nothing."""
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and bool(found_inf):
             return False
         # Out of memory in the first epoch, Ultralytics begins it again with the weights as they are: never back.
-        self.travelled = max(self.progress, self.travelled)
+        self.stepped_to = max(self.progress, self.stepped_to)
         self.steps += 1
         return True
 

@@ -12,12 +12,12 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import choose, findings
-from yolo_slim.stages.landing_time import enough_steps
+from yolo_slim.stages.landing_time import check_steps
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.training.folder import check_fits
 
 
-def rehearse(config: Complete) -> None:
+def check_run(config: Complete) -> None:
     """Plan a cut of the detector as it is: what is wrong with the `prune:` section shows before hours of training.
 
     Raises:
@@ -29,7 +29,7 @@ def rehearse(config: Complete) -> None:
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
     detector = checkpoint.load(config.model, config.weights)
-    rehearse_training(config, detector)
+    check_training(config, detector)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)
     base, wiring = depth.without(detector, whole, blocks, "none", ())
@@ -37,12 +37,12 @@ def rehearse(config: Complete) -> None:
     found = replace(findings(config, detector, timed=False), curves=harmless)
     any_scores = chosen.model_copy(update={"criterion": "random"})  # budgets are met or not whatever they are
     choose(base, wiring, any_scores, Evidence(), whole=whole if blocks else None, found=found)
-    enough_steps(config)
+    check_steps(config)
     if config.data and (config.sparse_train.epochs or config.finetune.epochs):
         labelled(config.data, "val")  # its images can be read
 
 
-def rehearse_training(config: Complete, detector: Detector) -> None:
+def check_training(config: Complete, detector: Detector) -> None:
     """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
 
     Raises:
