@@ -138,6 +138,29 @@ def test_the_plan_is_an_input_of_pruning(targeted):
     assert "done before" in targeted.did("prune") and "done before" in targeted.did("sparse-train")
 
 
+def test_the_plan_is_a_step_of_its_own(targeted, whole_blocks, tmp_path):
+    assert "plan: done before" in targeted.did("plan")
+    assert run("plan", *whole_blocks, f"runs={tmp_path}", "sparse_train.epochs=0", "prune.depth.blocks=1")[0] == 0
+    made = json.loads((tmp_path / "slim" / "plan" / "plan.json").read_text())
+    assert made["format"] == 2 and made["outputs"] and not (tmp_path / "slim" / "pruned").exists()
+    code, output = run("prune", *whole_blocks, f"runs={tmp_path}", "sparse_train.epochs=0", "prune.depth.blocks=1")
+    assert code == 0 and "plan: done before" in output
+    pruned = checkpoint.load(tmp_path / "slim" / "pruned" / "pruned.pt")
+    assert cuts_of(pruned) == [made["outputs"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["sparse_train.mode=soft"], "soft ends with the plan that is followed", id="soft"),
+        pytest.param(["sparse_train.epochs=0", "prune.iterations.rounds=2"], "plans for itself", id="rounds"),
+    ],
+)
+def test_who_plans_for_itself_needs_no_plan(whole_blocks, tmp_path, words, said):
+    code, output = run("plan", *whole_blocks, f"runs={tmp_path}", *words)
+    assert code == 2 and said in " ".join(output.split()) and not list(tmp_path.rglob("plan.json"))
+
+
 def test_without_sparse_training_the_original_is_pruned(targeted):
     code, output = targeted.before
     assert code == 0 and "no sparse training in this run: pruning the original" in output

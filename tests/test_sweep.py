@@ -477,7 +477,7 @@ class Sweep:
 def test_layers_are_timed_once_and_before_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     stage = "yolo_slim.stages.sweep"
-    monkeypatch.setattr(f"{stage}.layer_table", lambda config, detector: told.append(f"table of {detector}"))
+    monkeypatch.setattr(f"{stage}.findings", lambda config, detector, **_: told.append(f"table of {detector}"))
     monkeypatch.setattr(f"{stage}.checkpoint.load", lambda path: path.name)
     monkeypatch.setattr(f"{stage}.Batches", lambda *_, **__: SimpleNamespace(items=[]))
     monkeypatch.setattr(f"{stage}.executor", lambda *_: None)
