@@ -47,15 +47,29 @@ def holder(folder: Path, code: str = HOLD) -> Iterator[subprocess.Popen]:
         process.stdout.close()
 
 
-@pytest.mark.parametrize("stage", ["run", "prune", "sparse-train", "finetune", "export", "bench", "report", "sweep"])
-def test_a_run_that_is_in_use_is_refused_with_who_uses_it(stage: str, original: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+@pytest.fixture(scope="module")
+def in_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A folder of runs in which another process holds `slim`, and the number of that process."""
+    runs = tmp_path_factory.mktemp("in_use") / "runs"
     with holder(runs / "slim") as process:
-        answer = run(stage, f"model={original}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.3")
-        refused(answer, runs / "slim", "is in use by process", process.pid, "since 20", "name=")
-        assert contents(runs).keys() == {"slim/.lock"}
-        assert run("inspect", original, f"runs={runs}").code == 0, "looking disturbs nobody"
-        assert run("prune", f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=b", "prune.ratio=0.3").code == 0
+        yield runs, process.pid
+
+
+@pytest.mark.parametrize("stage", ["run", "prune", "sparse-train", "finetune", "export", "bench", "report", "sweep"])
+def test_a_run_that_is_in_use_is_refused_with_who_uses_it(stage: str, original: Path, in_use: tuple[Path, int]) -> None:
+    runs, process = in_use
+    before = contents(runs).keys()
+    answer = run(stage, f"model={original}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.3")
+    refused(answer, runs / "slim", "is in use by process", process, "since 20", "name=")
+    assert contents(runs).keys() == before
+    assert contents(runs / "slim").keys() == {".lock"}
+
+
+def test_beside_a_run_that_is_in_use_there_is_room(original: Path, in_use: tuple[Path, int]) -> None:
+    runs, _ = in_use
+    assert run("inspect", original, f"runs={runs}").code == 0, "looking disturbs nobody"
+    assert run("prune", f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=b", "prune.ratio=0.3").code == 0
+    assert contents(runs / "slim").keys() == {".lock"}
 
 
 def test_who_was_killed_holds_nothing(original: Path, tmp_path: Path) -> None:
