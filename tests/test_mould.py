@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 from yolo_slim.formats import unpickle
-from yolo_slim.formats.mould import Mould
+from yolo_slim.mould import Mould, duplicate
 
 pytest_plugins = ["tiny"]
 
@@ -88,8 +89,48 @@ def test_tensors_on_one_storage_stay_together() -> None:
         assert second["whole"].tolist() == [0, 1, 0, 0, 4, 5]
 
 
-def test_a_tensor_that_is_more_is_not_cast() -> None:
-    odd = torch.zeros(2)
-    odd.note = "kept beside the numbers"
-    with pytest.raises(Exception, match="more than its numbers"):
-        Mould([odd])
+def test_a_tensor_that_is_more_than_its_numbers_stays_so() -> None:
+    odd = torch.zeros(2, requires_grad=True)
+    odd.note, odd.grad = "kept beside the numbers", torch.ones(2)
+    found = Mould([odd]).cast()[0]
+    assert found.note == odd.note and found.grad.tolist() == [1, 1] and found.grad is not odd.grad
+
+
+class Own(nn.Module):
+    """Says itself how it is copied."""
+
+    def __deepcopy__(self, memo: dict) -> str:
+        return "as it wants to be"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(lambda: setattr_on(nn.Conv2d(3, 4, 1), "act", lambda x: x), id="a function without a name"),
+        pytest.param(lambda: type("Net", (nn.Conv2d,), {})(3, 4, 1), id="a class that nobody can look up"),
+        pytest.param(lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), id="layers"),
+    ],
+)
+def test_a_duplicate_is_a_deep_copy(part: Callable[[], nn.Module]) -> None:
+    whole = nn.Sequential(part())
+    with torch.no_grad():
+        copied, state = duplicate(whole), {k: v.clone() for k, v in whole.state_dict().items()}
+        for tensor in copied.state_dict().values():
+            tensor.zero_()
+    assert str(copied) == str(whole) and type(copied[0]) is type(whole[0])
+    assert all(torch.equal(v, state[k]) for k, v in whole.state_dict().items())
+    assert vars(copied[0]).get("act") is vars(whole[0]).get("act")
+
+
+def test_who_says_how_it_is_copied_is_heard() -> None:
+    assert duplicate([Own()]) == ["as it wants to be"]
+
+
+def test_what_stands_instead_is_put_there() -> None:
+    conv, other = nn.Conv2d(3, 4, 1), nn.Parameter(torch.zeros(1))
+    assert duplicate(conv, {id(conv.weight): other}).weight is other
+
+
+def setattr_on(module: nn.Module, name: str, value: object) -> nn.Module:
+    setattr(module, name, value)
+    return module

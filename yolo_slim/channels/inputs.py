@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.channels.rules import shape_of
-from yolo_slim.channels.surgery import duplicate
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 COMMON = (3, 1, 4)
 """Channels of an image that are tried first, where a detector does not say: colour, grey, colour and something else."""

@@ -17,9 +17,9 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED, opened
-from yolo_slim.formats.mould import Mould
 from yolo_slim.formats.pickles import Found, walk
 from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
+from yolo_slim.mould import Mould
 
 _LOCK = threading.RLock()  # torch's list of what is allowed is the whole process's
 
