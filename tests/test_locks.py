@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -143,24 +142,25 @@ def test_it_says_who_holds_it(tmp_path: Path) -> None:
 # What several write at once
 
 
-def _write_often(path: Path, letter: str) -> None:
-    for _ in range(150):
-        record.write_text(path, letter * 20_000)
+WRITE_OFTEN = """
+import sys
+from pathlib import Path
+from yolo_slim import record
+for _ in range(150):
+    record.write_text(Path(sys.argv[1]), sys.argv[2] * 20_000)
+"""
 
 
 def test_a_file_that_several_processes_write_is_always_whole(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text("a" * 20_000)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_often, args=(path, letter)) for letter in "abc"]
-    for writer in writers:
-        writer.start()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITE_OFTEN, str(path), letter]) for letter in "abc"]
     seen = set()
-    while any(writer.is_alive() for writer in writers):
+    while any(writer.poll() is None for writer in writers):
         text = path.read_text()
         assert len(text) == 20_000 and len(set(text)) == 1
         seen.add(text[0])
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len(seen) > 1
     assert list(tmp_path.iterdir()) == [path]
 
