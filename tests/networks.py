@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from ultralytics.nn.modules import C3, SPPF, Bottleneck, C2f, Conv
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 PX = 32  # side of the image the random networks read
 
@@ -30,10 +30,18 @@ def randomise_norms(model, seed=0):
     return model.eval()
 
 
-def detector(name, seed=0, **options):
-    """An untrained Ultralytics detector from its shipped YAML, batch norms randomised."""
+def detector(name, seed=0, width=None, **options):
+    """An untrained Ultralytics detector from its shipped YAML, batch norms randomised.
+
+    `width` takes the place of what the YAML multiplies channels with: all layers and wires stay.
+    """
     torch.manual_seed(seed)
-    return randomise_norms(DetectionModel(f"{name}.yaml", verbose=False, **options), seed)
+    described = yaml_model_load(f"{name}.yaml")
+    if width is not None and "scales" in described:
+        described["scales"] = {scale: [depth, width, most] for scale, (depth, _, most) in described["scales"].items()}
+    elif width is not None:
+        described["width_multiple"] = width
+    return randomise_norms(DetectionModel(described, verbose=False, **options), seed)
 
 
 def random_plan(trace, rng):

@@ -145,6 +145,13 @@ def test_nothing_is_downloaded() -> None:
     assert before == (downloads.safe_download, checks.AUTOINSTALL)
 
 
+def test_a_conversion_is_reported_to_nobody() -> None:
+    pytest.importorskip("openvino")
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_what_ultralytics_refuses_is_said(seeing: Path, tmp_path: Path) -> None:
     with pytest.raises(SlimError, match=r"Ultralytics' onnx export of .* failed: AssertionError: .*opset>=9"):
         export_file(seeing, tmp_path / "slim.onnx", PX, opset=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -47,15 +46,29 @@ def holder(folder: Path, code: str = HOLD) -> Iterator[subprocess.Popen]:
         process.stdout.close()
 
 
-@pytest.mark.parametrize("stage", ["run", "prune", "sparse-train", "finetune", "export", "bench", "report", "sweep"])
-def test_a_run_that_is_in_use_is_refused_with_who_uses_it(stage: str, original: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+@pytest.fixture(scope="module")
+def in_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A folder of runs in which another process holds `slim`, and the number of that process."""
+    runs = tmp_path_factory.mktemp("in_use") / "runs"
     with holder(runs / "slim") as process:
-        answer = run(stage, f"model={original}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.3")
-        refused(answer, runs / "slim", "is in use by process", process.pid, "since 20", "name=")
-        assert contents(runs).keys() == {"slim/.lock"}
-        assert run("inspect", original, f"runs={runs}").code == 0, "looking disturbs nobody"
-        assert run("prune", f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=b", "prune.ratio=0.3").code == 0
+        yield runs, process.pid
+
+
+@pytest.mark.parametrize("stage", ["run", "prune", "sparse-train", "finetune", "export", "bench", "report", "sweep"])
+def test_a_run_that_is_in_use_is_refused_with_who_uses_it(stage: str, original: Path, in_use: tuple[Path, int]) -> None:
+    runs, process = in_use
+    before = contents(runs).keys()
+    answer = run(stage, f"model={original}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.3")
+    refused(answer, runs / "slim", "is in use by process", process, "since 20", "name=")
+    assert contents(runs).keys() == before
+    assert contents(runs / "slim").keys() == {".lock"}
+
+
+def test_beside_a_run_that_is_in_use_there_is_room(original: Path, in_use: tuple[Path, int]) -> None:
+    runs, _ = in_use
+    assert run("inspect", original, f"runs={runs}").code == 0, "looking disturbs nobody"
+    assert run("prune", f"model={original}", f"imgsz={PX}", f"runs={runs}", "name=b", "prune.ratio=0.3").code == 0
+    assert contents(runs / "slim").keys() == {".lock"}
 
 
 def test_who_was_killed_holds_nothing(original: Path, tmp_path: Path) -> None:
@@ -129,24 +142,25 @@ def test_it_says_who_holds_it(tmp_path: Path) -> None:
 # What several write at once
 
 
-def _write_often(path: Path, letter: str) -> None:
-    for _ in range(150):
-        record.write_text(path, letter * 20_000)
+WRITE_OFTEN = """
+import sys
+from pathlib import Path
+from yolo_slim import record
+for _ in range(150):
+    record.write_text(Path(sys.argv[1]), sys.argv[2] * 20_000)
+"""
 
 
 def test_a_file_that_several_processes_write_is_always_whole(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text("a" * 20_000)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_often, args=(path, letter)) for letter in "abc"]
-    for writer in writers:
-        writer.start()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITE_OFTEN, str(path), letter]) for letter in "abc"]
     seen = set()
-    while any(writer.is_alive() for writer in writers):
+    while any(writer.poll() is None for writer in writers):
         text = path.read_text()
         assert len(text) == 20_000 and len(set(text)) == 1
         seen.add(text[0])
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len(seen) > 1
     assert list(tmp_path.iterdir()) == [path]
 

@@ -45,21 +45,28 @@ GIVEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected(original):
+    """Of what `load` gives: what is kept of it, what it costs, how it is wired."""
+    kept = prune(load(original), imgsz=PX, **SMALL).kept
+    return kept, cost(load(original), PX), repr(trace(load(original), PX))
+
+
 @pytest.mark.parametrize("how", GIVEN)
-def test_a_detector_comes_in_many_ways(how, original, tmp_path):
+def test_a_detector_comes_in_many_ways(how, original, expected, tmp_path):
     """All give what `load` gives; what was given is left alone."""
     given = GIVEN[how](original)
-    expected = prune(load(original), imgsz=PX, **SMALL)
+    kept, costs, wiring = expected
     module = given if isinstance(given, nn.Module) else None
     before, modes = (state_of(module), [m.training for m in module.modules()]) if module else (None, None)
     pruned = prune(given, imgsz=PX, **SMALL)
-    assert pruned.kept == expected.kept or how == "in bfloat16"  # which rounds: scores may change places
+    assert pruned.kept == kept or how == "in bfloat16"  # which rounds: scores may change places
     assert not pruned.model.training
     assert {p.dtype for p in pruned.model.parameters()} == {torch.float32}
-    assert cost(given, PX) == cost(load(original), PX)
-    assert repr(trace(given, PX)) == repr(trace(load(original), PX))
+    assert cost(given, PX) == costs
+    assert repr(trace(given, PX)) == wiring
     saved = checkpoint.load(save(given, tmp_path / "again.pt"))
-    assert cost(saved, PX) == cost(load(original), PX)
+    assert cost(saved, PX) == costs
     if module is not None:
         assert same(state_of(module), before)
         assert [m.training for m in module.modules()] == modes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from test_sparse import QUICK, SAVED, Step, rows_of
-from training_helpers import PX, Killed, draw_shapes, fit, killed_after, live, saved, tiny, watched
+from training_helpers import PX, draw_shapes, fit, live, saved, tiny, watched
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
@@ -209,18 +210,19 @@ LANDS = {cls: files(landing=0.6) for cls in (Targeted, Drifting)} | {Restless: f
 
 @pytest.fixture(scope="module", params=LANDS)
 def whole(request, tmp_path_factory, data, start):
-    """A landing that nobody interrupts."""
-    run = tmp_path_factory.mktemp("whole")
-    return fit(request.param, start, run, data, epochs=5, files=LANDS[request.param], **SAVED)
+    """A landing that nobody interrupts, and what a kill right after each epoch would have left: in `left / epoch`."""
+    run, left = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("left")
+    copying = watched(request.param, lambda t: shutil.copytree(run, left / str(t.epoch + 1)), "on_model_save")
+    return request.param, fit(copying, start, run, data, epochs=5, files=LANDS[request.param], **SAVED), left
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_resumed_landing_goes_on(tmp_path, data, start, whole, epoch):
     """Killed in the middle of the landing and after it; chosen anew or not: the same channels, as far."""
-    trainer = type(whole)
-    with pytest.raises(Killed):
-        fit(killed_after(trainer, epoch), start, tmp_path, data, epochs=5, files=LANDS[trainer], **SAVED)
+    trainer, whole, left = whole
+    shutil.copytree(left / str(epoch), tmp_path, dirs_exist_ok=True)
     again = fit(trainer, start, tmp_path, data, epochs=5, resume=True, **SAVED)
+    assert again.start_epoch == epoch
     for name in ("kept", "start", "factor"):
         assert np.array_equal(getattr(again.landing, name), getattr(whole.landing, name))
     assert quiet(again) == [True, True] and again.steps == whole.steps

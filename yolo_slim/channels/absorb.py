@@ -9,7 +9,6 @@ The same for a residual branch that is taken out whole: x + f(x) becomes x, and 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from torch.nn.functional import conv2d
 from yolo_slim.channels.groups import FIXED, Conv, Trace
 from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.surgery import evaluating
+from yolo_slim.mould import duplicate
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
 
     Where a filter is zero, as soft pruning leaves it, its channel is constant as it is, act(beta - gamma mu / sigma).
     """
-    flat = copy.deepcopy(detector)
+    flat = duplicate(detector)
     makers = {conv.norm: conv.layer(flat) for conv in trace.convs.values() if conv.norm is not None}
     with torch.no_grad():
         for norm in trace.norms.values():
@@ -120,7 +120,7 @@ def silenced(detector: nn.Module, trace: Trace, kept: np.ndarray) -> nn.Module:
 
 def flattened(detector: nn.Module, trace: Trace, names: Iterable[str]) -> nn.Module:
     """A copy in which these residual branches say the same whatever comes in: the scales at their ends are zero."""
-    flat = copy.deepcopy(detector)
+    flat = duplicate(detector)
     with torch.no_grad():
         for end in (e for name in names for e in trace.blocks[name].ends):
             norm = trace.convs[end].norm
@@ -140,7 +140,7 @@ def absorb(slim: nn.Module, detector: nn.Module, trace: Trace, kept: np.ndarray,
         kept: bool per channel.
         means: from `input_means`, the constant of each input channel of each convolution.
     """
-    healed = copy.deepcopy(slim)
+    healed = duplicate(slim)
     for conv in trace.convs.values():
         gone = (conv.inputs != FIXED) & ~kept[conv.inputs]
         if conv.depthwise or not gone.any() or conv.name not in means:
@@ -161,7 +161,7 @@ def absorb_missing(detector: nn.Module, trace: Trace, means: dict[str, Tensor]) 
         trace: of `detector`.
         means: from `missing_means`.
     """
-    healed = copy.deepcopy(detector)
+    healed = duplicate(detector)
     for name, mean in means.items():
         conv = trace.convs[name]
         weight = conv.layer(detector).weight.detach().float().sum((2, 3), keepdim=True)  # [Co, Ci/groups, 1, 1]

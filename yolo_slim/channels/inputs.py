@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.rules import shape_of
-from yolo_slim.channels.surgery import duplicate, evaluating
+from yolo_slim.channels.surgery import evaluating
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 COMMON = (3, 1, 4)
 """Channels of an image that are tried first, where a detector does not say: colour, grey, colour and something else."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.optimize import nnls
 
 from yolo_slim.channels.costs import Costs
 from yolo_slim.channels.groups import Trace
@@ -100,5 +99,7 @@ def _between(out: np.ndarray, positions: np.ndarray, align: int) -> np.ndarray:
 def _fitted(terms: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights of terms (M, T), none below zero, for samples (M,), and the squared error that they leave."""
     scale = np.maximum(terms.max(0), 1e-12)
+    from scipy.optimize import nnls  # only now: most commands measure no layers
+
     found, miss = nnls(terms / scale, seen)
     return found / scale, float(miss**2)

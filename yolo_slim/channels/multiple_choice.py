@@ -9,7 +9,6 @@ carried; the answer is then within the gap to the relaxation, some 1e-5 of the l
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from yolo_slim.channels.groups import Ints
@@ -47,6 +46,8 @@ def _relaxed(losses: np.ndarray, rises: np.ndarray, room: np.ndarray, first: Int
     some = [np.unique(np.linspace(0, n - 1, min(OPEN, n)).astype(int)) for n in counts]
     shown = np.concatenate([a + s for a, s in zip(first, some, strict=True)])
     owner = np.searchsorted(first, shown, side="right") - 1
+    from scipy.optimize import linprog  # only now: most cuts need none of it
+
     one = csr_array((np.ones(len(shown)), (owner, np.arange(len(shown)))))
     mix = linprog(losses[shown], rises[:, shown], room, one, np.ones(len(first)), method="highs")
     if mix.x is None:  # no numbers to trust: without prices every combination is looked at

@@ -8,7 +8,6 @@ norm behind. No labels, no gradients; memory holds one batch and the Gram matric
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from yolo_slim.channels.groups import FIXED, Conv, Trace
 from yolo_slim.channels.memo import Memo
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 RIDGE = 1e-3
 """Weight of staying at the cut weights, against the mean variance of an input: keeps directions that the images do not
@@ -122,7 +122,7 @@ def reconstruct(
     Raises:
         SlimError: there are no batches, or a layer to refit sees something that is not finite.
     """
-    healed = copy.deepcopy(slim)
+    healed = duplicate(slim)
     memos = Memo(healed, memory // 2), Memo(detector, memory // 2)
     waiting, done = set(_to_refit(trace, kept, also)), 0
     while waiting:

@@ -41,8 +41,10 @@ def shape_of(op: Any, args: tuple) -> Any:
         ]
         _fits(op, min(hw) > 0, image, weight)
         return torch.empty(image.shape[0], weight.shape[0], *hw, device="meta")
-    if op in SAME_SHAPE and args[0].is_meta:
+    if op in SAME_SHAPE and args[0].is_meta and args[0].is_floating_point():
         return _like(args[0])
+    if op in IN_PLACE and args[0].is_meta:
+        return args[0]
     if op in ARITHMETIC and any(isinstance(a, Tensor) and a.is_meta for a in args[:2]):
         dtype = torch.result_type(args[0], args[1])
         if op is aten.div and not dtype.is_floating_point:
@@ -263,7 +265,8 @@ MOVED: dict[str, Callable[[tuple, dict], list[int]]] = {
 
 aten = torch.ops.aten
 NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm}
-SAME_SHAPE = {aten.silu, aten.relu, aten.leaky_relu}
+SAME_SHAPE = {aten.silu, aten.relu, aten.leaky_relu, aten.hardswish, aten.hardtanh, aten.mish, aten.gelu, aten.elu}
+IN_PLACE = {aten.silu_, aten.relu_, aten.leaky_relu_, aten.hardswish_, aten.hardtanh_, aten.mish_, aten.elu_}
 ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(NORMS, _batch_norm),

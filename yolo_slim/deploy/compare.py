@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from yolo_slim.deploy.runtimes import Run
 from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import head_of
+from yolo_slim.mould import duplicate
 
 
 @torch.inference_mode()
@@ -24,7 +24,7 @@ def difference(detector: Detector, run: Run, batches: Iterable[Tensor]) -> float
     Boxes are compared relative to the largest coordinate, scores as they are (they are at most 1). None where rows are
     detections, sorted: two that score alike may change places. NaN if there is one in the file's output.
     """
-    detector = copy.deepcopy(detector).float().cpu().eval()
+    detector = duplicate(detector).float().cpu().eval()
     worst = 0.0
     for image in batches:
         expected = detector(image)
@@ -58,7 +58,7 @@ class Exported(nn.Module):
 
 def with_nms(detector: Detector) -> nn.Module:
     """A copy that gives out what Ultralytics exports under `nms`: (B, 300, 6), as xyxy, score, class, padded with 0."""
-    detector = copy.deepcopy(detector).float().cpu().eval()
+    detector = duplicate(detector).float().cpu().eval()
     head = head_of(detector)
     head.export, head.xyxy, head.format = True, True, "torchscript"
     args = SimpleNamespace(**{**DEFAULT_CFG_DICT, "conf": 0.25, "batch": 1, "format": "torchscript"})

@@ -1,7 +1,8 @@
-"""Ultralytics installs and downloads what it lacks while it runs: not here."""
+"""Ultralytics installs and downloads what it lacks while it runs, and OpenVINO reports each conversion: not here."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -9,6 +10,10 @@ from unittest.mock import patch
 from ultralytics.utils import checks, downloads
 
 from yolo_slim.data.guarded import local
+
+# Without the package that reports to Intel, OpenVINO and NNCF are silent. With it, each conversion forks this process,
+# tells a server, and waits up to three seconds where there is no network.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @contextmanager

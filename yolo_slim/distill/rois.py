@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, roi_align
 
 from yolo_slim.distill.positions import confidence, corners
 from yolo_slim.distill.view import Scene, View
@@ -31,6 +30,8 @@ def confident_rois(view: View, scene: Scene, threshold: float, overlap: float) -
     Args:
         overlap: IoU beyond which of two boxes of a class in an image the surer one stays.
     """
+    from torchvision.ops import batched_nms  # only now: it imports torch's compiler, in 1.5 s
+
     sure, at = confidence(view).topk(min(MOST, len(scene.points)), dim=1)  # (B, M)
     image, rank = (sure > threshold).nonzero(as_tuple=True)
     place = at[image, rank]
@@ -49,5 +50,7 @@ def home(rois: Tensor, maps: Sequence[Tensor], scene: Scene) -> Tensor:
 
 def pool(features: Tensor, rois: Tensor, scene: Scene) -> Tensor:
     """What a map (B, C, H, W) holds of each box, (M, C, SIDE, SIDE)."""
+    from torchvision.ops import roi_align  # only now, see above
+
     scale = features.shape[2] / scene.size[0]
     return roi_align(features, rois, SIDE, scale, sampling_ratio=2, aligned=True)

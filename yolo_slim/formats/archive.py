@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import zipfile
@@ -27,6 +28,19 @@ class Archive:
 
     pickle: bytes
     storages: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.pickle) + sum(map(len, self.storages.values()))
+
+    def digest(self) -> bytes:
+        """The sha256 of all records: of two archives with the same one, torch reads the same."""
+        total = hashlib.sha256()
+        for name, content in (("", self.pickle), *self.storages.items()):
+            total.update(f"{len(name)} {name} {len(content)} ".encode())
+            total.update(content)
+        return total.digest()
 
     def file(self) -> io.BytesIO:
         """A new zip of these records and no others: what torch reads is what was looked at here."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED, opened
 from yolo_slim.formats.pickles import Found, walk
 from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
+from yolo_slim.mould import Mould
 
 _LOCK = threading.RLock()  # torch's list of what is allowed is the whole process's
+
+LARGEST_KEPT = 32 << 20
+"""Bytes of a checkpoint that is kept: of larger ones, the numbers take the time."""
+MOST_KEPT = 64 << 20
+_KEPT: OrderedDict[tuple[bytes, Vocabulary] | None, Mould] = OrderedDict()
+"""(content, words) -> what was read last of it: the stages of a run read the same few files again and again."""
 
 
 def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
@@ -30,14 +38,29 @@ def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
     """
     archive = opened(path)
     words = words or ultralytics()
+    key = (archive.digest(), words) if archive.size <= LARGEST_KEPT else None
+    if key in _KEPT:
+        _KEPT.move_to_end(key)
+        return _KEPT[key].cast()
     found = walked(archive.pickle, tuple((key, len(content)) for key, content in archive.storages.items()), words)
     file = archive.file()
     del archive
     with allowed(found, words):
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as e:  # what was walked can still be nonsense to those whom it fills
             raise SlimError(DAMAGED.format(f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")) from e
+    if key:
+        _keep(key, loaded)
+    return loaded
+
+
+def _keep(key: tuple[bytes, Vocabulary], loaded: Any) -> None:
+    """By content, so that a file under an old name is never taken for what it was."""
+    with suppress(Exception):  # what cannot be kept is read again
+        _KEPT[key] = Mould(loaded)
+    while len(_KEPT) > 1 and sum(mould.size for mould in _KEPT.values()) > MOST_KEPT:
+        _KEPT.popitem(last=False)
 
 
 @functools.lru_cache(maxsize=4)

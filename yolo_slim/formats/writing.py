@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.layers import check_finite
+from yolo_slim.mould import duplicate
 
 
 def content_of(detector: nn.Module) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def in_fp16(detector: nn.Module) -> Detector:
     Raises:
         SlimError: the detector has numbers that are none, or beyond fp16.
     """
-    stored = cast(Detector, copy.deepcopy(detector)).cpu()
+    stored = cast(Detector, duplicate(detector)).cpu()
     _fit_fp16(stored)
     stored = stored.half().eval().requires_grad_(False)
     stored.criterion = None

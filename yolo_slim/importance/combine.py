@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from yolo_slim.channels import Group, Trace
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.evidence import Evidence
 from yolo_slim.importance.per_cost import savings
+from yolo_slim.mould import duplicate
 
 Rows: TypeAlias = dict[str, np.ndarray]
 """Group name -> (m, n): raw scores of its n channels, a row for each slot in a layer that has something to say."""
@@ -134,7 +134,7 @@ def _judged(judge: Criterion, name: str, detector: nn.Module, trace: Trace, evid
     if str(getattr(judge, "__module__", "")).startswith(f"{__package__}."):
         return judge(detector, trace, evidence)
     try:
-        found = judge(copy.deepcopy(detector), trace, evidence)
+        found = judge(duplicate(detector), trace, evidence)
     except SlimError:
         raise
     except (Exception, SystemExit) as e:  # it is the user's, and may raise anything

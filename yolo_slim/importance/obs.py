@@ -10,7 +10,6 @@ first, and A^-1 and w are updated after each: of two channels that say the same,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from yolo_slim.channels.reconstruct import Moments, draw, patches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
+from yolo_slim.mould import duplicate
 
 POINTS = 64
 """Output positions drawn in each image for a layer's covariance."""
@@ -50,7 +50,7 @@ def obs(detector: nn.Module, trace: Trace, evidence: Evidence, memory: int = MEM
         SlimError: no images, or numbers on them that are not finite.
     """
     evidence.need_answers("obs")
-    twin = copy.deepcopy(detector).eval().requires_grad_(True)
+    twin = duplicate(detector).eval().requires_grad_(True)
     if next(twin.parameters()).itemsize < 4:
         twin.float()
     readers = {group.name: _readers(trace, group) for group in trace.free}

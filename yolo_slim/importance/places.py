@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.groups import Ints
 from yolo_slim.importance.evidence import Evidence
+from yolo_slim.mould import duplicate
 
 Place = Literal["made", "read"]
 Touch = Callable[[str, Tensor], "Tensor | None"]
@@ -39,7 +39,7 @@ def touched(detector: nn.Module, trace: Trace, at: Place, touch: Touch) -> tuple
     Returns:
         the copy, and its places: module -> the channel in each slot.
     """
-    twin = copy.deepcopy(detector).eval().requires_grad_(False)
+    twin = duplicate(detector).eval().requires_grad_(False)
     if next(twin.parameters()).itemsize < 4:
         twin.float()
     places = {name: s for g in trace.free for name, s in (made if at == "made" else read)(trace, g).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import thop
@@ -11,6 +10,7 @@ from torch import nn
 
 from yolo_slim.channels import hw_of, image_channels
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def cost(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Cost:
     Raises:
         SlimError: it does not run at this size.
     """
-    copied = copy.deepcopy(detector).cpu().float().eval()
+    copied = duplicate(detector).cpu().float().eval()
     hw = hw_of(imgsz)
     image = torch.zeros(1, image_channels(detector, hw), *hw)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ from torch import nn
 
 from yolo_slim.formats.detector import Detector
 from yolo_slim.row import Timing
+from yolo_slim.mould import duplicate
 
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""
@@ -29,7 +29,7 @@ spin on for work (in onnxruntime for some 50 ms, in which a narrow detector take
 
 def fused(detector: nn.Module, where: torch.device | str = "cpu") -> nn.Module:
     """A copy in fp32 whose batch norms are merged into convolutions, as it is deployed."""
-    return cast(Detector, copy.deepcopy(detector).float()).fuse(verbose=False).eval().to(where)
+    return cast(Detector, duplicate(detector).float()).fuse(verbose=False).eval().to(where)
 
 
 def runner(detector: nn.Module, image: torch.Tensor, where: torch.device | str = "cpu") -> Callable[[], object]:

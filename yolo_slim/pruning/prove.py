@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from yolo_slim.channels import Trace, masked, relative_difference, small_image, trace
 from yolo_slim.channels.groups import same_wiring
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 TOLERANCE = 1e-5
 
@@ -48,4 +47,4 @@ def _noise(detector: nn.Module, wiring: Trace) -> Tensor:
 
 
 def _double(detector: nn.Module) -> nn.Module:
-    return copy.deepcopy(detector).double().cpu()
+    return duplicate(detector).double().cpu()

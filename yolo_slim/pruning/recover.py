@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 
 import numpy as np
@@ -13,6 +12,7 @@ from yolo_slim.channels import Trace, absorb, input_means, reconstruct, silenced
 from yolo_slim.config import Prune
 from yolo_slim.data.batches import first
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 from yolo_slim.pruning.recalibrate import recalibrate
 
 
@@ -51,7 +51,7 @@ def recover(
     if how == "lstsq":
         slim = _refit(slim, original or detector, wiring, kept, also, chosen, images)
     elif how == "none" or kept.all():
-        slim = copy.deepcopy(slim)
+        slim = duplicate(slim)
     else:
         slim = absorb(slim, detector, wiring, kept, _means(how, detector, wiring, kept, images))
     n = chosen.recalibrate if chosen.recalibrate is not None else 0 if how == "lstsq" else chosen.calib_images

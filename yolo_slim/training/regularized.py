@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ultralytics.utils import LOGGER, RANK
 
 from yolo_slim.channels import trace
+from yolo_slim.mould import duplicate
 from yolo_slim.training.penalty import Penalty
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -60,7 +60,7 @@ class RegularizedTrainer(SlimTrainer):
 
     def copied(self) -> nn.Module:
         """The detector as it is now, to look at: on the CPU, in eval mode."""
-        return copy.deepcopy(self.detector).cpu().float().eval()
+        return duplicate(self.detector).cpu().float().eval()
 
     def extra_state(self) -> dict[str, Any]:
         """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""
