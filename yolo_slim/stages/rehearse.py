@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from yolo_slim import checkpoint
 from yolo_slim.channels import Curve, trace
 from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info, labelled
@@ -10,6 +9,7 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import Findings, choose
+from yolo_slim.stages.begun import begun, is_trained_first, is_yaml
 from yolo_slim.stages.landed import compatible, landing_mode
 from yolo_slim.stages.landing_time import enough_steps
 from yolo_slim.timing.clock import layer_table
@@ -27,7 +27,7 @@ def rehearse(config: Complete) -> None:
     compatible(chosen, landing_mode(config))
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
-    detector = checkpoint.load(config.model, config.weights)
+    detector = begun(config)
     rehearse_training(config, detector)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)
@@ -47,11 +47,10 @@ def rehearse_training(config: Complete, detector: Detector) -> None:
     Raises:
         SlimError: with the section and the argument.
     """
-    untrained = config.model.endswith((".yaml", ".yml"))
-    classes = dataset_info(config.data)["nc"] if untrained and config.data else None
+    classes = dataset_info(config.data)["nc"] if is_yaml(config.model) and config.data else None
     if config.original.train.get("single_cls"):
         classes = 1
-    for name in (*(["original"] if untrained else []), "sparse_train", "finetune"):
+    for name in (*(["original"] if is_trained_first(config) else []), "sparse_train", "finetune"):
         chosen, where = getattr(config, name), f"{name}.train"
         if not chosen.epochs:
             continue
