@@ -53,10 +53,11 @@ def _files(config: Complete) -> list[Path]:
 def _train(config: Complete, folder: Path, settings: dict[str, Any]) -> Detector:
     detector = begun(config)  # a clear message before anything is written
     tell_if_unlabelled(config)
-    untrained = is_yaml(config.model)
-    start = config.model if untrained else checkpoint.save(detector, folder / "start.pt")
+    untrained, start = is_yaml(config.model), folder / "start.pt"
+    model: Path | str = config.model if untrained else checkpoint.save(detector, start)
     arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=untrained)
     weights = train_in(
-        folder, SlimTrainer, start, settings=settings, inputs=_files(config), extra={}, arguments=arguments
+        folder, SlimTrainer, model, settings=settings, inputs=_files(config), extra={}, arguments=arguments
     )
+    start.unlink(missing_ok=True)
     return checkpoint.load(weights / "best.pt")
