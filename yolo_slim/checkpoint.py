@@ -34,11 +34,8 @@ from yolo_slim.formats.writing import write_whole
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
 
-STOCK_TRAINER_STOP = (
-    "this detector is slim, and the stock trainer would rebuild it at full width: "
-    "train it with YOLO(...).train(trainer=yolo_slim.SlimTrainer, ...)"
-)
-"""Stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
+STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
+"""With how that is done, it stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
 
 
 def load(path: str | Path, weights: str | None = None) -> Detector:
@@ -300,7 +297,7 @@ def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
     cuts = [*detector.yaml.get("slim", {}).get("cuts", []), kept]
     detector.yaml = {
         **detector.yaml,
-        "backbone": [[-1, 1, STOCK_TRAINER_STOP, []]],
+        "backbone": [[-1, 1, STOCK_TRAINER_STOP.format(known_family(detector, "what is slim").trained), []]],
         "slim": {"full": full, "cuts": cuts},
     }
 

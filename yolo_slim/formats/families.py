@@ -49,6 +49,8 @@ class Family:
     """As torch.save, so that `read` reads it again; in the middle of a training as well."""
     rebuilds: bool
     """Whether a detector can be built again from its YAML."""
+    trained: str = "YOLO(...).train(trainer=yolo_slim.SlimTrainer, ...)"
+    """How a slim one is trained, for those who try the trainer that it came from."""
     files: tuple[str, Callable[[Any, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
     """How the name ends of files that are no checkpoints, and what writes a detector with its card so; all written."""
     parts: Callable[[Path, Path | None], list[Path]] | None = None
@@ -94,6 +96,7 @@ YOLOV5 = Family(
     content=yolov5.content_of,
     dump=yolov5.dump,
     rebuilds=False,
+    trained="yolo_slim.SlimTrainer(overrides=dict(model='slim.pt', data='my.yaml', epochs=20)).train()",
     anew=anchor_scores_anew,
 )
 
