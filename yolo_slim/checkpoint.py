@@ -35,7 +35,7 @@ CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
 
 STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
-"""With how that is done: it stands where a model YAML names its first layer, and the stock trainer stops and says it."""
+"""With how that is done: it stands where a model YAML names its first layer; the stock trainer stops and says it."""
 
 
 def load(path: str | Path, weights: str | None = None) -> Detector:
