@@ -86,7 +86,7 @@ def test_a_row_is_made_once_and_kept_at_once(bench: Any, given: Callable[..., An
 
 
 def test_nets_are_cut_and_timed(bench: Any, given: Callable[..., Any], data: Path, tmp_path: Path) -> None:
-    text = nets.net(PX, PX) + nets.conv(16, 3, 2) + nets.conv(32, 3, 2) + nets.conv(32, 3, 2) + nets.head(classes=4)
+    text = nets.net(PX, PX) + nets.conv(64, 3, 2) + nets.conv(96, 3, 2) + nets.conv(96, 3, 2) + nets.head(classes=4)
     args, rows = given("--darknet", nets.written(tmp_path, text)), {}
     bench.make_speed(args, rows)
     assert {*rows["speed"]} == {"best", "net"}
