@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+from torch import nn
+
 from yolo_slim.formats.classes import SURE, named, renewed
 from yolo_slim.formats.yolov5.layers import AnchorDetect
 from yolo_slim.formats.yolov5.model import AnchorModel
@@ -21,7 +23,7 @@ def scores_anew(detector: AnchorModel, names: Mapping[int, str]) -> None:
     head, count = cast(AnchorDetect, detector.model[-1]), len(names)
     logit = math.log(0.6 / (count - 0.6)) if count > 1 else SURE
     for i, conv in enumerate(head.m):
-        head.m[i] = renewed(conv, head.na, BOX, count, logit)
+        head.m[i] = renewed(cast(nn.Conv2d, conv), head.na, BOX, count, logit)
     head.no = BOX + count
     named(detector, names)
     detector.source = {**detector.source, "entries": {}}
