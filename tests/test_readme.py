@@ -69,6 +69,7 @@ HERE = {
     "prune.target.latency=0.5": "prune.target.latency=0.95",  # at 64 px most of the time is no convolution's
     "sweep.flops=[0.75,0.5,0.25]": "sweep.flops=[0.75]",
     "sweep.workers=8": "sweep.workers=2",
+    "original.epochs=45": "original.epochs=1",
 }
 """What another machine, or another detector, could do as it is typed."""
 
