@@ -15,6 +15,7 @@ import bench_equal_latency
 import bench_evidence
 import bench_landing
 import bench_peers
+import bench_yolov5
 import fuzz
 import kill
 
@@ -51,9 +52,9 @@ ROWS = {
 
 def others() -> dict[str, str]:
     """Tables that take no arguments, by name."""
-    trials, landings, evidence = (
+    trials, landings, evidence, yolov5 = (
         json.loads((ROOT / f"scripts/{name}_rows.json").read_text())
-        for name in ("kill", "bench_landing", "bench_evidence")
+        for name in ("kill", "bench_landing", "bench_evidence", "bench_yolov5")
     )
     kills = kill.table([row for trial in trials for row in trial])
     return {
@@ -61,6 +62,7 @@ def others() -> dict[str, str]:
         "kill": kills,
         "landing": bench_landing.table(landings),
         "evidence": bench_evidence.table(evidence),
+        **{f"yolov5-{part}": bench_yolov5.table(yolov5, part) for part in bench_yolov5.PARTS},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import shutil
 from pathlib import Path
 
 import darknet_nets as nets
@@ -173,6 +174,48 @@ def test_weights_that_lie_elsewhere(cfg: Path, data: Path, tmp_path: Path) -> No
     (tmp_path / "far.weights").write_bytes(content[:-4] + b"\0\0\0\0")
     again = run("prune", *words)
     assert again.code == 0 and "far.weights" in again.out and "done again" in again.out, again
+
+
+def test_weights_that_were_named_once_are_the_run_s(cfg: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.cfg").write_text(CFG)
+    far = Path(shutil.copy(cfg.with_suffix(".weights"), tmp_path / "far.weights"))
+    words = [f"runs={tmp_path / 'runs'}", f"imgsz={PX}", *QUICK]
+    first = run("prune", f"model={tmp_path / 'alone.cfg'}", f"weights={far}", *words)
+    assert first.code == 0, first
+    for again in ([], [f"model={tmp_path / 'alone.cfg'}"]):
+        answer = run("prune", *again, *words)
+        assert (answer.code, answer.out.count("done before")) == (0, 2), answer
+    other = Path(shutil.copy(far, tmp_path / "other.weights"))
+    assert run("prune", f"weights={other}", *words).code == 0
+    far.unlink()
+    assert run("prune", *words).code == 0
+
+
+def test_a_name_in_capitals(cfg: Path, tmp_path: Path) -> None:
+    shutil.copy(cfg, tmp_path / "NET.CFG")
+    shutil.copy(cfg.with_suffix(".weights"), tmp_path / "NET.weights")
+    assert "convolutions in" in run("inspect", tmp_path / "NET.CFG").out
+
+
+@pytest.mark.parametrize("name", ["net.weights", "net.pt"])
+def test_a_pointer_that_stands_for_a_large_file(name: str, tmp_path: Path) -> None:
+    """What a clone holds without Git LFS."""
+    (tmp_path / "net.cfg").write_text(CFG)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 1384268\n")
+    model = tmp_path / ("net.cfg" if name.endswith(".weights") else name)
+    refused(run("inspect", model), name, "git lfs pull")
+
+
+def test_what_is_no_cfg_by_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "net.cfg").write_text("<!DOCTYPE html>")
+    refused(run("inspect", tmp_path / "net.cfg"), "Darknet .cfg", "[net]")
+
+
+def test_a_byte_order_mark(cfg: Path, tmp_path: Path) -> None:
+    """Some editors begin a text with one, and neither Darknet nor OpenCV reads that."""
+    (tmp_path / "net.cfg").write_bytes(b"\xef\xbb\xbf" + CFG.encode())
+    shutil.copy(cfg.with_suffix(".weights"), tmp_path / "net.weights")
+    refused(run("inspect", tmp_path / "net.cfg"), "net.cfg", "line 1", "byte-order mark")
 
 
 def test_weights_of_what_has_none(original: Path, cfg: Path) -> None:

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from tiny import ROOT, build, run, script
 from ultralytics.utils import DEFAULT_CFG_DICT
+from yolo_slim.timing.clock import random_widths
 
 import yolo_slim
 from yolo_slim import checkpoint, deploy
 from yolo_slim.cli import configured
 from yolo_slim.stages import STAGES
 from yolo_slim.timing import clock, stopwatch
-from yolo_slim.timing.clock import random_widths
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -71,6 +71,7 @@ HERE = {
     "prune.target.latency=0.5": "prune.target.latency=0.95",  # at 64 px most of the time is no convolution's
     "sweep.flops=[0.75,0.5,0.25]": "sweep.flops=[0.75]",
     "sweep.workers=8": "sweep.workers=2",
+    "original.epochs=45": "original.epochs=1",
 }
 """What another machine, or another detector, could do as it is typed."""
 

@@ -78,7 +78,7 @@ def test_saving_leaves_the_detector_alone(tmp_path: Path) -> None:
 def test_a_slim_one_stops_the_repository_s_trainer(slim: Path) -> None:
     """That builds from the YAML, and evaluates what stands there for a layer: a sentence is no Python."""
     (row,) = checkpoint.read(slim)["model"].yaml["backbone"]
-    assert row[2] == STOCK_TRAINER_STOP
+    assert row[2] == STOCK_TRAINER_STOP.format(YOLOV5.trained) and "SlimTrainer(overrides=" in row[2]
     with pytest.raises(SyntaxError):
         compile(row[2], "yaml", "eval")
 

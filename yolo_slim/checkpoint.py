@@ -10,7 +10,7 @@ import copy
 import functools
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,8 @@ from yolo_slim.formats.writing import write_whole
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
 
-STOCK_TRAINER_STOP = (
-    "this detector is slim, and the stock trainer would rebuild it at full width: "
-    "train it with YOLO(...).train(trainer=yolo_slim.SlimTrainer, ...)"
-)
-"""Stands where a model YAML names its first layer, so that the stock trainer stops and says so."""
+STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
+"""With how that is done: it stands where a model YAML names its first layer; the stock trainer stops and says it."""
 
 
 def load(path: str | Path, weights: str | None = None) -> Detector:
@@ -190,6 +187,22 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
     return path
 
 
+def for_classes(detector: Detector, names: Mapping[int, str]) -> Detector:
+    """The detector, which from now on tells these classes apart: what says them starts afresh, all else is kept.
+
+    Raises:
+        SlimError: its family cannot have that done.
+    """
+    family = known_family(detector, "what is transferred")
+    if family.anew is None:
+        raise SlimError(
+            f"a detector of {family.name} is not given other classes here: train it for them there, and give what "
+            "comes out of that"
+        )
+    family.anew(detector, names)
+    return detector
+
+
 def suffixes(detector: nn.Module) -> tuple[str, ...]:
     """How files of its family end that are no checkpoints."""
     family = family_of(detector)
@@ -285,7 +298,7 @@ def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
     cuts = [*cuts_of(detector), kept]
     detector.yaml = {
         **detector.yaml,
-        "backbone": [[-1, 1, STOCK_TRAINER_STOP, []]],
+        "backbone": [[-1, 1, STOCK_TRAINER_STOP.format(known_family(detector, "what is slim").trained), []]],
         "slim": {"full": full, "cuts": cuts},
     }
 

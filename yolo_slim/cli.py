@@ -97,7 +97,7 @@ def configured(rest: list[str]) -> Config:
     files, settings = [w for w in rest if "=" not in w], [w for w in rest if "=" in w]
     if len(files) > 1:
         raise SlimError(f"expected one configuration and key=value words, got {' and '.join(files)}")
-    if files and files[0].rstrip("/").endswith(MODELS):
+    if files and files[0].rstrip("/").lower().endswith(MODELS):
         files, settings = [], [f"model={files[0]}", *settings]
     from yolo_slim.config import read_config
 

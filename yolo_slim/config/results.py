@@ -78,6 +78,11 @@ class Convert(Section):
         description="the file to write: a checkpoint .pt, the .cfg of a Darknet detector, .onnx, .torchscript, or a "
         "folder ..._openvino_model, ..._ncnn_model",
     )
+    unrolled: bool = Field(
+        False,
+        description="of a YOLOv5 checkpoint: blocks become plain layers that its YAML describes, with which that "
+        "repository's own train.py goes on, slim as it is",
+    )
 
 
 class Export(Section):

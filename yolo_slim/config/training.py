@@ -11,9 +11,16 @@ from yolo_slim.errors import shown
 
 
 class Original(TrainSection):
-    """Used when `model` is a YAML: the untrained detector is trained first, by plain Ultralytics."""
+    """Training before anything is slimmed: of a YAML's untrained detector, or of one made for other classes."""
 
-    epochs: int = Field(100, ge=1, le=MOST_EPOCHS, description="epochs to train an untrained model for")
+    epochs: int = Field(
+        100, ge=1, le=MOST_EPOCHS, description="epochs to train an untrained model, or a transferred one, for"
+    )
+    transfer: bool = Field(
+        False,
+        description="model is a checkpoint of other classes or data: it is trained for those of `data` first; what "
+        "tells classes apart starts afresh where they are others",
+    )
 
 
 class SparseTrain(TrainSection):

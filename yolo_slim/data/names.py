@@ -45,7 +45,8 @@ def check_names(detector: Any, named: Any, whose: str, data: str) -> None:
     if len(ours) != len(theirs):
         raise SlimError(
             f"{whose} detects {len(ours)} classes, but {data} names {len(theirs)}: "
-            "give the data set that the detector was trained on"
+            "give the data set that the detector was trained on, or have it trained for these classes first: "
+            "original.transfer=true"
         )
     if _alike(ours, theirs):
         return

@@ -96,6 +96,7 @@ def _metadata(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{named} has {file.getinfo(named).file_size:,} bytes")
             return _json(file.read(named)) if named else {}
     raise SlimError(
-        "expected a checkpoint (.pt), a model .yaml, an .onnx, .torchscript, .tflite or .engine file, or a folder with "
-        f"a metadata.yaml (OpenVINO, NCNN); cards of other formats are not read here; got {path}"
+        "expected a checkpoint (.pt), a Darknet .cfg (with a section [net]), a model .yaml, an .onnx, .torchscript, "
+        ".tflite or .engine file, or a folder with a metadata.yaml (OpenVINO, NCNN); cards of other formats are not "
+        f"read here; got {path}"
     )

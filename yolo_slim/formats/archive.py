@@ -18,6 +18,8 @@ LARGEST_PICKLE = 64 << 20
 MOST_RECORDS = 100_000
 
 DAMAGED = "is not a readable checkpoint: empty, truncated or damaged ({}). Copy it again"
+POINTER, POINTED = b"version https", "is a pointer of Git LFS and not the file: `git lfs pull` brings that"
+"""How the small files begin that stand for large ones in a clone without them, and what is said of one."""
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files began before torch 1.6: a pickled number."""
 
@@ -66,7 +68,10 @@ def opened(path: Path) -> Archive:
         if size > LARGEST:
             raise SlimError(f"has {size / 1e9:.1f} GB: no detector is as large")
         with path.open("rb") as file:
-            if file.read(len(LEGACY)) == LEGACY:
+            start = file.read(len(LEGACY))
+            if start.startswith(POINTER):
+                raise SlimError(POINTED)
+            if start == LEGACY:
                 raise SlimError(_legacy(file.read(LARGEST_PICKLE)))
         with zipfile.ZipFile(path) as archive:
             return _records(archive, size)

@@ -5,7 +5,7 @@ To add one, write its functions and put its entry before Ultralytics' in `FAMILI
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.classes import scores_anew
 from yolo_slim.formats.darknet import storing as darknet
 from yolo_slim.formats.darknet.modules import DarknetModel
 from yolo_slim.formats.darknet.saving import save as save_darknet
@@ -22,6 +23,7 @@ from yolo_slim.formats.door import MODELS, check_detector, check_entries
 from yolo_slim.formats.unpickle import unpickled
 from yolo_slim.formats.writing import content_of
 from yolo_slim.formats.yolov5 import storing as yolov5
+from yolo_slim.formats.yolov5.classes import scores_anew as anchor_scores_anew
 from yolo_slim.formats.yolov5.model import AnchorModel
 
 
@@ -47,12 +49,16 @@ class Family:
     """As torch.save, so that `read` reads it again; in the middle of a training as well."""
     rebuilds: bool
     """Whether a detector can be built again from its YAML."""
+    trained: str = "YOLO(...).train(trainer=yolo_slim.SlimTrainer, ...)"
+    """How a slim one is trained, for those who try the trainer that it came from."""
     files: tuple[str, Callable[[Any, Path, dict[str, Any] | None], tuple[Path, ...]]] | None = None
     """How the name ends of files that are no checkpoints, and what writes a detector with its card so; all written."""
     parts: Callable[[Path, Path | None], list[Path]] | None = None
     """The files that a detector is read from, by the path and that of the weights; None: one file is all there is."""
     card: Callable[[Path], dict[str, Any] | None] | None = None
     """The model card of a file that may lie beside it, None: it holds its own; None: files hold them."""
+    anew: Callable[[Any, Mapping[int, str]], None] | None = None
+    """Let a detector tell other classes apart, by their numbers and names; None: that is not done here."""
     cites: bool = False
     """Whether what it refuses begins with a file's name already: with several files it knows best which."""
 
@@ -78,6 +84,7 @@ ULTRALYTICS = Family(
     content=content_of,
     dump=lambda ckpt, file: torch.save(ckpt, file),  # as it is then: trainers put another in its place
     rebuilds=True,
+    anew=scores_anew,
 )
 YOLOV5 = Family(
     name="ultralytics/yolov5",
@@ -89,6 +96,8 @@ YOLOV5 = Family(
     content=yolov5.content_of,
     dump=yolov5.dump,
     rebuilds=False,
+    trained="yolo_slim.SlimTrainer(overrides=dict(model='slim.pt', data='my.yaml', epochs=20)).train()",
+    anew=anchor_scores_anew,
 )
 
 DARKNET = Family(

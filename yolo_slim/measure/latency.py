@@ -14,8 +14,8 @@ from rich.progress import track
 from torch import nn
 
 from yolo_slim.formats.detector import Detector
-from yolo_slim.row import Timing
 from yolo_slim.mould import duplicate
+from yolo_slim.row import Timing
 
 THREADS = torch.get_num_threads()
 """torch's own choice, which Ultralytics lowers when it trains or validates on a CPU."""

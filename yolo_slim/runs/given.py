@@ -1,4 +1,4 @@
-"""What the settings leave open: `model`, `data` and `imgsz` are the run's, then the checkpoint's.
+"""What the settings leave open: `model`, `weights`, `data` and `imgsz` are the run's, then the checkpoint's.
 
 From here on a configuration is complete: no other file asks what is meant by null.
 """
@@ -26,18 +26,21 @@ def complete(config: Config) -> Complete:
     Raises:
         SlimError: no model, and no run that has one.
     """
-    if config.model and config.imgsz and config.data:
-        return config if isinstance(config, Complete) else Complete.of(config)
+    if isinstance(config, Complete):
+        return config
     run = identity.read(config.folder)
     model = config.model or (run.model if run else None)
     if model is None:
         raise SlimError(f"model: needed, e.g. model=best.pt (there is no run in {config.folder} that says which)")
     run = run if run and _is_of(run, config) else None
     data = config.data or (run.data if run else None)
-    imgsz = config.imgsz or (run.imgsz if run else _trained_at(model, config.weights))
+    weights = config.weights or (run.weights if run else None)
+    imgsz = config.imgsz or (run.imgsz if run else _trained_at(model, weights))
     # As if they had been typed: a run may be somebody else's.
-    found = check({"model": model, "data": data, "imgsz": imgsz}, f"{config.folder / identity.FILE}")
-    return Complete.of(config, model=found.model, data=found.data, imgsz=found.imgsz)
+    found = check(
+        {"model": model, "data": data, "imgsz": imgsz, "weights": weights}, f"{config.folder / identity.FILE}"
+    )
+    return Complete.of(config, model=found.model, data=found.data, imgsz=found.imgsz, weights=found.weights)
 
 
 def _is_of(run: Identity, config: Config) -> bool:

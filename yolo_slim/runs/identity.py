@@ -34,12 +34,14 @@ class Identity:
     data: str | None
     data_sum: str | None
     imgsz: int
+    weights: str | None = None
+    """Of a model that does not say where they lie. They tell no experiments apart: stages notice when they change."""
 
 
 def identity_of(config: Complete) -> Identity:
     """What a complete configuration asks for."""
     model = str(config.model)
-    return Identity(model, sum_of(model), config.data, sum_of_data(config.data), config.imgsz)
+    return Identity(model, sum_of(model), config.data, sum_of_data(config.data), config.imgsz, config.weights)
 
 
 def sum_of(file: str | None) -> str | None:
@@ -71,14 +73,17 @@ def _parsed(content: Any) -> Identity | None:
     said: list[Any] = [content.get(field.name) for field in fields(Identity)]
     found = Identity(*said)
     sides = isinstance(found.imgsz, int) and not isinstance(found.imgsz, bool) and 0 < found.imgsz < 1 << 31
-    rest = (found.model_sum, found.data, found.data_sum)
+    rest = (found.model_sum, found.data, found.data_sum, found.weights)
     sound = sides and isinstance(found.model, str) and all(isinstance(each, (str, type(None))) for each in rest)
     return found if sound else None
 
 
 def written(identity: Identity) -> dict[str, Any]:
     """As run.json and the records hold it."""
-    return {"format": FORMAT, **asdict(identity)}
+    said = asdict(identity)
+    if identity.weights is None:
+        del said["weights"]
+    return {"format": FORMAT, **said}
 
 
 def same_model(then: Identity, now: Identity, *, begins: bool = True) -> bool:
@@ -128,7 +133,7 @@ def begin(folder: Path, identity: Identity) -> dict[str, Any]:
     """
     if before := read(folder):
         moved = identity.model_sum is not None and identity.model_sum == before.model_sum
-        kept = replace(before, model=identity.model if moved else before.model)
+        kept = replace(before, model=identity.model if moved else before.model, weights=identity.weights)
         identity = kept if before.data is not None else replace(kept, data=identity.data, data_sum=identity.data_sum)
     content = written(identity)
     if record.read_json(folder / FILE) != content:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from yolo_slim import checkpoint
 from yolo_slim.channels import Curve, trace
 from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info, labelled
@@ -12,6 +11,7 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence, criterion_of
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import choose, findings
+from yolo_slim.stages.begun import begun, is_trained_first, is_yaml
 from yolo_slim.stages.landing_time import check_steps
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.training.folder import check_fits
@@ -28,7 +28,7 @@ def check_run(config: Complete) -> None:
     check_compatible(chosen, landing_mode(config))
     if chosen.criterion is not None:
         criterion_of(chosen.criterion)
-    detector = checkpoint.load(config.model, config.weights)
+    detector = begun(config)
     check_training(config, detector)
     whole = trace(detector, config.imgsz)
     blocks = depth.any_blocks(whole, chosen)
@@ -48,11 +48,10 @@ def check_training(config: Complete, detector: Detector) -> None:
     Raises:
         SlimError: with the section and the argument.
     """
-    untrained = config.model.endswith((".yaml", ".yml"))
-    classes = dataset_info(config.data)["nc"] if untrained and config.data else None
+    classes = dataset_info(config.data)["nc"] if is_yaml(config.model) and config.data else None
     if config.original.train.get("single_cls"):
         classes = 1
-    for name in (*(["original"] if untrained else []), "sparse_train", "finetune"):
+    for name in (*(["original"] if is_trained_first(config) else []), "sparse_train", "finetune"):
         chosen, where = getattr(config, name), f"{name}.train"
         if not chosen.epochs:
             continue

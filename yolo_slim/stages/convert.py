@@ -13,6 +13,8 @@ from yolo_slim.channels import image_channels
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError, plain
+from yolo_slim.formats.yolov5.model import AnchorModel
+from yolo_slim.formats.yolov5.unrolled import unrolled
 from yolo_slim.scratch import Scratch, temporary
 
 SEED = 0
@@ -27,6 +29,7 @@ def convert(config: Complete) -> Path:
     target = Path(config.convert.to)
     detector = checkpoint.load(config.model, config.weights)
     kinds = (".pt", *checkpoint.suffixes(detector))
+    written = _unrolled(detector, target) if config.convert.unrolled else detector
     format = None if target.suffix in kinds else _format(target, kinds)
     if target.exists() and target.resolve() == Path(config.model).resolve():
         raise SlimError(f"convert.to={plain(target)} is the model itself: give another name")
@@ -36,7 +39,7 @@ def convert(config: Complete) -> Path:
     with temporary():
         target.parent.mkdir(parents=True, exist_ok=True)
         if format is None:
-            checkpoint.save(detector, target, **({checkpoint.CARD: card} if card else {}))
+            checkpoint.save(written, target, **({checkpoint.CARD: card} if card else {}))
             apart: float | None = _apart(detector, checkpoint.load(target), image)
             most = ROUNDED
         else:
@@ -50,6 +53,12 @@ def convert(config: Complete) -> Path:
     said = "its rows are detections, which are not compared" if apart is None else f"answers differ by {apart:.1e}"
     console.print(f"{config.model} -> {target}: {said}", markup=False)
     return target
+
+
+def _unrolled(detector: nn.Module, target: Path) -> nn.Module:
+    if not isinstance(detector, AnchorModel) or target.suffix != ".pt":
+        raise SlimError("convert.unrolled: makes a checkpoint of ultralytics/yolov5, a .pt, of one: leave it out")
+    return unrolled(detector)
 
 
 def _format(target: Path, kinds: tuple[str, ...]) -> str:

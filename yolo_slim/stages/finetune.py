@@ -23,6 +23,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
+from yolo_slim.stages.begun import begun
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.labels import tell_if_unlabelled
@@ -85,7 +86,7 @@ def check_distill(config: Complete) -> None:
     files = [Path(teacher) for teacher in asked(chosen)]
     settings = lesson(chosen, files)
     if checkpoint.is_stored(config.model):
-        student = checkpoint.load(config.model, config.weights)
+        student = begun(config)
         check_kin(chosen, Path(config.model), files)
     else:  # it is trained first, for the classes of the data
         info = dataset_info(config.data) if config.data else {}

@@ -1,4 +1,4 @@
-"""The detector everything is compared with: read and checked, or trained first when the model is only a YAML."""
+"""The detector everything is compared with: read and checked, or trained first: for other classes, or from a YAML."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured, split_of
 from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.begun import begun, is_trained_first, is_yaml
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.labels import tell_if_unlabelled
 from yolo_slim.training.folder import train_in
@@ -22,32 +23,41 @@ from yolo_slim.training.trainer import SlimTrainer
 
 def original(config: Complete) -> Record:
     """runs/<name>/original/original.pt: the detector as the other stages read it."""
-    untrained = config.model.endswith((".yaml", ".yml"))
     settings: dict[str, Any] = {"imgsz": config.imgsz}
-    if untrained:
-        settings |= {"model": config.model, "seed": config.seed, **config.original.model_dump()}
+    if is_trained_first(config):
+        settings |= {"seed": config.seed, **config.original.model_dump()}
+    if is_yaml(config.model):
+        settings |= {"model": config.model}
     else:
-        detector = checkpoint.load(config.model, config.weights)
+        detector = begun(config)
         if config.data:
             dataset_for(detector, config.data, config.model)
 
     def work(folder: Path) -> tuple:
         if config.data:
             _ = Batches(config.data, config.imgsz, 0, split=split_of(config)).dataset  # there to be measured on
-        final = detector if not untrained else _train(config, folder, settings)
+        final = _train(config, folder, settings) if is_trained_first(config) else detector
         final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
         row = measured(config, weights)
         say("original", row, weights)
         return {"weights": weights}, row, {"source": config.model}
 
-    inputs = [] if untrained else checkpoint.parts(config.model, config.weights)
-    return run_stage(config, "original", settings, inputs, work)
+    return run_stage(config, "original", settings, _files(config), work)
+
+
+def _files(config: Complete) -> list[Path]:
+    return [] if is_yaml(config.model) else checkpoint.parts(config.model, config.weights)
 
 
 def _train(config: Complete, folder: Path, settings: dict[str, Any]) -> Detector:
-    checkpoint.build(config.model)  # a clear message before anything is written
+    detector = begun(config)  # a clear message before anything is written
     tell_if_unlabelled(config)
-    arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=True)
-    weights = train_in(folder, SlimTrainer, config.model, settings=settings, inputs=[], extra={}, arguments=arguments)
+    untrained, start = is_yaml(config.model), folder / "start.pt"
+    model: Path | str = config.model if untrained else checkpoint.save(detector, start)
+    arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=untrained)
+    weights = train_in(
+        folder, SlimTrainer, model, settings=settings, inputs=_files(config), extra={}, arguments=arguments
+    )
+    start.unlink(missing_ok=True)
     return checkpoint.load(weights / "best.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from yolo_slim.formats.head import LONGEST_NAME
 SUFFIX = ".weights"
 BESIDE = ("", "_best", "_final", "_last")
 """What Darknet puts behind a cfg's name when it writes weights; the first that is there is meant."""
-FIRST_LINE = re.compile(rb"(?:\A|\n)[ \t]*\[[ \t]*(?:%s)[ \t]*\]" % "|".join(HEADS).encode())
+FIRST_LINE = re.compile(rb"(?:\A(?:%s)?|\n)[ \t]*\[[ \t]*(?:%s)[ \t]*\]" % (BOM_UTF8, "|".join(HEADS).encode()))
 LOOKED_AT = 64 << 10
 
 
@@ -92,6 +93,10 @@ def _content(path: Path, largest: int | None, what: str, first: int = -1) -> byt
 
 
 def _text(content: bytes) -> str:
+    if content.startswith(BOM_UTF8):
+        raise SlimError(
+            "is refused at line 1: it begins with a byte-order mark, and Darknet reads none; save it as UTF-8 without"
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as e:
@@ -111,7 +116,7 @@ def weights_beside(cfg_path: Path) -> Path:
     near = sorted(p.name for p in cfg_path.parent.glob(f"*{SUFFIX}"))[:5]
     hint = f"; in that folder: {', '.join(map(plain, near))}" if near else ""
     raise SlimError(
-        f"no weights beside {plain(cfg_path)}: expected {plain(cfg_path.stem)}{SUFFIX}, or weights that are named{hint}"
+        f"no weights beside {plain(cfg_path)}: expected {plain(cfg_path.stem)}{SUFFIX}, or weights=PATH{hint}"
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.archive import POINTED, POINTER
 from yolo_slim.formats.darknet.build import conv_and_norm
 from yolo_slim.formats.darknet.plan import Layer, Net
 from yolo_slim.formats.detector import Detector
@@ -49,6 +50,8 @@ def header_of(content: bytes) -> Header:
     Raises:
         SlimError: it is none of Darknet's.
     """
+    if content.startswith(POINTER):
+        raise SlimError(POINTED)
     if len(content) < HEADER:
         raise SlimError(f"has {len(content)} bytes: expected Darknet weights, {HEADER} bytes of header and the numbers")
     major, minor, revision = struct.unpack("<iii", content[:12])
