@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import math
 from collections.abc import Callable
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.data.utils import IMG_FORMATS
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Distill
 from yolo_slim.data import dataset_info
 from yolo_slim.data.batches import Batches
+from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
@@ -38,13 +37,20 @@ ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 @continues
 def finetune(config: Complete) -> Record:
     """runs/<name>/finetuned/slim.pt."""
-    pruned = lineage(config, "finetuned").get("pruned")
-    if pruned is None:
+    done = lineage(config, "finetuned")
+    stage = "recovered" if config.recover.match else "pruned"
+    if stage == "recovered" and "pruned" in done and stage not in done:
+        raise SlimError(
+            f"recover.match is set, and nothing is recovered yet in {config.folder} from what is there now: run "
+            "`yolo-slim recover` with the same configuration first, or leave it out (recover.match=null)"
+        )
+    start = done.get(stage)
+    if start is None:
         raise SlimError(
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
             "configuration first"
         )
-    return tune(config, "finetuned", pruned.output(config.folder / "pruned"), config.finetune.epochs)
+    return tune(config, "finetuned", start.output(config.folder / stage), config.finetune.epochs)
 
 
 def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
@@ -145,26 +151,13 @@ def origin(weights: Path) -> Any:
 
 
 def pictures(chosen: Distill) -> dict[str, str]:
-    """What is in the folders of pictures, as settings: another name or size of a file, and the stage is done again.
+    """What is in the folders of pictures, as settings.
 
     Raises:
         SlimError: a folder that is not there, or holds no picture.
     """
-    found = {}
-    for key in ("teacher_images", "extra_images"):
-        if not (folder := getattr(chosen, key)):
-            continue
-        if not Path(folder).is_dir():
-            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
-        files = sorted(p for p in Path(folder).rglob("*.*") if p.suffix[1:].lower() in IMG_FORMATS)
-        if not files:
-            raise SlimError(
-                f"finetune.distill.{key}: expected pictures ({', '.join(sorted(IMG_FORMATS))}) in {folder}, found none"
-            )
-        # Not of their content: folders of unlabelled images are large.
-        named = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
-        found[f"{key}_sum"] = hashlib.sha256(named.encode()).hexdigest()[:16]
-    return found
+    folders = {key: getattr(chosen, key) for key in ("teacher_images", "extra_images")}
+    return {f"{key}_sum": sum_of_pictures(at, f"finetune.distill.{key}") for key, at in folders.items() if at}
 
 
 def teachers_of(config: Complete) -> list[Path]:

@@ -11,6 +11,7 @@ from yolo_slim.channels import Start
 from yolo_slim.channels.select import amount
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
+from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.pruning.choose import Findings, curves_in, evidence_from, sources
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
 from yolo_slim.record import Record
@@ -63,11 +64,17 @@ def cut_stage(
         "data": config.data,
         **timing(config),
     }
+    if config.images and not config.data:
+        settings |= {"images": config.images, "images_sum": sum_of_pictures(config.images, "images")}
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)
         if not config.data:
-            console.print("no data: nothing is measured, and batch norm is not recalibrated")
+            console.print(
+                f"no data: mAP is not measured, and channels are judged by the pictures in {config.images}"
+                if config.images
+                else "no data: nothing is measured, and batch norm is not recalibrated"
+            )
         if plan:
             console.print(f"following the plan that sparse training has landed: {plan}")
         follow = json.loads(plan.read_text(encoding="utf-8")) if plan else None
