@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from ultralytics.utils.metrics import bbox_iou
 
 from yolo_slim.measure.loss import Answers
@@ -31,7 +30,8 @@ def disagreement(ours: Answers, theirs: Answers, most: int = MOST) -> tuple[Tens
     sure = torch.maximum(told.amax(1), ours.scores.detach().amax(1))  # [B, A]
     sure, at = sure.topk(min(most, sure.shape[1]), dim=1)
     p, q = _at(told, at), _at(ours.scores, at)
-    gaps = (F.binary_cross_entropy(q, p, reduction="none") - F.binary_cross_entropy(p, p, reduction="none")).sum(1)
+    # Not torch's binary_cross_entropy, which ends the process of a GPU where a score is no number.
+    gaps = (p * (p.log() - q.log()) + (1 - p) * (torch.log1p(-p) - torch.log1p(-q))).sum(1)
     weights = sure.sqrt()
     scores = (weights * gaps).sum() / (weights.sum() + EPS)
     if ours.boxes is None or theirs.boxes is None:

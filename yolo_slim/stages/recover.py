@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def recover(config: Complete) -> Record:
         row = measured(config, weights)
         say("recovered", row, weights)
         state.file.unlink(missing_ok=True)
-        gaps = [{"steps": steps, "disagreement": gap} for steps, gap in at.history]
+        gaps = [{"steps": steps, "disagreement": gap if math.isfinite(gap) else None} for steps, gap in at.history]
         return {"weights": weights}, row, {"steps": at.step, "images": len(seen), "agreement": gaps}
 
     return run_stage(config, "recovered", settings, inputs, work)

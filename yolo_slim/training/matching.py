@@ -50,6 +50,7 @@ class Progress:
     live: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    """{}: it has taken no step."""
     rate: float = RATE
     """The peak from now on: lower where what was tried took the detector away from the original."""
     broken: bool = False
@@ -110,7 +111,8 @@ def match(
     at = begun or Progress(history=[(0, pair.gap(held_out))], best=_state(student))
     if begun:
         student.load_state_dict(begun.live)
-        optimizer.load_state_dict(begun.optimizer)
+        if begun.optimizer:
+            optimizer.load_state_dict(begun.optimizer)
     clock, looked = time.perf_counter() - at.seconds, math.floor(LOOKS * length.share(at))
     while length.share(at) < 1:
         for group in optimizer.param_groups:
