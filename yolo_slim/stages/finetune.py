@@ -14,24 +14,30 @@ import torch
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Distill
+from yolo_slim.console import console
 from yolo_slim.data import dataset_info
 from yolo_slim.data.batches import Batches
 from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
-from yolo_slim.stages.labels import tell_if_unlabelled
+from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
+from yolo_slim.training.ending import best_end
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer
 
 ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 """A student and a teacher that every loss can work for."""
+
+NAMES = {1.0: "trained", 0.5: "half way", 0.0: "start"}
+"""Of the ends that a fine-tuning may have."""
 
 
 @continues
@@ -69,13 +75,27 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
         tell_if_unlabelled(config)
         arguments = train_arguments(config, epochs, chosen.train)
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-        best = trained / "best.pt"
-        weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
+        best, found = _ended(config, start, trained / "best.pt")
+        weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
-        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None}
+        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None, "end": found}
 
     return run_stage(config, stage, settings, inputs, work)
+
+
+def _ended(config: Complete, start: Path, best: Path) -> tuple[checkpoint.Detector, dict[str, Any] | None]:
+    """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
+    trained = checkpoint.load(best)
+    if not val_labelled(config):
+        return trained, None
+    begun = checkpoint.load(start)
+    taken, share, worths = best_end(
+        begun, trained, lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
+    )
+    told = ", ".join(f"{NAMES[each]} {worth:.4f}" for each, worth in worths.items())
+    console.print(f"mAP50-95 on val: {told}: {NAMES[share]} is taken")
+    return taken, {"taken": NAMES[share], "map50_95_val": {NAMES[each]: worth for each, worth in worths.items()}}
 
 
 def rehearse_distill(config: Complete) -> None:
