@@ -33,10 +33,10 @@ from ultralytics import YOLO
 
 import yolo_slim
 from yolo_slim import SlimError, SlimTrainer, checkpoint
+from yolo_slim.data import unlabelled
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.distill.together import joined
 from yolo_slim.pruning.recalibrate import recalibrate
-from yolo_slim.training import images
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol
 from yolo_slim.training.pairs import blocks_of, same_channels
 from yolo_slim.training.teacher import Silent, Taps, Teacher, entering, names_of, raw, scene_of, view_of
@@ -596,7 +596,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(tmp_path, data, stude
     extra, said = Path(draw_shapes(tmp_path, train=3, seed=5)).parent / "images" / "train", []
     first = min(extra.iterdir())
     first.write_bytes(first.read_bytes()[:100])
-    monkeypatch.setattr(images.LOGGER, "warning", said.append)
+    monkeypatch.setattr(unlabelled.LOGGER, "warning", said.append)
     files = under(teacher, extra_images=str(extra))
     trainer = fit(DistillTrainer, student, tmp_path / "run", data, epochs=1, files=files, val=False)
     assert len(trainer.train_loader.dataset) == 12 + 2

@@ -4,7 +4,7 @@ from yolo_slim.config.experiment import Complete, Config, section
 from yolo_slim.config.pruning import RECOVERIES, Prune, Target
 from yolo_slim.config.reading import check, read_config, words
 from yolo_slim.config.results import Latency, Sweep
-from yolo_slim.config.training import Distill, Finetune, SparseTrain
+from yolo_slim.config.training import Distill, Finetune, Match, Recover, SparseTrain
 
 __all__ = [
     "RECOVERIES",
@@ -13,7 +13,9 @@ __all__ = [
     "Distill",
     "Finetune",
     "Latency",
+    "Match",
     "Prune",
+    "Recover",
     "SparseTrain",
     "Sweep",
     "Target",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_v
 from yolo_slim.config.base import WIDEST, Section
 from yolo_slim.config.pruning import Prune
 from yolo_slim.config.results import Bench, Convert, Export, Latency, Report, Sweep
-from yolo_slim.config.training import Finetune, Original, SparseTrain, check_lesson
+from yolo_slim.config.training import Finetune, Original, Recover, SparseTrain, check_lesson
 from yolo_slim.config.values import LARGEST
 
 LONGEST_RUN = 128
@@ -33,6 +33,11 @@ class Config(Section):
     data: str | None = Field(
         None, description="an Ultralytics data-set YAML (null: the run's; prune alone works without)"
     )
+    images: str | None = Field(
+        None,
+        description="a folder of pictures without labels: recover.match learns from them as well; without data, the "
+        "cut goes by them alone",
+    )
     imgsz: int | None = Field(
         None,
         ge=32,
@@ -53,6 +58,7 @@ class Config(Section):
     original: Original = Original()
     sparse_train: SparseTrain = SparseTrain()
     prune: Prune = Prune()
+    recover: Recover = Recover()
     finetune: Finetune = Finetune()
     latency: Latency = Latency()
     bench: Bench | None = Bench()

@@ -153,6 +153,32 @@ def check_lesson(chosen: Distill, epochs: int, named: str) -> None:
         )
 
 
+class Match(Section):
+    """Recovery by matching: how long, and on how many images at a time."""
+
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="steps of the optimizer (or give seconds)")
+    seconds: float | None = Field(
+        None, gt=0, le=1e6, description="seconds it takes at most; with steps, the same outcome every time"
+    )
+    batch: int = Field(16, ge=1, le=4_096, description="images of a step")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Match:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError("expected one of {steps, seconds}, e.g. recover.match.seconds=600")
+        return self
+
+
+class Recover(Section):
+    """Recovery after the cut that trains, and reads no label."""
+
+    match: Match | None = Field(
+        None,
+        description="train the slim detector to say what the original says, on images without labels: {seconds: 600} "
+        "or {steps: 200}; null: least squares alone",
+    )
+
+
 class Finetune(TrainSection):
     """Training the slim detector, which stays slim."""
 

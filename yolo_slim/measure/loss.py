@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def drawn_loss(detector: nn.Module, images: Tensor, draw: torch.Generator) -> Te
     Returns:
         a mean over images.
     """
-    scores, boxes = _answers(detector, images)
+    scores, boxes = answers(detector, images)
     told = scores.detach()
     sure = told.amax(1, keepdim=True)  # [B, 1, A]
     drawn = torch.rand(told.shape, generator=draw).to(told) < told
@@ -63,10 +63,19 @@ def drawn_loss(detector: nn.Module, images: Tensor, draw: torch.Generator) -> Te
     return loss / len(images)
 
 
-def _answers(detector: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Scores (B, K, A), and boxes (B, 4, A), x y w h in pixels; None: of heads that keep their best ones alone."""
+class Answers(NamedTuple):
+    """What a detector says of B images at A positions."""
+
+    scores: Tensor
+    """(B, K, A), in (0, 1)."""
+    boxes: Tensor | None
+    """(B, 4, A), x y w h in pixels; None: of heads that keep their best ones alone."""
+
+
+def answers(detector: nn.Module, images: Tensor) -> Answers:
+    """What a detector in eval mode says of images (B, C, H, W), with gradients, before any is suppressed."""
     output = detector(images)
     rows = output[0] if isinstance(output, (tuple, list)) else output
     if rows.shape[1] == 4 + classes_of(cast(Detector, detector)):
-        return rows[:, 4:].clamp(LEAST, 1 - LEAST), rows[:, :4]
-    return raw(output)["scores"].sigmoid().clamp(LEAST, 1 - LEAST), None
+        return Answers(rows[:, 4:].clamp(LEAST, 1 - LEAST), rows[:, :4])
+    return Answers(raw(output)["scores"].sigmoid().clamp(LEAST, 1 - LEAST), None)

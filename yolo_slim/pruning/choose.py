@@ -19,6 +19,7 @@ from yolo_slim.config import Complete, Prune
 from yolo_slim.data import one_class
 from yolo_slim.data.batches import Batches, Shown
 from yolo_slim.data.facts import dataset_for
+from yolo_slim.data.unlabelled import Pictures, images_at
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.measure.loss import detection_loss, drawn_loss
 from yolo_slim.pruning import depth
@@ -82,7 +83,8 @@ def evidence_from(config: Complete, detector: nn.Module) -> Evidence:
     # Other networks than Ultralytics' say what they find in ways of their own.
     drawn = drawn_loss if config.prune.fisher == "predicted" and isinstance(detector, BaseModel) else None
     if not config.data:
-        return Evidence(drawn=drawn)
+        seen = _pictures(config, cast(checkpoint.Detector, detector)) if config.images else ()
+        return Evidence(images=seen, drawn=drawn)
     trained = cast(checkpoint.Detector, detector)  # others have no loss
     dataset_for(trained, config.data)
     seed, n, single = config.prune.seed, config.prune.calib_images, one_class(trained)
@@ -93,6 +95,12 @@ def evidence_from(config: Complete, detector: nn.Module) -> Evidence:
         loss=detection_loss,
         drawn=drawn,
     )
+
+
+def _pictures(config: Complete, detector: checkpoint.Detector) -> Pictures:
+    """Images of a folder, where there is no data set to take them from."""
+    found = images_at([str(config.images)], detector, config.imgsz)
+    return Pictures(found, config.prune.calib_images, seed=config.prune.seed)
 
 
 def sources(*criteria: str | None) -> list[Path]:

@@ -5,10 +5,22 @@ Nothing here needs torch but the look into a checkpoint for the image side that 
 
 from __future__ import annotations
 
-STAGES = ("original", "sparse", "pruned", "finetuned", "plan", "sensitivity", "sweep", "export", "bench", "report")
+STAGES = (
+    "original",
+    "sparse",
+    "pruned",
+    "recovered",
+    "finetuned",
+    "plan",
+    "sensitivity",
+    "sweep",
+    "export",
+    "bench",
+    "report",
+)
 """The folders that stages write, below that of the run. Anything else there is the user's."""
 
-WEIGHTS = STAGES[:4]
+WEIGHTS = STAGES[:5]
 """The stages that write a detector, in order."""
 
 SLIM = WEIGHTS[2:]

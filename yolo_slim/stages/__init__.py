@@ -35,7 +35,7 @@ STAGES = {
     "run": Stage(
         "yolo_slim.stages.run:run",
         "all stages in order, skipping what is done",
-        ("original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"),
+        ("original", "sparse_train", "prune", "latency", "recover", "finetune", "export", "bench", "report"),
         "yolo-slim run model=best.pt data=my.yaml prune.target.flops=0.5",
     ),
     "plan": Stage(
@@ -62,10 +62,16 @@ STAGES = {
         ("original", "sparse_train", "prune"),
         "yolo-slim sensitivity model=best.pt data=my.yaml prune.sensitivity.images=64",
     ),
+    "recover": Stage(
+        "yolo_slim.stages.recover:recover",
+        "train the slim detector, for minutes and without labels, to say what the original says (recover.match)",
+        ("recover",),
+        "yolo-slim recover configs/bccd.yaml recover.match.seconds=600 images=pictures",
+    ),
     "finetune": Stage(
         "yolo_slim.stages.finetune:finetune",
         "train the slim detector, which stays slim, with the unpruned one as its teacher (finetune.distill)",
-        ("finetune",),
+        ("recover", "finetune"),
         "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
     ),
     "report": Stage(

@@ -8,6 +8,7 @@ from typing import Any
 from yolo_slim import report
 from yolo_slim.config import Complete
 from yolo_slim.console import console
+from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.errors import SlimError
 from yolo_slim.row import Row
 
@@ -29,6 +30,17 @@ def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, unt
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+def looked_at(config: Complete) -> dict[str, str | None]:
+    """What channels are judged by, and their readers refitted on, as settings of a stage.
+
+    Raises:
+        SlimError: a folder of pictures that is not there, or holds none.
+    """
+    if config.data or not config.images:
+        return {"data": config.data}
+    return {"data": None, "images": config.images, "images_sum": sum_of_pictures(config.images, "images")}
 
 
 def say(stage: str, row: Row, weights: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import math
 from collections.abc import Callable
@@ -12,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.data.utils import IMG_FORMATS
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Distill
+from yolo_slim.console import console
 from yolo_slim.data import dataset_info
 from yolo_slim.data.batches import Batches
+from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
 from yolo_slim.stages.begun import begun
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
-from yolo_slim.stages.labels import tell_if_unlabelled
+from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
+from yolo_slim.training.ending import best_end
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer
@@ -35,17 +37,27 @@ from yolo_slim.training.trainer import SlimTrainer
 ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 """A student and a teacher that every loss can work for."""
 
+NAMES = {1.0: "trained", 0.5: "half way", 0.0: "start"}
+"""Of the ends that a fine-tuning may have."""
+
 
 @continues
 def finetune(config: Complete) -> Record:
     """runs/<name>/finetuned/slim.pt."""
-    pruned = lineage(config, "finetuned").get("pruned")
-    if pruned is None:
+    done = lineage(config, "finetuned")
+    stage = "recovered" if config.recover.match else "pruned"
+    if stage == "recovered" and "pruned" in done and stage not in done:
+        raise SlimError(
+            f"recover.match is set, and nothing is recovered yet in {config.folder} from what is there now: run "
+            "`yolo-slim recover` with the same configuration first, or leave it out (recover.match=null)"
+        )
+    start = done.get(stage)
+    if start is None:
         raise SlimError(
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
             "configuration first"
         )
-    return tune(config, "finetuned", pruned.output(config.folder / "pruned"), config.finetune.epochs)
+    return tune(config, "finetuned", start.output(config.folder / stage), config.finetune.epochs)
 
 
 def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
@@ -64,13 +76,27 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
         tell_if_unlabelled(config)
         arguments = train_arguments(config, epochs, chosen.train)
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-        best = trained / "best.pt"
-        weights = checkpoint.save(checkpoint.load(best), folder / "slim.pt")
+        best, found = _ended(config, start, trained / "best.pt")
+        weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
-        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None}
+        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None, "end": found}
 
     return run_stage(config, stage, settings, inputs, work)
+
+
+def _ended(config: Complete, start: Path, best: Path) -> tuple[checkpoint.Detector, dict[str, Any] | None]:
+    """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
+    trained = checkpoint.load(best)
+    if not val_labelled(config):
+        return trained, None
+    before = checkpoint.load(start)
+    taken, share, worths = best_end(
+        before, trained, lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
+    )
+    told = ", ".join(f"{NAMES[each]} {worth:.4f}" for each, worth in worths.items())
+    console.print(f"mAP50-95 on val: {told}: {NAMES[share]} is taken")
+    return taken, {"taken": NAMES[share], "map50_95_val": {NAMES[each]: worth for each, worth in worths.items()}}
 
 
 def check_distill(config: Complete) -> None:
@@ -146,26 +172,13 @@ def origin(weights: Path) -> Any:
 
 
 def pictures(chosen: Distill) -> dict[str, str]:
-    """What is in the folders of pictures, as settings: another name or size of a file, and the stage is done again.
+    """What is in the folders of pictures, as settings.
 
     Raises:
         SlimError: a folder that is not there, or holds no picture.
     """
-    found = {}
-    for key in ("teacher_images", "extra_images"):
-        if not (folder := getattr(chosen, key)):
-            continue
-        if not Path(folder).is_dir():
-            raise SlimError(f"finetune.distill.{key}: no folder {folder}")
-        files = sorted(p for p in Path(folder).rglob("*.*") if p.suffix[1:].lower() in IMG_FORMATS)
-        if not files:
-            raise SlimError(
-                f"finetune.distill.{key}: expected pictures ({', '.join(sorted(IMG_FORMATS))}) in {folder}, found none"
-            )
-        # Not of their content: folders of unlabelled images are large.
-        named = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
-        found[f"{key}_sum"] = hashlib.sha256(named.encode()).hexdigest()[:16]
-    return found
+    folders = {key: getattr(chosen, key) for key in ("teacher_images", "extra_images")}
+    return {f"{key}_sum": sum_of_pictures(at, f"finetune.distill.{key}") for key, at in folders.items() if at}
 
 
 def teachers_of(config: Complete) -> list[Path]:

@@ -16,7 +16,7 @@ from yolo_slim import checkpoint, deploy
 from yolo_slim.channels import Plan, Trace, image_channels, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.plan import Cut
-from yolo_slim.config import Complete, Finetune, Prune, SparseTrain, words
+from yolo_slim.config import Complete, Finetune, Match, Prune, SparseTrain, words
 from yolo_slim.console import Terminal, console
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of, whole
@@ -25,7 +25,7 @@ from yolo_slim.formats.model_yaml import layers_of
 from yolo_slim.text import printable
 
 COLUMNS = ("layer", "width", "group", "tied to", "params", "MMACs", "|γ| 5/50/95 %", "kept whole because")
-DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "finetuned": Finetune()}
+DEFAULTS = {"sparse": SparseTrain(), "pruned": Prune(), "recovered": Match(steps=1), "finetuned": Finetune()}
 """Of the sections that decide what a stage does."""
 
 NUMBERS = {"width", "group", "params", "MMACs"}

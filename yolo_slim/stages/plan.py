@@ -14,6 +14,7 @@ from yolo_slim.pruning.choose import evidence_from, findings, sources
 from yolo_slim.pruning.plan import make_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.common import looked_at
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
 from yolo_slim.stages.original import original
@@ -54,7 +55,7 @@ def plan_stage(
     solver sensitivity goes by the scan of the detector before the first: its shares are of the channels of then.
     """
     scan = scanned(config) if chosen.solver == "sensitivity" else None
-    settings = {**decisive(config, chosen), "data": config.data}
+    settings = {**decisive(config, chosen), **looked_at(config)}
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)

@@ -14,7 +14,7 @@ from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
-from yolo_slim.stages.common import say
+from yolo_slim.stages.common import looked_at, say
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.stages.plan import FIGURES, planned, tell_cost
@@ -51,14 +51,18 @@ def cut_stage(
     settings = {
         **chosen.model_dump(exclude={"iterations"}),
         "imgsz": config.imgsz,
-        "data": config.data,
+        **looked_at(config),
         **config.timing,
     }
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(weights)
         if not config.data:
-            console.print("no data: nothing is measured, and batch norm is not recalibrated")
+            console.print(
+                f"no data: mAP is not measured, and what reads removed channels is refitted on {config.images}"
+                if config.images
+                else "no data: nothing is measured, and batch norm is not recalibrated"
+            )
         found = NOTHING
         if landed:
             console.print(f"following the plan that sparse training has landed: {plan}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolo_slim.config import Complete
+from yolo_slim.config import Complete, Match, Recover
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
@@ -12,20 +12,29 @@ from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import check_export, export, missing
 from yolo_slim.stages.finetune import check_distill, finetune
 from yolo_slim.stages.prune import prune_stage
+from yolo_slim.stages.recover import recover
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
+
+SECONDS = 600
+"""Of recovery by matching, where that is all the training there is."""
 
 
 @begins
 def run(config: Complete) -> Record:
     """From detector to slim detector, with its report."""
+    if config.images and not config.data:
+        config = from_pictures(config)
     check_run(config)
     check_distill(config)
     check_export(config)
     if config.sparse_train.epochs:
         sparse_train(config)
     prune_stage(config)
-    finetune(config)
+    if config.recover.match:
+        recover(config)
+    if config.data or not config.images:
+        finetune(config)
     try:
         if lacking := missing(config):
             console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
@@ -37,3 +46,15 @@ def run(config: Complete) -> Record:
         report_stage(config)  # hours of training have come to something all the same, and it tells what failed
         raise
     return report_stage(config)
+
+
+def from_pictures(config: Complete) -> Complete:
+    """What is left where there are pictures alone: the cut, recovery by matching, and no training on labels."""
+    console.print(
+        "no data set: mAP is not measured, the slim detector learns from the original what to say, and nothing is "
+        "exported, since exported files are compared on labelled images"
+    )
+    chosen = config.recover if config.recover.match else Recover(match=Match(seconds=SECONDS))
+    sparse = config.sparse_train.model_copy(update={"epochs": 0})
+    export = config.export.model_copy(update={"formats": [], "int8": []})
+    return config.model_copy(update={"recover": chosen, "sparse_train": sparse, "export": export})

@@ -17,13 +17,14 @@ import yaml
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint
+from yolo_slim.data.unlabelled import Unlabelled
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS, Pair
 from yolo_slim.distill.together import Together
 from yolo_slim.distill.workers import average_gradients, same_everywhere
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, entering, raw
-from yolo_slim.training.images import Unlabelled, any_labelled, labelled, mixed, paired
+from yolo_slim.training.images import any_labelled, labelled, mixed, paired
 from yolo_slim.training.pairs import blocks_of, channels_at, check_sees_the_same, pair, same_channels
 from yolo_slim.training.teacher import Taps, Teacher, scene_of, view_of
 from yolo_slim.training.trainer import SlimTrainer
@@ -58,8 +59,11 @@ class DistillTrainer(SlimTrainer):
         if self.settings["teacher_images"]:
             dataset = paired(dataset, self.settings["teacher_images"], self.args)
         if self.settings["extra_images"]:
-            with patch("ultralytics.data.build.YOLODataset", Unlabelled):  # all else as for the labelled ones
-                extra = super().build_dataset(self.settings["extra_images"], mode, batch)
+            try:
+                with patch("ultralytics.data.build.YOLODataset", Unlabelled):  # all else as for the labelled ones
+                    extra = super().build_dataset(self.settings["extra_images"], mode, batch)
+            except SlimError as e:
+                raise SlimError(f"finetune.distill.extra_images: {e}") from e
             dataset = mixed(dataset, extra)
         return dataset
 

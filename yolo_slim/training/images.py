@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from ultralytics.data import YOLOConcatDataset
-from ultralytics.data.utils import check_image
-from ultralytics.utils import LOCAL_RANK, LOGGER, NUM_THREADS, TQDM
 
-from yolo_slim.data.guarded import GuardedDataset
+from yolo_slim.data.unlabelled import Unlabelled
 from yolo_slim.errors import SlimError
 
 
@@ -91,50 +88,6 @@ def paired(dataset: Any, root: str, hyp: Any) -> Paired:
     twin.labels = [{**label, "im_file": f} for label, f in zip(dataset.labels, files, strict=True)]
     twin.transforms = twin.build_transforms(copy.copy(hyp))  # mosaics hold the data set that they draw from
     return Paired(dataset, twin)
-
-
-class Unlabelled(GuardedDataset):
-    """Images of a folder of the user's: labels beside them are not read, and no cache is written there."""
-
-    def get_labels(self) -> list[dict[str, Any]]:
-        """No object for each image that can be read; the others are left out, and said.
-
-        Raises:
-            SlimError: none can be read.
-        """
-        with ThreadPool(NUM_THREADS) as pool:
-            looked = pool.imap(_label_of, self.im_files)
-            bar = TQDM(looked, f"{self.prefix}Scanning {self.img_path}", len(self.im_files), disable=LOCAL_RANK > 0)
-            found = list(bar)
-        wrong = [label for label in found if isinstance(label, str)]
-        if len(wrong) == len(found):
-            raise SlimError(
-                f"finetune.distill.extra_images: none of the {len(found)} images in {self.img_path} can be read: "
-                f"{wrong[0]}"
-            )
-        if wrong and LOCAL_RANK in {-1, 0}:
-            LOGGER.warning(f"{self.prefix}{len(wrong)} images that cannot be read are left out: {'; '.join(wrong)}")
-        labels = [label for label in found if not isinstance(label, str)]
-        self.im_files = [label["im_file"] for label in labels]
-        return labels
-
-
-def _label_of(image: str) -> dict[str, Any] | str:
-    """An image without objects, as Ultralytics describes one; or what is wrong with it."""
-    try:
-        _, hw = check_image(image)
-    except Exception as e:  # PIL raises whatever a damaged file makes it stumble over
-        return f"{image}: {e}"
-    return {
-        "im_file": image,
-        "shape": hw,
-        "cls": np.zeros((0, 1), np.float32),
-        "bboxes": np.zeros((0, 4), np.float32),
-        "segments": [],
-        "keypoints": None,
-        "normalized": True,
-        "bbox_format": "xywh",
-    }
 
 
 class Marked(Dataset):
