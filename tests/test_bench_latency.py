@@ -16,7 +16,7 @@ pytest_plugins = ["tiny"]
 bench = script("bench_latency")
 
 
-def as_flops(detector: nn.Module, wiring: object, *_: object) -> tuple[LayerTable, float]:
+def as_flops(detector: nn.Module, *_: object, **__: object) -> tuple[LayerTable, float]:
     """A table by which time is FLOPs."""
     convs = trace(detector, PX).convs
     sizes = {name: np.prod([len(c.inputs), len(c.outputs)]) for name, c in convs.items()}
@@ -29,7 +29,7 @@ def test_what_is_beyond_its_bound_is_the_exit_code(
     slower: float, code: int, original, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = cost(bench.checkpoint.load(original), PX).macs
-    monkeypatch.setattr(bench, "timed", as_flops)
+    monkeypatch.setattr(bench, "measured_table", as_flops)
     found = lambda slim: Comparison((1.0, 0.1), slower * cost(slim, PX).macs / whole)  # noqa: E731
     monkeypatch.setattr(bench.Comparator, "now", lambda by, slim: by.machine.seen.append((1.0, 0.1)) or found(slim))
     words = ["--model", str(original), "--imgsz", str(PX), "--runtimes", "torch", "--threads", "1", "--cuts", "2"]

@@ -14,6 +14,7 @@ from yolo_slim.stages import STAGES
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
     "run": {"original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"},
+    "plan": {"original", "sparse_train", "prune", "latency"},  # sparse_train: whether what it has left is cut
     "sparse-train": {"original", "sparse_train", "prune", "latency"},  # targeted: the channels that prune removes
     "prune": {"original", "sparse_train", "prune", "latency", "finetune"},  # finetune: between rounds
     "sensitivity": {"original", "sparse_train", "prune"},

@@ -20,7 +20,7 @@ from yolo_slim.formats.families import YOLOV5, family_at
 pytest_plugins = ["tiny"]
 
 TRAIN = {"batch": 4, "nbs": 4, "optimizer": "SGD"}
-STAGES = ["original", "sparse", "pruned", "finetuned", "export", "bench", "report"]
+STAGES = ["original", "sparse", "pruned", "finetuned", "plan", "export", "bench", "report"]
 
 
 @pytest.fixture(scope="module")
