@@ -15,7 +15,7 @@ from yolov5_files import of, small
 
 import yolo_slim
 from yolo_slim import SlimError, checkpoint, record
-from yolo_slim.formats.families import YOLOV5, family_at
+from yolo_slim.formats.families import YOLOV5, family_at, for_classes
 from yolo_slim.heads import classes_of
 
 pytest_plugins = ["tiny"]
@@ -33,7 +33,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def other(best: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, of two classes that the data set does not have."""
-    detector = checkpoint.for_classes(checkpoint.load(best), NAMES)
+    detector = for_classes(checkpoint.load(best), NAMES)
     return checkpoint.save(detector, tmp_path_factory.mktemp("other") / "other.pt")
 
 
@@ -44,7 +44,7 @@ def rows(detector: nn.Module) -> torch.Tensor:
 
 def test_with_anchors_boxes_and_objectness_stay(best: Path) -> None:
     before = checkpoint.load(best)
-    after = checkpoint.for_classes(copy.deepcopy(before), NAMES)
+    after = for_classes(copy.deepcopy(before), NAMES)
     was, now = rows(before), rows(after)
     assert now.shape == (1, 4 + 2, was.shape[2])
     assert torch.equal(was[:, :4], now[:, :4])
@@ -57,7 +57,7 @@ def test_with_anchors_boxes_and_objectness_stay(best: Path) -> None:
 
 def test_a_single_class_is_certain(best: Path) -> None:
     """No loss teaches it: what is found is of that class."""
-    after = checkpoint.for_classes(checkpoint.load(best), {0: "cell"})
+    after = for_classes(checkpoint.load(best), {0: "cell"})
     objectness = torch.cat([m.view(1, 3, 6, -1)[:, :, 4].flatten(1) for m in after(IMAGE)[1]["raw"]], 1)
     assert torch.allclose(rows(after)[:, 4], objectness.sigmoid(), rtol=1e-4)
 
@@ -65,7 +65,7 @@ def test_a_single_class_is_certain(best: Path) -> None:
 def test_gains_are_those_of_the_new_classes(best: Path) -> None:
     detector = checkpoint.load(best)
     detector.hyp = {"box": 0.05, "obj": 1.0, "cls": 0.5}
-    checkpoint.for_classes(detector, NAMES)
+    for_classes(detector, NAMES)
     assert detector.init_criterion().gains(640)["cls"] == pytest.approx(0.5 * 2 / 80 * 3 / 2)
 
 
@@ -79,13 +79,13 @@ def test_what_is_written_is_as_the_repository_has_it(other: Path) -> None:
 
 
 def test_a_file_of_the_repository_takes_other_classes() -> None:
-    detector = checkpoint.for_classes(checkpoint.load(of("v7.0")), dict(enumerate("abcde")))
+    detector = for_classes(checkpoint.load(of("v7.0")), dict(enumerate("abcde")))
     assert detector.eval()(torch.rand(1, 3, 64, 64))[0].shape[1] == 4 + 5
 
 
 def test_in_ultralytics_heads_boxes_stay(detector: nn.Module) -> None:
     before = rows(detector)
-    after = rows(checkpoint.for_classes(detector, NAMES))
+    after = rows(for_classes(detector, NAMES))
     assert after.shape == (1, 4 + 2, before.shape[2])
     assert torch.equal(before[:, :4], after[:, :4])
     cells = PX // 8 * (PX // 8)
@@ -95,7 +95,7 @@ def test_in_ultralytics_heads_boxes_stay(detector: nn.Module) -> None:
 
 def test_a_head_of_two_branches_renews_both(tmp_path: Path) -> None:
     detector = checkpoint.build("yolo26n.yaml")
-    checkpoint.for_classes(detector, NAMES)
+    for_classes(detector, NAMES)
     again = checkpoint.load(checkpoint.save(detector, tmp_path / "two.pt"))
     assert {len(level[-1].bias) for part in ("cv3", "one2one_cv3") for level in getattr(again.model[-1], part)} == {2}
 
@@ -103,7 +103,7 @@ def test_a_head_of_two_branches_renews_both(tmp_path: Path) -> None:
 def test_darknet_s_are_trained_elsewhere(tmp_path: Path) -> None:
     detector = checkpoint.load(nets.written(tmp_path, nets.SMALL))
     with pytest.raises(SlimError, match="Darknet is not given other classes here"):
-        checkpoint.for_classes(detector, NAMES)
+        for_classes(detector, NAMES)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

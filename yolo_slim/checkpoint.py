@@ -10,7 +10,7 @@ import copy
 import functools
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -184,22 +184,6 @@ def save(detector: nn.Module, path: str | Path, **extra: Any) -> Path:
         return path
     write({**family.content(detector), **extra}, path)
     return path
-
-
-def for_classes(detector: Detector, names: Mapping[int, str]) -> Detector:
-    """The detector, which from now on tells these classes apart: what says them starts afresh, all else is kept.
-
-    Raises:
-        SlimError: its family cannot have that done.
-    """
-    family = known_family(detector, "what is transferred")
-    if family.anew is None:
-        raise SlimError(
-            f"a detector of {family.name} is not given other classes here: train it for them there, and give what "
-            "comes out of that"
-        )
-    family.anew(detector, names)
-    return detector
 
 
 def suffixes(detector: nn.Module) -> tuple[str, ...]:

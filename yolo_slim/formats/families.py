@@ -148,3 +148,19 @@ def family_in(ckpt: dict[str, Any]) -> Family:
     """Of which of them the detectors in a checkpoint's dict are."""
     found = (family_of(ckpt.get(key)) for key in MODELS)
     return next((family for family in found if family), ULTRALYTICS)
+
+
+def for_classes(detector: Detector, names: Mapping[int, str]) -> Detector:
+    """The detector, which from now on tells these classes apart: what says them starts afresh, all else is kept.
+
+    Raises:
+        SlimError: its family cannot have that done.
+    """
+    family = known_family(detector, "what is transferred")
+    if family.anew is None:
+        raise SlimError(
+            f"a detector of {family.name} is not given other classes here: train it for them there, and give what "
+            "comes out of that"
+        )
+    family.anew(detector, names)
+    return detector

@@ -8,6 +8,7 @@ from yolo_slim.data import dataset_info
 from yolo_slim.data.names import ONE, numbered
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
+from yolo_slim.formats.families import for_classes
 
 
 def is_yaml(model: str) -> bool:
@@ -35,4 +36,4 @@ def begun(config: Complete) -> Detector:
     detector = checkpoint.load(config.model, config.weights)
     single = bool(config.original.train.get("single_cls"))
     names = dict(ONE) if single else numbered(dataset_info(config.data)["names"])
-    return detector if names == numbered(detector.names) else checkpoint.for_classes(detector, names)
+    return detector if names == numbered(detector.names) else for_classes(detector, names)
