@@ -142,9 +142,9 @@ def make_coco(args: argparse.Namespace, rows: Rows) -> None:
     detectors = {"original": whole.folder / "original/original.pt"}
     for share, sparse in ((0.9, 0), (0.75, 0), (0.9, 1)):
         name = f"sparse {share:g}" if sparse else f"{share:g}"
-        config = configured(args, "coco", {
-            "prune": {"target": {"flops": share}}, "finetune": {"epochs": args.coco_epochs},
-            "sparse_train": {"mode": "uniform", "epochs": sparse, "strength": STRENGTH}}, name.replace(" ", "_"))  # fmt: skip
+        given = {"prune": {"target": {"flops": share}}, "finetune": {"epochs": args.coco_epochs},
+                 "sparse_train": {"mode": "uniform", "epochs": sparse, "strength": STRENGTH}}  # fmt: skip
+        config = configured(args, "coco", given, name.replace(" ", "_"))
         stages = [("sparse", sparse, sparse_train)] if sparse else []
         stages += [(name, sparse, prune_stage), (f"{name} finetuned", sparse + args.coco_epochs, finetune)]
         for key, epochs, stage in stages:
