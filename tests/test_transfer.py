@@ -74,7 +74,7 @@ def test_what_is_written_is_as_the_repository_has_it(other: Path) -> None:
     head = again.model[-1]
     assert (head.nc, head.no, classes_of(again), again.names, again.yaml["nc"]) == (2, 7, 2, NAMES, 2)
     ckpt = checkpoint.read(other)
-    assert list(ckpt) == ["epoch", "best_fitness", "model", "ema", "updates", "optimizer"]
+    assert list(ckpt) == ["epoch", "best_fitness", "model", "ema", "updates", "optimizer", "opt"]
     assert isinstance(ckpt["model"].names, list) and family_at(other) is YOLOV5
 
 
@@ -135,6 +135,7 @@ def test_it_is_trained_for_the_data_set_and_slimmed(pruned: Path, other: Path) -
     assert card["source"]["sha256"] == record.sha256(other)
     assert [step["stage"] for step in card["steps"]] == ["original", "pruned"]
     assert not (pruned / "original" / "start.pt").exists()
+    assert slim.args["imgsz"] == PX
 
 
 def test_its_weights_are_gone_on_with(pruned: Path, other: Path) -> None:

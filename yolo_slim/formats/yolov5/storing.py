@@ -83,12 +83,20 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
     """
     stored: Any = in_fp16(detector)  # from here on as its file has it
     source = vars(stored).get("source") or {"entries": {}, "listed": False}
+    side = _side(vars(stored).get("args"))
     for name in OURS:
         vars(stored).pop(name, None)
     stored.names = list(stored.names.values()) if source["listed"] else dict(stored.names)
     _unused(stored.model[-1])
-    finished = {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None, "optimizer": None}
+    finished = {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None, "optimizer": None,
+                **({"opt": {"imgsz": side}} if side else {})}  # fmt: skip
     return {**(copy.deepcopy(source["entries"]) or finished), "model": stored}
+
+
+def _side(args: Any) -> int | None:
+    """Of the images that a detector was trained on here; what its file held of that is not about it any more."""
+    side = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
+    return side if type(side) is int and side > 0 else None
 
 
 def _unused(head: Any) -> None:
