@@ -65,6 +65,7 @@ CASES = {
     "rounds": Case(
         "prune", ("prune.iterations={rounds: 2, epochs: 2}",), ("prune.iterations.rounds=1",), (), "finetune", True
     ),
+    "recover": Case("recover", ("recover.match.steps=20",), ("seed=1",), ("prune",), "report"),
     "finetune": Case("finetune", (), ("seed=1",), ("prune",), "export", True),
     "export": Case("export", (), ("export.formats=[onnx]", "export.int8=[onnx]"), ("prune",)),
     "bench": Case("bench", (), ("bench.runs=4",), ("prune",)),
@@ -189,7 +190,7 @@ class Trials:
         return [*unlike, *asked(lambda: list(halves(place.runs)), place), *left(place)]
 
 
-FOLDERS = {"sparse-train": "sparse", "prune": "pruned", "finetune": "finetuned", "run": "report"}
+FOLDERS = {"sparse-train": "sparse", "prune": "pruned", "recover": "recovered", "finetune": "finetuned", "run": "report"}
 FOLDERS |= {name: name for name in ("sensitivity", "export", "bench", "report", "sweep")}
 """Command -> the folder of its last stage."""
 
