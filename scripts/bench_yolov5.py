@@ -122,15 +122,19 @@ def make_bccd(args: argparse.Namespace, rows: Rows) -> None:
     given = {"original": {"transfer": True, "epochs": args.transfer_epochs, "train": TRANSFER},
              "prune": {"target": {"flops": 0.5}}, "finetune": {"epochs": args.epochs}}  # fmt: skip
     config = configured(args, "bccd", given)
-    for key, stage in (("original", original), ("pruned", prune_stage), ("finetuned", finetune), ("longer", train_on)):
-        epochs = {"original": args.transfer_epochs, "pruned": 0}.get(key, args.epochs)
+
+    def made(key: str, epochs: int, stage: Callable[..., record.Record]) -> None:
         if missing(rows, "bccd", key):
             keep(key, {**worth(stage(config)), "epochs": epochs})
-    detectors = {key: config.folder / place for key, place in
-                 (("original", "original/original.pt"), ("pruned", "pruned/pruned.pt"))}  # fmt: skip
+
+    made("original", args.transfer_epochs, original)
+    made("pruned", 0, prune_stage)
+    made("finetuned", args.epochs, finetune)
     if missing(rows, "bccd", "ms"):
         export(config)
-        keep("ms", timed({key: checkpoint.load(file) for key, file in detectors.items()}, config.imgsz, args))
+        files = {key: config.folder / key / f"{key}.pt" for key in ("original", "pruned")}
+        keep("ms", timed({key: checkpoint.load(file) for key, file in files.items()}, config.imgsz, args))
+    made("longer", args.epochs, train_on)
 
 
 def make_coco(args: argparse.Namespace, rows: Rows) -> None:
