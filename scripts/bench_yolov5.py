@@ -204,7 +204,7 @@ def make_speed(args: argparse.Namespace, rows: Rows) -> None:
         imgsz = args.coco_imgsz if path == args.model else whole.args["imgsz"]
         if not missing(rows, "speed", Path(path).stem):
             continue
-        slims = {f"{share:g}": prune(whole, imgsz=imgsz, data=args.coco, target={"flops": share}).model
+        slims = {f"{share:g}": prune(whole, imgsz=imgsz, data=args.coco, target={"flops": share}, calib_images=32).model
                  for share in args.shares}  # fmt: skip
         detectors = {"original": whole, **slims}
         sizes = {key: {**costs(each, imgsz), "file_mb": checkpoint.file_bytes(each) / 1e6}
