@@ -91,7 +91,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--darknet", nargs="*", default=[], help="cfgs, their weights beside them")
     parser.add_argument("--transfer-epochs", type=int, default=45)
     parser.add_argument("--epochs", type=int, default=20, help="of fine-tuning on --bccd, and of its control")
-    parser.add_argument("--coco-epochs", type=int, default=3, help="of fine-tuning on --coco, and of its control")
+    parser.add_argument("--coco-epochs", type=int, default=1, help="of fine-tuning on --coco, and of its control")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.75, 0.5], help="of FLOPs, that are timed")
     parser.add_argument("--runs-timed", type=int, default=100, help="timed runs of each file, in turn")
     parser.add_argument("--device", default="cpu")
