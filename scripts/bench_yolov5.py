@@ -91,7 +91,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--darknet", nargs="*", default=[], help="cfgs, their weights beside them")
     parser.add_argument("--transfer-epochs", type=int, default=45)
     parser.add_argument("--epochs", type=int, default=20, help="of fine-tuning on --bccd, and of its control")
-    parser.add_argument("--coco-epochs", type=int, default=3, help="of fine-tuning on --coco, and of its control")
+    parser.add_argument("--coco-epochs", type=int, default=1, help="of fine-tuning on --coco, and of its control")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.75, 0.5], help="of FLOPs, that are timed")
     parser.add_argument("--runs-timed", type=int, default=100, help="timed runs of each file, in turn")
     parser.add_argument("--device", default="cpu")
@@ -122,15 +122,19 @@ def make_bccd(args: argparse.Namespace, rows: Rows) -> None:
     given = {"original": {"transfer": True, "epochs": args.transfer_epochs, "train": TRANSFER},
              "prune": {"target": {"flops": 0.5}}, "finetune": {"epochs": args.epochs}}  # fmt: skip
     config = configured(args, "bccd", given)
-    for key, stage in (("original", original), ("pruned", prune_stage), ("finetuned", finetune), ("longer", train_on)):
-        epochs = {"original": args.transfer_epochs, "pruned": 0}.get(key, args.epochs)
+
+    def made(key: str, epochs: int, stage: Callable[..., record.Record]) -> None:
         if missing(rows, "bccd", key):
             keep(key, {**worth(stage(config)), "epochs": epochs})
-    detectors = {key: config.folder / place for key, place in
-                 (("original", "original/original.pt"), ("pruned", "pruned/pruned.pt"))}  # fmt: skip
+
+    made("original", args.transfer_epochs, original)
+    made("pruned", 0, prune_stage)
+    made("finetuned", args.epochs, finetune)
     if missing(rows, "bccd", "ms"):
         export(config)
-        keep("ms", timed({key: checkpoint.load(file) for key, file in detectors.items()}, config.imgsz, args))
+        files = {key: config.folder / key / f"{key}.pt" for key in ("original", "pruned")}
+        keep("ms", timed({key: checkpoint.load(file) for key, file in files.items()}, config.imgsz, args))
+    made("longer", args.epochs, train_on)
 
 
 def make_coco(args: argparse.Namespace, rows: Rows) -> None:
@@ -193,15 +197,14 @@ def train_on(config: Config) -> record.Record:
 
 
 def make_speed(args: argparse.Namespace, rows: Rows) -> None:
-    """Each net of COCO whole and cut, timed in turn."""
+    """Each net whole and cut by L1 norms, no images being asked for, timed in turn."""
     keep = keeper(args, rows, "speed")
     for path in (args.model, *args.darknet):
         whole = checkpoint.load(path)
         imgsz = args.coco_imgsz if path == args.model else whole.args["imgsz"]
         if not missing(rows, "speed", Path(path).stem):
             continue
-        slims = {f"{share:g}": prune(whole, imgsz=imgsz, data=args.coco, target={"flops": share}).model
-                 for share in args.shares}  # fmt: skip
+        slims = {f"{share:g}": prune(whole, imgsz=imgsz, target={"flops": share}).model for share in args.shares}
         detectors = {"original": whole, **slims}
         sizes = {key: {**costs(each, imgsz), "file_mb": checkpoint.file_bytes(each) / 1e6}
                  for key, each in detectors.items()}  # fmt: skip

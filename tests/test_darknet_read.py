@@ -280,7 +280,7 @@ def test_weights_given(tmp_path):
     ("content", "expected"),
     [
         pytest.param(b"[net]\nwidth=1", True, id="a cfg"),
-        pytest.param(b"\xef\xbb\xbf[net]", False, id="a mark of Windows before it: Darknet does not read it"),
+        pytest.param(b"\xef\xbb\xbf[net]", True, id="a mark of Windows before it: refused when it is read"),
         pytest.param(b"# yolo\r\n\r\n [network]\r\n", True, id="comments first, another word, other line ends"),
         pytest.param(b"nc: 80\nbackbone:\n", False, id="a model YAML"),
         pytest.param(b"[flake8]\n", False, id="another cfg"),
