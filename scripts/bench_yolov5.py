@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from yolo_slim.timing.clock import Clock
 
 from yolo_slim import checkpoint, measure, prune, record
 from yolo_slim.config import Config, check
@@ -33,6 +32,8 @@ from yolo_slim.stages.finetune import finetune
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.sparse_train import sparse_train
+from yolo_slim.timing.quiet import when_quiet
+from yolo_slim.timing.runner import Runner
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -222,13 +223,13 @@ def timed(detectors: Mapping[str, nn.Module], imgsz: int, args: argparse.Namespa
     threads = os.cpu_count() or 1
     found: dict[str, Any] = {"device": measure.processor(), "threads": threads}
     for runtime in RUNTIMES:
-        clock = Clock(runtime, threads, imgsz)
+        runner = Runner(runtime, threads, imgsz)
         with Scratch() as folder:
             ready = {}
             for key, detector in detectors.items():
                 (place := Path(folder) / key.replace(" ", "_")).mkdir()
-                ready[key], _ = clock.start(detector, place)
-            times = measure.in_turn(ready, args.runs_timed, told=runtime)
+                ready[key], _ = runner.start(detector, place)
+            times = when_quiet(ready, args.runs_timed, runtime)
         found[runtime] = {key: measure.spread(ms) for key, ms in times.items()}
     return found
 

@@ -60,6 +60,7 @@ CASES = {
     "original": Case("prune", ("model=tiny.yaml",), ("seed=1",), reader="finetune", trains=True),
     "sparse-train": Case("sparse-train", (*SPARSE, "sparse_train.mode=uniform"), ("seed=1",), (), "prune", True),
     "landing": Case("sparse-train", SPARSE, ("prune.ratio=0.4",), (), "prune", True),
+    "plan": Case("plan", (), ("prune.ratio=0.5",), (), "prune"),
     "sensitivity": Case("sensitivity", (), ("prune.sensitivity.images=3",), (), "prune"),
     "prune": Case("prune", (), ("prune.ratio=0.5",), (), "finetune"),
     "rounds": Case(
@@ -190,8 +191,14 @@ class Trials:
         return [*unlike, *asked(lambda: list(halves(place.runs)), place), *left(place)]
 
 
-FOLDERS = {"sparse-train": "sparse", "prune": "pruned", "recover": "recovered", "finetune": "finetuned", "run": "report"}
-FOLDERS |= {name: name for name in ("sensitivity", "export", "bench", "report", "sweep")}
+FOLDERS = {
+    "sparse-train": "sparse",
+    "prune": "pruned",
+    "recover": "recovered",
+    "finetune": "finetuned",
+    "run": "report",
+}
+FOLDERS |= {name: name for name in ("plan", "sensitivity", "export", "bench", "report", "sweep")}
 """Command -> the folder of its last stage."""
 
 

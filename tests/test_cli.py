@@ -13,12 +13,13 @@ from yolo_slim.config import Config, read_config, section
 from yolo_slim.stages import STAGES
 
 READS = {  # what each stage reads beside the general settings: `original` because an untrained model is trained first
-    "run": {"original", "sparse_train", "prune", "latency", "finetune", "export", "bench", "report"},
+    "run": {"original", "sparse_train", "prune", "latency", "recover", "finetune", "export", "bench", "report"},
     "plan": {"original", "sparse_train", "prune", "latency"},  # sparse_train: whether what it has left is cut
     "sparse-train": {"original", "sparse_train", "prune", "latency"},  # targeted: the channels that prune removes
     "prune": {"original", "sparse_train", "prune", "latency", "finetune"},  # finetune: between rounds
     "sensitivity": {"original", "sparse_train", "prune"},
-    "finetune": {"finetune"},
+    "recover": {"recover"},
+    "finetune": {"recover", "finetune"},  # recover: whether it begins there
     "report": {"report"},
     "bench": {"bench"},
     "export": {"export"},

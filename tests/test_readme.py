@@ -13,13 +13,13 @@ import pytest
 import yaml
 from tiny import ROOT, build, run, script
 from ultralytics.utils import DEFAULT_CFG_DICT
-from yolo_slim.timing.clock import random_widths
 
 import yolo_slim
 from yolo_slim import checkpoint, deploy
 from yolo_slim.cli import configured
 from yolo_slim.stages import STAGES
-from yolo_slim.timing import clock, stopwatch
+from yolo_slim.timing import layers, targets
+from yolo_slim.timing.layers import random_widths
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -134,8 +134,8 @@ def check_named(words):
 def test_a_shell_block_runs_as_it_is_typed(block, shell, monkeypatch):
     """One after the other in one folder, as its reader would; layers are timed in few detectors, and a cut once."""
     monkeypatch.chdir(shell)
-    monkeypatch.setattr(clock, "random_widths", lambda wiring, _: random_widths(wiring, 4))
-    monkeypatch.setattr(stopwatch, "TRIES", 1)
+    monkeypatch.setattr(layers, "random_widths", lambda wiring, _: random_widths(wiring, 4))
+    monkeypatch.setattr(targets, "TRIES", 1)
     for number, line in enumerate(block):
         words = shlex.split(line)
         if words[0] == "make" and words[1] not in ("demo", "test"):

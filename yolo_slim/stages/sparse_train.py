@@ -18,7 +18,7 @@ from yolo_slim.pruning.choose import sources
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
-from yolo_slim.stages.common import say, train_arguments
+from yolo_slim.stages.common import check_data, say, train_arguments
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landing_time import check_steps, landing_arguments
 from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisive, files_of, landing_mode
@@ -36,6 +36,7 @@ def sparse_train(config: Complete) -> Record:
     chosen = config.sparse_train
     if not chosen.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
+    check_data(config)
     planned, by = landing_mode(config), config.prune
     check_compatible(by, planned)
     check_steps(config)
