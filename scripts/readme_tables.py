@@ -14,6 +14,7 @@ import bench_distill
 import bench_equal_latency
 import bench_evidence
 import bench_landing
+import bench_matching
 import bench_peers
 import bench_yolov5
 import fuzz
@@ -52,9 +53,9 @@ ROWS = {
 
 def others() -> dict[str, str]:
     """Tables that take no arguments, by name."""
-    trials, landings, evidence, yolov5 = (
+    trials, landings, evidence, matching, yolov5 = (
         json.loads((ROOT / f"scripts/{name}_rows.json").read_text())
-        for name in ("kill", "bench_landing", "bench_evidence", "bench_yolov5")
+        for name in ("kill", "bench_landing", "bench_evidence", "bench_matching", "bench_yolov5")
     )
     kills = kill.table([row for trial in trials for row in trial])
     return {
@@ -62,6 +63,7 @@ def others() -> dict[str, str]:
         "kill": kills,
         "landing": bench_landing.table(landings),
         "evidence": bench_evidence.table(evidence),
+        "matching": bench_matching.table(matching),
         **{f"yolov5-{part}": bench_yolov5.table(yolov5, part) for part in bench_yolov5.PARTS},
     }
 
