@@ -91,7 +91,8 @@ def shell(place, tmp_path_factory):
     for seed, names in enumerate([("best.pt", "weights/bccd_v5n.pt"), ("weights/large.pt",)]):
         for name in names:
             yolo_slim.save(build(folder, seed), folder / name)
-    shutil.copy(place / "image.jpg", folder / "more" / "images")
+    for image in (place / "shapes" / "images" / "train").iterdir():
+        shutil.copy(image, folder / "more" / "images")
     nets.written(folder, nets.SMALL, name="yolov3-tiny")
     (own,) = (code for code in PYTHON if "def shift(" in code)
     (folder / "mine.py").write_text(own.partition("CRITERIA[")[0])
