@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from yolo_slim.channels.groups import FIXED, Block, Group, Trace
+from yolo_slim.channels.patterns import inside
 from yolo_slim.channels.plan import Plan
 from yolo_slim.channels.surgery import cut
 from yolo_slim.channels.trace import trace
@@ -40,7 +41,7 @@ def _stand_in(module: nn.Module) -> nn.Identity:
 
 def overlaps(a: str, b: str) -> bool:
     """Whether one of two modules is the other, or lies inside it."""
-    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+    return inside(a, b) or inside(b, a)
 
 
 def emptiable(detector: nn.Module, trace: Trace) -> dict[str, str]:

@@ -36,6 +36,11 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def inside(name: str, module: str) -> bool:
+    """Whether a module is another, or lies inside it."""
+    return f"{name}.".startswith(f"{module}.")
+
+
 def _matching(groups: Sequence[Group], pattern: str, setting: str, may_miss: bool) -> list[int]:
     """Groups with a producer whose module name matches."""
     found = [i for i, g in enumerate(groups) if any(matches(p, pattern) for p in g.producers)]

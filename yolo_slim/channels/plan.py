@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from yolo_slim.channels.groups import FIXED, Trace
+from yolo_slim.channels.patterns import inside
 from yolo_slim.errors import SlimError
 
 FORMAT = 2
@@ -93,11 +94,11 @@ class Plan:
         empty = {name: i for i, (name, stay) in enumerate(self.outputs.items()) if not stay}
         whole = [b for b in trace.blocks.values() if empty.keys() >= set(b.convs)]
         gone = [block.name for block in sorted(whole, key=lambda block: empty[block.convs[0]])]
-        return [name for name in gone if not any(_inside(name, other) for other in gone if other != name)]
+        return [name for name in gone if not any(inside(name, other) for other in gone if other != name)]
 
     def without(self, branches: Sequence[str]) -> Plan:
         """What is left to do in a detector that these branches have been taken out of."""
-        return Plan({n: i for n, i in self.outputs.items() if not any(_inside(n, b) for b in branches)}, self.order)
+        return Plan({n: i for n, i in self.outputs.items() if not any(inside(n, b) for b in branches)}, self.order)
 
     def scores(self, trace: Trace) -> dict[str, np.ndarray]:
         """Group name -> (n,), which put the channels that go into their order."""
@@ -140,7 +141,3 @@ class Plan:
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(i) is int for i in value)
-
-
-def _inside(name: str, module: str) -> bool:
-    return f"{name}.".startswith(f"{module}.")

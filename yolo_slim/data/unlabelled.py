@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
-from rich.progress import track
-from torch import Tensor
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import IMG_FORMATS, check_image
@@ -71,22 +66,33 @@ def _label_of(image: str) -> dict[str, Any] | str:
     }
 
 
-def images_at(places: Sequence[str], detector: Detector, imgsz: int, *, augmented: bool = False) -> Unlabelled:
+def images_at(places: Sequence[str], detector: Detector, imgsz: int) -> Unlabelled:
     """All images in some folders and lists, as this detector reads them.
 
     Raises:
         SlimError: there are none, or none can be read.
     """
-    args = get_cfg(overrides={"imgsz": imgsz, "task": "detect", "mode": "train", "rect": False, **AUGMENTED})
     info = {"names": detector.names, "nc": len(detector.names), "channels": image_channels(detector)}
-    mode = "train" if augmented else "val"
     try:
         with patch("ultralytics.data.build.YOLODataset", Unlabelled):
-            found = build_yolo_dataset(args, [*places], 16, info, mode=mode)  # type: ignore[arg-type]
+            found = build_yolo_dataset(_arguments(imgsz), [*places], 16, info, mode="val")
     except (OSError, RuntimeError, AssertionError, ValueError) as e:
         raise SlimError(f"cannot read the images in {', '.join(places)}: {remove_colorstr(str(e))}") from e
     assert isinstance(found, Unlabelled)
     return found
+
+
+def augmented(images: Unlabelled) -> Unlabelled:
+    """The same images, which are not looked for again, as Ultralytics augments them; nothing is pasted together."""
+    twin = copy.copy(images)
+    twin.augment, twin.buffer = True, []
+    twin.ims, twin.im_hw0, twin.im_hw = ([None] * len(images) for _ in range(3))
+    twin.transforms = twin.build_transforms(_arguments(images.imgsz))
+    return twin
+
+
+def _arguments(imgsz: int | tuple[int, int]) -> Any:
+    return get_cfg(overrides={"imgsz": imgsz, "task": "detect", "mode": "train", "rect": False, **AUGMENTED})
 
 
 def sum_of_pictures(folder: str, setting: str) -> str:
@@ -103,37 +109,3 @@ def sum_of_pictures(folder: str, setting: str) -> str:
     # Not of their content: folders of unlabelled images are large.
     named = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
     return hashlib.sha256(named.encode()).hexdigest()[:16]
-
-
-class Pictures:
-    """Images that are there to be looked at: batches (B, C, imgsz, imgsz) in [0, 1], letterboxed, drawn for a seed."""
-
-    def __init__(self, dataset: Unlabelled, n: int, *, batch: int = 16, seed: int = 0) -> None:
-        self.dataset, self.batch = dataset, batch
-        self.chosen = np.random.default_rng(seed).permutation(len(dataset))[:n].tolist()
-
-    @cached_property
-    def items(self) -> list[Tensor]:
-        """All batches, held as bytes."""
-        groups = [self.chosen[i : i + self.batch] for i in range(0, len(self.chosen), self.batch)]
-        shown = track(groups, description="reading images", transient=True)
-        return [torch.stack([self.dataset[i]["img"] for i in group]) for group in shown]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from (images.float() / 255 for images in self.items)
-
-
-@contextmanager
-def dice(*seed: int) -> Iterator[None]:
-    """Augmentation throws the same dice for the same seed, and those of others are as they were."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])

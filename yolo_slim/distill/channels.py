@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.distill.match import Match, spread
+from yolo_slim.distill.match import Match, error_share
 from yolo_slim.distill.view import Pair, Scene, View, in_fp32
 from yolo_slim.errors import SlimError
 
@@ -34,4 +34,4 @@ class Channels(nn.Module):
     def forward(self, student: View, teacher: View, scene: Scene) -> Tensor:
         """A scalar: 0 where each channel is itself, 1 where the student says each level's mean everywhere."""
         pairs = self.match(student.maps, teacher.maps)  # not normalized: one division of a scalar does for both maps
-        return torch.stack([nn.functional.mse_loss(s, t) / spread(t).square() for s, t in pairs]).mean()
+        return torch.stack([error_share(s, t) for s, t in pairs]).mean()

@@ -109,6 +109,11 @@ def resized(student: Tensor, teacher: Tensor) -> Tensor:
     return nn.functional.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
 
 
+def error_share(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of maps as a share of the teacher's variance, a scalar."""
+    return nn.functional.mse_loss(student, teacher) / spread(teacher).square()
+
+
 def spread(values: Tensor) -> Tensor:
     """Standard deviation of all values, a scalar; 1 where they are one constant, up to half precision."""
     middle = over_workers(values.mean())

@@ -17,9 +17,9 @@ from yolo_slim.channels import Constraints, Costs, Curve, LayerTable, Plan, Sele
 from yolo_slim.channels.costs import STORED_BYTES
 from yolo_slim.config import Complete, Prune
 from yolo_slim.data import one_class
-from yolo_slim.data.batches import Batches, Shown
+from yolo_slim.data.batches import Batches, Drawn, Shown
 from yolo_slim.data.facts import dataset_for
-from yolo_slim.data.unlabelled import Pictures, images_at
+from yolo_slim.data.unlabelled import images_at
 from yolo_slim.importance import Evidence, criterion_of, score, source_of
 from yolo_slim.measure.loss import detection_loss, drawn_loss
 from yolo_slim.pruning import depth
@@ -97,10 +97,11 @@ def evidence_from(config: Complete, detector: nn.Module) -> Evidence:
     )
 
 
-def _pictures(config: Complete, detector: checkpoint.Detector) -> Pictures:
+def _pictures(config: Complete, detector: checkpoint.Detector) -> Drawn:
     """Images of a folder, where there is no data set to take them from."""
-    found = images_at([str(config.images)], detector, config.imgsz)
-    return Pictures(found, config.prune.calib_images, seed=config.prune.seed)
+    folder, chosen = str(config.images), config.prune
+    found = images_at([folder], detector, config.imgsz)  # what is wrong with them shows before anything is scored
+    return Drawn(lambda: found, "images", folder, chosen.calib_images, seed=chosen.seed)
 
 
 def sources(*criteria: str | None) -> list[Path]:
@@ -125,7 +126,7 @@ def judge(detector: nn.Module, wiring: Trace, chosen: Prune, evidence: Evidence)
         per_cost=chosen.per_cost,
         evidence=replace(
             evidence,
-            images=Shown(images, criterion) if isinstance(images, Batches) else images,
+            images=Shown(images, criterion) if isinstance(images, Drawn) else images,
             bn_fold=chosen.bn_fold,
             mix_norm=chosen.mix_norm,
             points=chosen.points_per_image,

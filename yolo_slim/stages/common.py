@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from yolo_slim import report
+from yolo_slim import checkpoint, report
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.errors import SlimError
+from yolo_slim.importance import Evidence
+from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.row import Row
 
 
@@ -29,6 +33,15 @@ def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, unt
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+Look: TypeAlias = Callable[[], Evidence]
+"""Gives what channels are judged by and their readers refitted on; whoever asks again is given the same."""
+
+
+def look_of(config: Complete, weights: Path) -> Look:
+    """What a plan and its cut look at, which is read once for both, and not at all where neither asks."""
+    return functools.cache(lambda: evidence_from(config, checkpoint.load(weights)))
 
 
 def check_data(config: Complete) -> None:

@@ -29,16 +29,13 @@ from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
 from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
-from yolo_slim.training.ending import best_end
+from yolo_slim.training.ending import ENDS, best_end
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.images import twins
 from yolo_slim.training.trainer import SlimTrainer
 
 ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
 """A student and a teacher that every loss can work for."""
-
-NAMES = {1.0: "trained", 0.5: "half way", 0.0: "start"}
-"""Of the ends that a fine-tuning may have."""
 
 
 @continues
@@ -94,9 +91,9 @@ def _ended(config: Complete, start: Path, best: Path) -> tuple[checkpoint.Detect
     taken, share, worths = best_end(
         before, trained, lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
     )
-    told = ", ".join(f"{NAMES[each]} {worth:.4f}" for each, worth in worths.items())
-    console.print(f"mAP50-95 on val: {told}: {NAMES[share]} is taken")
-    return taken, {"taken": NAMES[share], "map50_95_val": {NAMES[each]: worth for each, worth in worths.items()}}
+    told = ", ".join(f"{ENDS[each]} {worth:.4f}" for each, worth in worths.items())
+    console.print(f"mAP50-95 on val: {told}: {ENDS[share]} is taken")
+    return taken, {"taken": ENDS[share], "map50_95_val": {ENDS[each]: worth for each, worth in worths.items()}}
 
 
 def check_distill(config: Complete) -> None:

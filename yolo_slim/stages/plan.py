@@ -10,11 +10,11 @@ from yolo_slim.channels.select import amount
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
-from yolo_slim.pruning.choose import evidence_from, findings, sources
+from yolo_slim.pruning.choose import findings, sources
 from yolo_slim.pruning.plan import make_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage
-from yolo_slim.stages.common import looked_at
+from yolo_slim.stages.common import Look, look_of, looked_at
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
 from yolo_slim.stages.original import original
@@ -37,7 +37,7 @@ def plan(config: Complete) -> Record:
     if config.prune.iterations.rounds > 1:
         raise SlimError("every round plans for itself: run `yolo-slim prune`, or give prune.iterations.rounds=1")
     start = original(config).output(config.folder / "original") if mode else unpruned(config)
-    return plan_stage(config, "plan", start, config.prune)
+    return plan_stage(config, "plan", start, config.prune, look_of(config, start))
 
 
 def plan_stage(
@@ -45,6 +45,7 @@ def plan_stage(
     stage: str,
     weights: Path,
     chosen: Prune,
+    look: Look,
     *,
     start: Start | None = None,
     origin: Path | None = None,
@@ -61,8 +62,8 @@ def plan_stage(
         detector = checkpoint.load(weights)
         whole = checkpoint.load(origin) if origin else detector
         found = findings(config, whole, scan)
-        evidence, wiring = evidence_from(config, detector), trace(detector, config.imgsz)
-        made, cost = make_plan(detector, wiring, chosen, evidence, start=start, found=found)
+        wiring = trace(detector, config.imgsz)
+        made, cost = make_plan(detector, wiring, chosen, look(), start=start, found=found)
         tell_cost(cost, config)
         blocks, file = made.branches(wiring), folder / FILE
         if blocks:
@@ -75,7 +76,7 @@ def plan_stage(
     return run_stage(config, stage, settings, inputs, work)
 
 
-def planned(config: Complete, start: Path) -> Record:
+def planned(config: Complete, start: Path, look: Look) -> Record:
     """The stage whose plan a cut of `start` follows: sparse training that knew what goes, or one made now.
 
     Raises:
@@ -84,7 +85,7 @@ def planned(config: Complete, start: Path) -> Record:
     folder = config.folder / "sparse"
     done = record.read(folder) if landing_mode(config) else None
     if done is None:
-        return plan_stage(config, "plan", start, config.prune)
+        return plan_stage(config, "plan", start, config.prune, look)
     if done.settings["mode"] != config.sparse_train.mode:
         raise SlimError(
             f"{folder} was trained with sparse_train.mode={done.settings['mode']}, and leaves no plan that "

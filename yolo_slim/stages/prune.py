@@ -8,13 +8,13 @@ from typing import Any
 from yolo_slim import checkpoint
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
-from yolo_slim.pruning.choose import NOTHING, evidence_from, findings
+from yolo_slim.pruning.choose import NOTHING, findings
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
-from yolo_slim.stages.common import looked_at, say
+from yolo_slim.stages.common import Look, look_of, looked_at, say
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.stages.plan import FIGURES, planned, tell_cost
@@ -31,11 +31,12 @@ def prune_stage(config: Complete) -> Record:
         from yolo_slim.stages.rounds import prune_in_rounds  # only now: a round is made of what is in this file
 
         return prune_in_rounds(config, start)
-    return cut_stage(config, "pruned", start, config.prune, planned(config, start))
+    look = look_of(config, start)
+    return cut_stage(config, "pruned", start, config.prune, planned(config, start, look), look)
 
 
 def cut_stage(
-    config: Complete, stage: str, weights: Path, chosen: Prune, by: Record, *, split: str | None = None
+    config: Complete, stage: str, weights: Path, chosen: Prune, by: Record, look: Look, *, split: str | None = None
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt: `weights` cut by the plan that another stage has made.
 
@@ -45,6 +46,7 @@ def cut_stage(
         weights: what is cut.
         chosen: the `prune:` section.
         by: the stage that made the plan.
+        look: what is looked at.
         split: what the cut is measured on; None: the report's.
     """
     plan, landed = by.output(config.folder / by.stage, "plan"), by.stage == "sparse"
@@ -67,8 +69,7 @@ def cut_stage(
         if landed:
             console.print(f"following the plan that sparse training has landed: {plan}")
             found = findings(config, detector)
-        evidence = evidence_from(config, detector)
-        result = cut_to_plan(detector, chosen, config.imgsz, evidence, follow=read_plan(plan), found=found)
+        result = cut_to_plan(detector, chosen, config.imgsz, look(), follow=read_plan(plan), found=found)
         if landed:
             tell_cost(result.cost, config)
         _tell(result)

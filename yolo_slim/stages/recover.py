@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,18 @@ from torch import Tensor
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Match
 from yolo_slim.console import console
-from yolo_slim.data import dataset_info
-from yolo_slim.data.unlabelled import Unlabelled, dice, images_at, sum_of_pictures
+from yolo_slim.data import dataset_info, dice
+from yolo_slim.data.unlabelled import Unlabelled, augmented, images_at, sum_of_pictures
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
+from yolo_slim.measure import place
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage, sums_of
 from yolo_slim.stages.common import say
 from yolo_slim.stages.entry import continues
-from yolo_slim.training.finite import unsound
 from yolo_slim.training.matching import Length, Progress, match, shuffled
-from yolo_slim.training.resuming import MARK
+from yolo_slim.training.resuming import MARK, StartAfresh, whole
 
 STATE = "matching.pt"
 """In the stage's folder while it runs: how far it has come."""
@@ -55,17 +56,17 @@ def recover(config: Complete) -> Record:
         settings |= {"images": config.images, "images_sum": sum_of_pictures(config.images, "images")}
 
     def work(folder: Path) -> tuple:
-        slim, whole = (checkpoint.load(file) for file in inputs)
-        seen = images_at(places(config), whole, config.imgsz, augmented=True)
+        slim, unpruned = (checkpoint.load(file) for file in inputs)
+        plain = images_at(places(config), unpruned, config.imgsz)
         state = State(folder / STATE, {"settings": settings, "inputs": sums_of(inputs), "code": record.code()})
-        device = torch.device(f"cuda:{config.device.split(',')[0]}" if config.device[0].isdigit() else config.device)
-        best, at = _match(slim.to(device), whole.to(device), seen, chosen, config, state)
+        device = place(config.device)
+        best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state)
         weights = checkpoint.save(best.cpu(), folder / "recovered.pt")
         row = measured(config, weights)
         say("recovered", row, weights)
         state.file.unlink(missing_ok=True)
         gaps = [{"steps": steps, "disagreement": gap if math.isfinite(gap) else None} for steps, gap in at.history]
-        return {"weights": weights}, row, {"steps": at.step, "images": len(seen), "agreement": gaps}
+        return {"weights": weights}, row, {"steps": at.step, "images": len(plain), "agreement": gaps}
 
     return run_stage(config, "recovered", settings, inputs, work)
 
@@ -84,19 +85,18 @@ def places(config: Complete) -> list[str]:
 
 
 def _match(
-    slim: Detector, whole: Detector, seen: Unlabelled, chosen: Match, config: Complete, state: State
+    slim: Detector, unpruned: Detector, plain: Unlabelled, chosen: Match, config: Complete, state: State
 ) -> tuple[Detector, Progress]:
     device = next(slim.parameters()).device
-    plain = images_at(places(config), whole, config.imgsz)
     order = shuffled(len(plain), len(plain), config.seed)(0)
     out = min(HELD_OUT, len(plain) // 8)
     if not out:
         raise SlimError(f"recover.match: expected 8 images at least to learn from and to judge by, got {len(plain)}")
     held, learned = order[:out], order[out:]
-    batches = shuffled(len(learned), chosen.batch, config.seed)
+    batches, seen = shuffled(len(learned), chosen.batch, config.seed), augmented(plain)
 
     def batch(step: int) -> Tensor:
-        with dice(config.seed, step):
+        with dice.seeded(config.seed, step):
             images = torch.stack([seen[learned[i]]["img"] for i in batches(step)])
         return images.to(device).float() / 255
 
@@ -111,7 +111,7 @@ def _match(
             bar.update(task, completed=length.share(at), said=f"step {at.step}, loss {loss:.3f}")
 
         best, at = match(
-            slim, whole, batch, judged, length, config.imgsz, begun=begun, keep=state.keep_of(slim), told=told
+            slim, unpruned, batch, judged, length, config.imgsz, begun=begun, keep=state.keep_of(slim), told=told
         )
     (_, before), after = at.history[0], at.least
     if at.broken:
@@ -134,7 +134,7 @@ class State:
         """What writes it."""
 
         def keep(at: Progress) -> None:
-            checkpoint.save(slim, self.file, **{MARK: self.mark, "matching": vars(at)})
+            checkpoint.save(slim, self.file, **{MARK: self.mark, **vars(at)})
 
         return keep
 
@@ -143,15 +143,10 @@ class State:
         if not self.file.exists():
             return None
         try:
-            content = checkpoint.read(self.file)
-            if content.get(MARK) != self.mark:
-                console.print("starting afresh: the matching that was begun here is another")
-                return None
-            at = Progress(**content["matching"])
-            if where := unsound({"live": at.live, "model": at.best, "optimizer": at.optimizer}):
-                raise SlimError(f"{where} holds values that are no numbers")
-        except Exception as e:  # content of whatever kind
-            console.print(f"starting afresh: {self.file} is damaged ({e})", markup=False)
+            content = whole(self.file, self.mark)
+        except StartAfresh as e:
+            console.print(f"starting afresh: {e}", markup=False)
             return None
+        at = Progress(**{entry.name: content[entry.name] for entry in fields(Progress)})
         console.print(f"going on after step {at.step}")
         return at

@@ -25,7 +25,7 @@ from yolo_slim.record import Record
 from yolo_slim.row import Row
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
-from yolo_slim.stages.common import say
+from yolo_slim.stages.common import look_of, say
 from yolo_slim.stages.finetune import pictures, teachers_of, tune
 from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.plan import FILE, plan_stage
@@ -132,8 +132,9 @@ def _round(
     achieved = earlier[-1].cut.details["achieved"] if earlier else {}
     asked, settings = _asked(chosen, k / iterations.rounds, achieved, whole_is)
     place = f"pruned/rounds/{k}"
-    by = plan_stage(config, f"{place}/plan", weights, settings, start=start, origin=origin)
-    cut = cut_stage(config, f"{place}/cut", weights, settings, by, split=SPLIT)
+    look = look_of(config, weights)
+    by = plan_stage(config, f"{place}/plan", weights, settings, look, start=start, origin=origin)
+    cut = cut_stage(config, f"{place}/cut", weights, settings, by, look, split=SPLIT)
     tuned = None
     if k < iterations.rounds:
         narrower = cut.output(config.folder / cut.stage)

@@ -18,7 +18,7 @@ from yolo_slim.pruning.choose import sources
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
-from yolo_slim.stages.common import check_data, say, train_arguments
+from yolo_slim.stages.common import check_data, look_of, say, train_arguments
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landing_time import check_steps, landing_arguments
 from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisive, files_of, landing_mode
@@ -44,7 +44,8 @@ def sparse_train(config: Complete) -> Record:
     settings = {**chosen.model_dump(exclude={"min_steps"}), "imgsz": config.imgsz, "seed": config.seed}
     inputs = [start]
     if planned == "targeted":
-        inputs.append(plan_stage(config, "plan", start, by).output(config.folder / "plan", "plan"))
+        made = plan_stage(config, "plan", start, by, look_of(config, start))
+        inputs.append(made.output(config.folder / made.stage, "plan"))
         settings["recovery"] = by.model_dump(mode="json", include=RECOVERY)
     if planned == "soft" or (planned and chosen.rechoose):
         settings["prune"] = decisive(config, by)

@@ -6,22 +6,22 @@ descent are often better than either (Wortsman et al., WiSE-FT, CVPR 2022, arXiv
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from yolo_slim.formats.detector import Detector
+from yolo_slim.mould import duplicate
 
-SHARES = (1.0, 0.5, 0.0)
-"""Of the way from the start to what was trained."""
+ENDS = {1.0: "trained", 0.5: "half way", 0.0: "start"}
+"""Share of the way from the start to what was trained -> what is said of it; of equals the first is taken."""
 
 
 @torch.no_grad()
 def between(start: nn.Module, trained: Detector, share: float) -> Detector:
     """A copy of `trained` with every number this share of the way from `start`; statistics of batch norm too."""
-    mixed = copy.deepcopy(trained)
+    mixed = duplicate(trained)
     begun = start.state_dict()
     for name, value in mixed.state_dict().items():
         if value.is_floating_point():
@@ -30,19 +30,18 @@ def between(start: nn.Module, trained: Detector, share: float) -> Detector:
 
 
 def best_end(
-    start: nn.Module, trained: Detector, worth: Callable[[nn.Module], float], shares: Sequence[float] = SHARES
+    start: nn.Module, trained: Detector, worth: Callable[[nn.Module], float]
 ) -> tuple[Detector, float, dict[float, float]]:
-    """The detector that is worth most; of equals the one that comes first in `shares`.
+    """That of `ENDS` which is worth most.
 
     Args:
         start: what the training began with.
         trained: what it came to; of the same widths.
         worth: of a detector, on images that neither was trained on.
-        shares: of the way.
 
     Returns:
         it, its share, and what each share is worth.
     """
-    worths = {share: worth(between(start, trained, share)) for share in shares}
+    worths = {share: worth(between(start, trained, share)) for share in ENDS}
     taken = max(worths, key=lambda share: worths[share])
-    return (trained if taken == 1 else between(start, trained, taken)), taken, worths
+    return between(start, trained, taken), taken, worths

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from ultralytics.data import YOLOConcatDataset
 
+from yolo_slim.data import dice
 from yolo_slim.data.unlabelled import Unlabelled
 from yolo_slim.errors import SlimError
 
@@ -28,12 +27,12 @@ class Paired(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        before = dice.state()
         item = self.dataset[index]
-        after = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        _set_dice(state)  # both are thrown the same dice
+        after = dice.state()
+        dice.put(before)  # both are thrown the same dice
         item["teacher_img"] = self.twin[index]["img"]
-        _set_dice(after)
+        dice.put(after)
         return item
 
     def close_mosaic(self, hyp: Any) -> None:
@@ -45,12 +44,6 @@ class Paired(Dataset):
         if name.startswith("__") or name in ("dataset", "twin"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-
-def _set_dice(state: tuple) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.set_rng_state(state[2])
 
 
 def twins(files: Sequence[str], root: str) -> list[str]:

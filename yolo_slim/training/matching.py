@@ -8,7 +8,6 @@ least squares has fitted the layers to them, and what Adam does to a few hundred
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo_slim.distill.match import error_share
 from yolo_slim.formats.detector import Detector
 from yolo_slim.measure.agreement import disagreement
 from yolo_slim.measure.loss import answers
+from yolo_slim.mould import duplicate
 from yolo_slim.training.pairs import blocks_of, channels_at, same_channels
 from yolo_slim.training.teacher import Taps
 
@@ -104,7 +105,7 @@ def match(
     Raises:
         SlimError: the detector was not cut from this original.
     """
-    student, teacher = copy.deepcopy(slim).eval(), copy.deepcopy(original).eval().requires_grad_(False)
+    student, teacher = duplicate(slim).eval(), duplicate(original).eval().requires_grad_(False)
     student.requires_grad_(True)
     pair = _Pair(student, teacher, imgsz)
     optimizer = _optimizer(student)
@@ -172,7 +173,7 @@ class _Pair:
             wanted = answers(self.teacher, images)
         said = answers(self.student, images)
         pairs = zip(self.ours.caught(), self.theirs.caught(), self.channels, strict=True)
-        maps = [_share(ours, theirs[:, channels]) for ours, theirs, channels in pairs]
+        maps = [error_share(ours, theirs[:, channels]) for ours, theirs, channels in pairs]
         scores, boxes = disagreement(said, wanted)
         return torch.stack(maps).mean() + scores + boxes
 
@@ -181,11 +182,6 @@ class _Pair:
         """How far apart they are in what they find."""
         gaps = [sum(disagreement(answers(self.student, b), answers(self.teacher, b))) for b in batches]
         return float(torch.stack([torch.as_tensor(gap) for gap in gaps]).mean())
-
-
-def _share(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Squared error of maps as a share of the variance of `theirs`."""
-    return nn.functional.mse_loss(ours, theirs) / theirs.var().clamp(min=1e-9)
 
 
 def _schedule(share: float) -> float:

@@ -51,15 +51,23 @@ def epochs_done(run: Path, asked: dict[str, Any]) -> int:
     last, best = (run / "weights" / name for name in ("last.pt", "best.pt"))
     if not last.exists():
         raise StartAfresh(f"no epoch was finished in {run}")
-    ckpt = _whole(last, mark_of(run))
-    _whole(best, mark_of(run))
+    ckpt = whole(last, mark_of(run))
+    whole(best, mark_of(run))
     _check_resumable(ckpt, last)
     _rewrite_results(run / "results.csv", ckpt.get("train_results"))
     return ckpt["epoch"] + 1
 
 
-def _whole(file: Path, mark: str | None) -> dict[str, Any]:
-    """A checkpoint that this training has written."""
+def whole(file: Path, mark: str | None) -> dict[str, Any]:
+    """A checkpoint that this training has written.
+
+    Args:
+        file: it.
+        mark: what it bears as its `MARK`.
+
+    Raises:
+        StartAfresh: it is damaged, of another training, or holds what is no number.
+    """
     try:
         ckpt = checkpoint.read(file)
         checkpoint.detector_of(ckpt, file)
