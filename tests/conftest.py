@@ -2,12 +2,14 @@
 
 import gc
 import os
+from types import SimpleNamespace
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 # Threads that wait for work spin; beside other tests that takes the cores from those that have some.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import torch
+from ultralytics.engine import trainer
 
 from yolo_slim.measure import latency
 from yolo_slim.timing import quiet
@@ -25,7 +27,11 @@ def pytest_collection_modifyitems(items: list) -> None:
     items.sort(key=lambda item: not item.path.stem.startswith(LONG))
 
 
+# Ultralytics collects garbage five times a training, which takes longer than these trainings: Python does it anyway.
+trainer.gc = SimpleNamespace(collect=lambda: 0)
+
+
 def pytest_collection_finish() -> None:
-    """What is there by now stays: Ultralytics collects garbage five times a training, and would look at all of it."""
+    """What is there by now stays, and no collection looks at it."""
     gc.collect()
     gc.freeze()

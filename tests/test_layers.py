@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "distill": {"errors"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
-    "checkpoint": {"errors", "formats"},
+    "checkpoint": {"errors", "formats", "mould"},
     "data": {"channels", "errors", "formats", "heads"},
     "measure": {"channels", "data", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},
@@ -61,7 +61,7 @@ MAY_IMPORT["pruning"] = {
 MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
-MAY_IMPORT["given"] = {"channels", "checkpoint", "errors"}
+MAY_IMPORT["given"] = {"channels", "checkpoint", "errors", "mould"}
 MAY_IMPORT["python"] = {"channels", "checkpoint", "config", "errors", "given", "measure", "pruning"}
 MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal"}
 MAY_IMPORT["__init__"] = {"errors", "python", "training"}  # each only when first asked for

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
 from yolo_slim.formats import unpickle
-from yolo_slim.mould import Mould, duplicate
+from yolo_slim.mould import Mould, Store, duplicate, fingerprint
 
 pytest_plugins = ["tiny"]
 
@@ -23,8 +25,9 @@ pytest_plugins = ["tiny"]
 @pytest.fixture(autouse=True)
 def kept(monkeypatch: pytest.MonkeyPatch) -> OrderedDict:
     """What is remembered, nothing at first."""
-    monkeypatch.setattr(unpickle, "_KEPT", OrderedDict())
-    return unpickle._KEPT
+    monkeypatch.setattr(unpickle, "KEPT", Store(1 << 20))
+    monkeypatch.setattr(checkpoint, "_ADMITTED", Store(1 << 20))
+    return unpickle.KEPT.moulds
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -66,11 +69,37 @@ def test_a_file_that_was_replaced_is_seen(tmp_path: Path) -> None:
         checkpoint.read(path)
 
 
+def test_a_detector_is_admitted_once_and_shares_nothing(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = checkpoint.load(original)
+    with torch.no_grad():
+        first.model[0].conv.weight.zero_()
+    monkeypatch.setattr(checkpoint, "detector_of", lambda *_: pytest.fail("admitted again"))
+    second = checkpoint.load(original)
+    assert second.model[0].conv.weight.abs().sum() > 0 and not second.training
+    assert all(p.requires_grad for p in second.parameters()) and second.pt_path == str(original)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
+    original: Path, seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "a.pt", checkpoint.read
+    path.write_bytes(original.read_bytes())
+
+    def late(file: Path, weights: str | None) -> dict:
+        path.write_bytes(seeing.read_bytes())
+        return read(file, weights)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "read", late)
+        assert same(checkpoint.load(path), checkpoint.load(seeing))
+    assert not same(checkpoint.load(original), checkpoint.load(seeing))
+
+
 def test_what_is_kept_is_bounded(
     original: Path, seeing: Path, kept: OrderedDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.read(original)
-    monkeypatch.setattr(unpickle, "MOST_KEPT", 1)
+    monkeypatch.setattr(unpickle.KEPT, "room", 1)
     checkpoint.read(seeing)
     assert len(kept) == 1, "the older one went"
     kept.clear()
@@ -134,3 +163,38 @@ def test_what_stands_instead_is_put_there() -> None:
 def setattr_on(module: nn.Module, name: str, value: object) -> nn.Module:
     setattr(module, name, value)
     return module
+
+
+class Widening(nn.Conv2d):
+    """Code of a test."""
+
+
+def test_a_structure_is_told_by_all_that_is_not_a_number() -> None:
+    def net(width: int = 8, **more: Any) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, width, 3, **more), nn.SiLU())
+
+    told = fingerprint(net())
+    assert told is not None and told == fingerprint(net()), "numbers say nothing"
+    assert told == fingerprint(net().eval().train())
+    frozen, other = net(), net()
+    frozen[0].weight.requires_grad_(False)
+    other[0] = Widening(3, 8, 3)
+    others = [net(9), net(bias=False), net(stride=2), net().double(), net().eval(), frozen, other]
+    assert len({told, *map(fingerprint, others)}) == 1 + len(others)
+
+
+def test_code_without_a_name_of_its_own_is_told_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of a notebook is another one after its cell was changed, under the same name."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    net.act = lambda x: x
+    assert fingerprint(net) is None
+    monkeypatch.setattr(sys.modules["__main__"], "Widening", Widening, raising=False)
+    monkeypatch.setattr(Widening, "__module__", "__main__")
+    assert fingerprint(nn.Sequential(Widening(3, 8, 3))) is None
+
+
+def test_a_class_that_was_replaced_is_another_structure(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(Widening(3, 8, 3))
+    again = type("Widening", (nn.Conv2d,), {"__module__": __name__, "__qualname__": "Widening"})
+    monkeypatch.setitem(globals(), "Widening", again)
+    assert before != fingerprint(again(3, 8, 3)) is not None

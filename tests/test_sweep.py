@@ -583,10 +583,11 @@ def test_a_sweep_without_a_point_is_refused(original: Path, data: Path, tmp_path
 
 
 def test_ray_makes_the_same_points_in_two_processes(
-    story: dict[str, Any], original: Path, data: Path, tmp_path: Path
+    story: dict[str, Any], original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install yolo-slim[ray]")
     asked = (*typed(original, data, tmp_path), "sweep.executor=ray", "sweep.workers=2", "sweep.criteria=[l1]")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other tests it would get nothing
     answer = run_alone(*asked, cwd=tmp_path, patience=PATIENCE)
     assert answer.code == 0, answer
     here, there = (

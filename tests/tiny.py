@@ -5,7 +5,6 @@ one before pytest could.)
 """
 
 import contextlib
-import copy
 import functools
 import hashlib
 import importlib
@@ -27,6 +26,7 @@ from torch import nn
 
 from yolo_slim import checkpoint
 from yolo_slim.cli import main
+from yolo_slim.mould import duplicate
 
 ROOT = Path(__file__).parents[1]
 PX = 64
@@ -127,7 +127,7 @@ def loaded(original: Path) -> nn.Module:
 @pytest.fixture
 def detector(loaded: nn.Module) -> nn.Module:
     """A copy of the detector in `original`, to do with as one likes."""
-    return copy.deepcopy(loaded)
+    return duplicate(loaded)
 
 
 @pytest.fixture(scope="session")

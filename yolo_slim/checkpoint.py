@@ -19,21 +19,25 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from ultralytics.utils.checks import check_yolov5u_filename
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.torch_utils import restore_qat
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.arguments import arguments_of
-from yolo_slim.formats.building import build, check_local
+from yolo_slim.formats.building import build, check_local, check_there
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
+from yolo_slim.formats.unpickle import sum_of
 from yolo_slim.formats.writing import write_whole
+from yolo_slim.mould import Store
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
+
+_ADMITTED = Store(64 << 20)
+"""A checkpoint's sum -> the detector in it: the stages of a run load the same few again and again."""
 
 STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
 """With how that is done: it stands where a model YAML names its first layer; the stock trainer stops and says it."""
@@ -53,7 +57,12 @@ def load(path: str | Path, weights: str | None = None) -> Detector:
     """
     if str(path).endswith((".yaml", ".yml")) and not weights:
         return build(str(path))
-    detector = detector_of(read(path, weights), path)
+    before = None if weights else sum_of(path)
+    detector = _ADMITTED.get(before) if before else None
+    if detector is None:
+        detector = detector_of(read(path, weights), path)
+        if before and before == sum_of(path):  # nobody has put another file there meanwhile
+            _ADMITTED.put(before, detector)
     detector.pt_path = str(path)
     return detector
 
@@ -64,13 +73,8 @@ def read(path: str | Path, weights: str | None = None) -> dict[str, Any]:
     Raises:
         SlimError: missing, damaged, or doing more than a detector's checkpoint does.
     """
-    check_local(path)
+    check_there(path)
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise SlimError(_not_there(path))
-    except OSError as e:  # a name that is too long, say
-        raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
     family = family_at(path)
     if weights:
         if not family.parts or family.parts(path, path) == [path]:
@@ -99,16 +103,6 @@ def parts(path: str | Path, weights: str | None = None) -> list[Path]:
 def is_stored(path: str | Path) -> bool:
     """Whether a file holds a trained detector, as far as its name, or what it begins with, tells."""
     return Path(path).suffix == ".pt" or family_at(Path(path)) is not ULTRALYTICS
-
-
-def _not_there(path: Path) -> str:
-    if path.exists():
-        return f"expected a checkpoint at {path}, found a {'folder' if path.is_dir() else 'file of another kind'}"
-    near = sorted(p.name for p in path.parent.glob("*.pt"))[:5] if path.parent.is_dir() else []
-    hint = f"; in that folder: {', '.join(near)}" if near else ""
-    if path.name in GITHUB_ASSETS_NAMES:
-        hint += f". Nothing is downloaded here: {path.name} is among https://github.com/ultralytics/assets/releases"
-    return f"no checkpoint at {path}{hint}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_slim import checkpoint
 from yolo_slim.channels import image_channels
 from yolo_slim.errors import SlimError
+from yolo_slim.mould import duplicate
 
 Given = nn.Module | str | os.PathLike[str]
 """A path to a checkpoint (or a model YAML), a YOLO object, or a module that takes images (B, C, H, W)."""
@@ -70,7 +70,7 @@ def _of_ultralytics(module: nn.Module, name: str) -> nn.Module:
         )
     args = getattr(module, "args", None) or {}
     return checkpoint.detector_of(
-        {"model": copy.deepcopy(module).cpu(), "train_args": args if isinstance(args, dict) else vars(args)}, name
+        {"model": duplicate(module).cpu(), "train_args": args if isinstance(args, dict) else vars(args)}, name
     )
 
 
@@ -78,7 +78,7 @@ def _in_full(module: nn.Module) -> nn.Module:
     numbers = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
     if all(t.dtype in (torch.float32, torch.float64) and t.device.type == "cpu" for t in numbers):
         return module
-    return copy.deepcopy(module).cpu().float()
+    return duplicate(module).cpu().float()
 
 
 def _shown(given: Any) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections import Counter
-from typing import Any, TypeVar
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
+from contextlib import suppress
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,8 +24,8 @@ def duplicate(original: Thing, instead: dict[int, Any] | None = None) -> Thing:
     """A deep copy; `instead` says by its id what takes the place of a tensor, and is put there as it is."""
     memo = dict(instead or {})
     try:
-        structure, tensors = _written(original)
-        return _read(structure, _copied(tensors, memo))
+        written = _written(original)
+        return _read(written.structure, _copied(written.tensors, memo))
     except Exception:  # what cannot be pickled, or says itself how it is copied: classes of a notebook, lambdas
         return copy.deepcopy(original, dict(instead or {}))
 
@@ -35,17 +38,52 @@ class Mould:
     """
 
     def __init__(self, original: Any) -> None:
-        self.structure, tensors = _written(original)
-        self.tensors = _copied(tensors, {})
-
-    @property
-    def size(self) -> int:
+        written = _written(original)
+        self.structure, self.tensors = written.structure, _copied(written.tensors, {})
+        self.size = len(self.structure) + sum(tensor.nbytes for tensor in self.tensors)
         """Bytes."""
-        return len(self.structure) + sum(tensor.nbytes for tensor in self.tensors)
 
     def cast(self) -> Any:
         """A copy that shares nothing with the original or with other copies."""
         return _read(self.structure, _copied(self.tensors, {}))
+
+
+class Store:
+    """What was last made of a content, by a key of that content: copies are given out."""
+
+    def __init__(self, room: int) -> None:
+        """`room`: for as many bytes; the latest stays however large it is."""
+        self.room, self.moulds = room, OrderedDict[Hashable, Mould]()
+
+    def get(self, key: Hashable) -> Any:
+        """A copy of what was put there; None: nothing is left of it."""
+        if (mould := self.moulds.get(key)) is None:
+            return None
+        self.moulds.move_to_end(key)
+        return mould.cast()
+
+    def put(self, key: Hashable, thing: Any) -> None:
+        """Keep it, unless it cannot be kept; what was not asked for for longest makes room."""
+        with suppress(Exception):
+            self.moulds[key] = Mould(thing)
+        while len(self.moulds) > 1 and sum(mould.size for mould in self.moulds.values()) > self.room:
+            self.moulds.popitem(last=False)
+
+
+def fingerprint(network: nn.Module) -> Hashable | None:
+    """The same for networks that differ in their numbers alone; None: one that cannot be told by it.
+
+    That is a network with code that has no name of its own (what a notebook or a script defines may be another thing
+    under the same name a moment later), or that cannot be pickled.
+    """
+    try:
+        written = _written(network)
+    except Exception:  # as in `duplicate`
+        return None
+    if any(thing.__module__ in (None, "__main__") for thing in written.named):
+        return None
+    tensors = ((type(t), t.shape, t.stride(), t.dtype, t.requires_grad) for t in written.tensors)
+    return written.structure, tuple(written.named), tuple(tensors)
 
 
 def _copied(tensors: list[Tensor], memo: dict[int, Any]) -> list[Any]:
@@ -82,12 +120,19 @@ def tensor_at(place: int) -> Tensor:
     raise LookupError(f"tensor {place} lies beside the structure")
 
 
-def _written(original: Any) -> tuple[bytes, list[Tensor]]:
-    """The structure, and the tensors that have numbers in it."""
+class _Written(NamedTuple):
+    structure: bytes
+    tensors: list[Tensor]
+    """Those that have numbers in the structure."""
+    named: list[Any]
+    """Classes and functions that it names."""
+
+
+def _written(original: Any) -> _Written:
     file = io.BytesIO()
     writer = _Writer(file)
     writer.dump(original)
-    return file.getvalue(), writer.tensors
+    return _Written(file.getvalue(), writer.tensors, writer.named)
 
 
 def _read(structure: bytes, tensors: list[Any]) -> Any:
@@ -100,13 +145,16 @@ class _Writer(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.tensors: list[Tensor] = []
+        self.named: list[Any] = []
 
     def reducer_override(self, value: Any) -> Any:
         """Asked of whatever is no plain value, once each."""
         if isinstance(value, Tensor):
             self.tensors.append(value)
             return tensor_at, (len(self.tensors) - 1,)
-        if hasattr(type(value), "__deepcopy__"):
+        if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+            self.named.append(value)
+        elif hasattr(type(value), "__deepcopy__"):
             raise pickle.PicklingError(f"a {type(value).__name__} says itself how it is copied")
         return NotImplemented
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
@@ -59,3 +60,27 @@ def check_local(path: str | Path) -> None:
     """
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
         raise SlimError(f"{path} is an address, and nothing is downloaded here: download it, and give the file's path")
+
+
+def check_there(path: str | Path) -> None:
+    """Refuse what is no file of this machine.
+
+    Raises:
+        SlimError: what there is instead.
+    """
+    check_local(path)
+    try:
+        if not Path(path).is_file():
+            raise SlimError(_not_there(Path(path)))
+    except OSError as e:  # a name that is too long, say
+        raise SlimError(f"no checkpoint at {path!s:.100}: {e.strerror or e}") from e
+
+
+def _not_there(path: Path) -> str:
+    if path.exists():
+        return f"expected a checkpoint at {path}, found a {'folder' if path.is_dir() else 'file of another kind'}"
+    near = sorted(p.name for p in path.parent.glob("*.pt"))[:5] if path.parent.is_dir() else []
+    hint = f"; in that folder: {', '.join(near)}" if near else ""
+    if path.name in GITHUB_ASSETS_NAMES:
+        hint += f". Nothing is downloaded here: {path.name} is among https://github.com/ultralytics/assets/releases"
+    return f"no checkpoint at {path}{hint}"

@@ -4,8 +4,8 @@ others, whatever the environment says and whoever else in this process has allow
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,15 +19,14 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED, opened
 from yolo_slim.formats.pickles import Found, walk
 from yolo_slim.formats.vocabulary import Vocabulary, ultralytics
-from yolo_slim.mould import Mould
+from yolo_slim.mould import Store
 
 _LOCK = threading.RLock()  # torch's list of what is allowed is the whole process's
 
 LARGEST_KEPT = 32 << 20
 """Bytes of a checkpoint that is kept: of larger ones, the numbers take the time."""
-MOST_KEPT = 64 << 20
-_KEPT: OrderedDict[tuple[bytes, Vocabulary] | None, Mould] = OrderedDict()
-"""(content, words) -> what was read last of it: the stages of a run read the same few files again and again."""
+KEPT = Store(64 << 20)
+"""(content, words) -> what was read of it: the stages of a run read the same few files again and again."""
 
 
 def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
@@ -39,9 +38,8 @@ def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
     archive = opened(path)
     words = words or ultralytics()
     key = (archive.digest(), words) if archive.size <= LARGEST_KEPT else None
-    if key in _KEPT:
-        _KEPT.move_to_end(key)
-        return _KEPT[key].cast()
+    if key and (known := KEPT.get(key)) is not None:
+        return known
     found = walked(archive.pickle, tuple((key, len(content)) for key, content in archive.storages.items()), words)
     file = archive.file()
     del archive
@@ -51,16 +49,17 @@ def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
         except Exception as e:  # what was walked can still be nonsense to those whom it fills
             raise SlimError(DAMAGED.format(f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")) from e
     if key:
-        _keep(key, loaded)
+        KEPT.put(key, loaded)
     return loaded
 
 
-def _keep(key: tuple[bytes, Vocabulary], loaded: Any) -> None:
-    """By content, so that a file under an old name is never taken for what it was."""
-    with suppress(Exception):  # what cannot be kept is read again
-        _KEPT[key] = Mould(loaded)
-    while len(_KEPT) > 1 and sum(mould.size for mould in _KEPT.values()) > MOST_KEPT:
-        _KEPT.popitem(last=False)
+def sum_of(path: str | Path) -> bytes | None:
+    """Of a checkpoint's content; None: of a file of another kind, a large one, or one that cannot be read."""
+    path = Path(path)
+    with suppress(OSError):
+        if path.suffix == ".pt" and path.stat().st_size <= LARGEST_KEPT:
+            return hashlib.sha256(path.read_bytes()).digest()
+    return None
 
 
 @functools.lru_cache(maxsize=4)

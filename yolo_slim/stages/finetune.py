@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.measure import accuracy
+from yolo_slim.mould import duplicate
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
@@ -115,7 +115,7 @@ def check_distill(config: Complete) -> None:
         info = dataset_info(config.data) if config.data else {}
         student = checkpoint.build(config.model, info.get("nc"))
         student.names = info.get("names", student.names)
-    detectors = [copy.deepcopy(student) if n == "original" else checkpoint.load(n) for n in asked(chosen)]
+    detectors = [duplicate(student) if n == "original" else checkpoint.load(n) for n in asked(chosen)]
     square = not (train.get("multi_scale") or train.get("rect"))
     _, pairs, _ = enrol(student, detectors, settings, config.imgsz, square=square)
     # How wide the student will be is not known yet: it is not to be refused for that.

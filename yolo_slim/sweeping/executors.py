@@ -59,7 +59,7 @@ def in_processes(workers: int, log: Path) -> Iterator[Start]:
     # Where there is a fork server the imports, seconds of each process, are made once, in the server.
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([Point.__module__])
+        context.set_forkserver_preload([Point.__module__, "torchvision"])  # Ultralytics imports it late
     pool = ProcessPoolExecutor(workers, context, _settle, (str(log),))
 
     def start(points: Sequence[Point]) -> list[Future]:

@@ -19,6 +19,7 @@ from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
+from yolo_slim.mould import duplicate
 from yolo_slim.training.finite import unsound
 
 TRIES = 3
@@ -116,7 +117,7 @@ class RecoveringTrainer(DetectionTrainer):
             + (f"the end of epoch {epoch}" if epoch else "the start")
         )
         self._model_train()  # validation has left tensors that cannot be trained
-        self._load_checkpoint_state(copy.deepcopy(self.whole))
+        self._load_checkpoint_state(duplicate(self.whole))
         self.scheduler.last_epoch = epoch - 1
         if self.given_up:
             self.stop = self.given_up = False
@@ -125,7 +126,7 @@ class RecoveringTrainer(DetectionTrainer):
     def _remember(self) -> None:
         """What `_load_checkpoint_state` goes back to this moment with; early stopping never hears of broken epochs."""
         self.whole = {
-            "ema": copy.deepcopy(self.ema.ema).cpu(),
+            "ema": duplicate(self.ema.ema).cpu(),
             "updates": self.ema.updates,
             "scaler": copy.deepcopy(self.scaler.state_dict()),
             "best_fitness": self.best_fitness,
