@@ -160,7 +160,7 @@ class Match(Section):
     seconds: float | None = Field(
         None, gt=0, le=1e6, description="seconds it takes at most; with steps, the same outcome every time"
     )
-    batch: int = Field(16, ge=1, le=4_096, description="images of a step")
+    batch: int = Field(8, ge=1, le=4_096, description="images of a step")
 
     @model_validator(mode="after")
     def _one_length(self) -> Match:

@@ -3,7 +3,7 @@
 All weights learn, from the original's maps (each channel that stayed from itself) and from what it finds, on images
 that nobody has labelled. It is distillation without a data set (Hinton et al., arXiv:1503.02531; maps as FitNets,
 arXiv:1412.6550), after what can be solved has been solved (`channels/reconstruct.py`). Statistics of batch norm stay:
-least squares has fitted the layers to them, and what Adam does to a few hundred batches would not find them again.
+least squares has fitted the layers to them, and a few hundred batches would not find them again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.measure.agreement import disagreement
 from yolo_slim.measure.loss import answers
 from yolo_slim.mould import duplicate
+from yolo_slim.training.muon import Muon
 from yolo_slim.training.pairs import blocks_of, channels_at, same_channels
 from yolo_slim.training.teacher import Taps
 
-RATE = 5e-3
-"""How far a step may move a weight, against the size of its tensor's: Adam's steps are all of one size, and what is
-much for one layer is nothing for another (as in Adafactor, Shazeer & Stern, ICML 2018, arXiv:1804.04235, 8)."""
-LEAST_SIZE = 1e-3
+RATE = 4e-3
+"""How far a step may move a weight, against the size of its tensor's: what is much for one layer is nothing for
+another."""
 WARM = 0.1
 """Share of the training over which the rate rises."""
 LOOKS = 10
@@ -108,7 +108,7 @@ def match(
     student, teacher = duplicate(slim).eval(), duplicate(original).eval().requires_grad_(False)
     student.requires_grad_(True)
     pair = _Pair(student, teacher, imgsz)
-    optimizer = _optimizer(student)
+    optimizer = Muon(student.parameters(), RATE)
     at = begun or Progress(history=[(0, pair.gap(held_out))], best=_state(student))
     if begun:
         student.load_state_dict(begun.live)
@@ -116,8 +116,7 @@ def match(
             optimizer.load_state_dict(begun.optimizer)
     clock, looked = time.perf_counter() - at.seconds, math.floor(LOOKS * length.share(at))
     while length.share(at) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = group["size"] * at.rate * _schedule(length.share(at))
+        optimizer.scale_to(at.rate * _schedule(length.share(at)))
         loss = pair.loss(batch(at.step))
         at.broken = not bool(loss.isfinite())
         if at.broken:
@@ -187,16 +186,6 @@ class _Pair:
 def _schedule(share: float) -> float:
     """The rate against its peak: up for a while, then down on a cosine."""
     return min((share + 0.01) / WARM, 1.0) * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
-
-
-def _optimizer(student: nn.Module) -> torch.optim.Optimizer:
-    """Adam, each tensor at a rate of its own."""
-    groups = [
-        {"params": [p], "size": max(float(p.detach().square().mean().sqrt()), LEAST_SIZE)}
-        for p in student.parameters()
-        if p.numel()
-    ]
-    return torch.optim.Adam(groups, lr=RATE, betas=(0.9, 0.99))
 
 
 def _state(detector: nn.Module) -> dict[str, Tensor]:
