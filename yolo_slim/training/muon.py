@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
             group["lr"] = rate
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Move every tensor that has a gradient; a closure is not asked."""
         for group in self.param_groups:
             for p in group["params"]:
