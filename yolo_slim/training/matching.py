@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from yolo_slim.distill.match import error_share
 from yolo_slim.formats.detector import Detector
+from yolo_slim.measure import THREADS
 from yolo_slim.measure.agreement import disagreement
 from yolo_slim.measure.loss import answers
 from yolo_slim.mould import duplicate
@@ -105,6 +106,8 @@ def match(
     Raises:
         SlimError: the detector was not cut from this original.
     """
+    if next(slim.parameters()).device.type == "cpu":
+        torch.set_num_threads(THREADS)  # Ultralytics leaves one core out
     student, teacher = duplicate(slim).eval(), duplicate(original).eval().requires_grad_(False)
     student.requires_grad_(True)
     pair = _Pair(student, teacher, imgsz)
