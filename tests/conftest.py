@@ -32,7 +32,7 @@ trainer.gc = SimpleNamespace(collect=lambda: 0)
 
 
 def pytest_collection_finish() -> None:
-    """What is there by now stays, and no collection looks at it; a sixth of the time went into the others."""
+    """What is there by now stays, and no collection looks at it; others come seldom."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)

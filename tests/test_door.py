@@ -63,7 +63,7 @@ SPOILT = {
     "an eps below zero": (value("model.1.bn.eps", -1.0), "model.1.bn", "eps -1.0"),
     "a momentum that is none": (value("model.1.bn.momentum", [1]), "model.1.bn", "momentum"),
     "pooling without its kernel": (without("model.6.m.kernel_size"), "does not run"),
-    "pooling without end": (value("model.6.n", 10**9), "20,000 operations"),
+    "pooling without end": (value("model.6.n", 10**9), "40,000 operations"),
     "upsampling without end": (value("model.7.scale_factor", 2.0**20), "comes to a tensor of"),
     # modules
     "no modules": (without("model.2._modules"), "model.2", "_modules"),

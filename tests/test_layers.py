@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "distill": {"errors"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
-    "checkpoint": {"errors", "formats", "mould"},
+    "checkpoint": {"errors", "formats"},
     "data": {"channels", "errors", "formats", "heads"},
     "measure": {"channels", "data", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},

@@ -63,7 +63,7 @@ WRONG = {
     "more than any patience": (at(1, [-1, 1, "Conv", [131072, 9]]), "G multiplications"),
     "more than any memory": (at(4, [-1, 150, "C3", [2048]]), "parameters"),
     "absurd channels as a text": (at(1, [-1, 1, "Conv", ["999999999999", 3]]), "comes to a tensor of"),
-    "more layers than can be built": (at(2, [-1, 1, "RepNCSPELAN4", [32, 32, 16, 100_000]]), "20,000"),
+    "more layers than can be built": (at(2, [-1, 1, "RepNCSPELAN4", [32, 32, 16, 100_000]]), "20,000 layers"),
     "an endless image": (at(1, [-1, 1, "nn.Upsample", [None, 100_000, "nearest"]]), "numbers"),
     "a text that is a program": (at(1, [-1, 1, "Conv", ["().__class__.__base__", 3]]), "layer 1"),
     "no classes": (changed(nc=0), "nc is 0"),

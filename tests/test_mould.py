@@ -9,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny import build
+from tiny import PX, build
 from torch import nn
 
 from yolo_slim import checkpoint
+from yolo_slim.channels import trace
 from yolo_slim.errors import SlimError
 from yolo_slim.formats import unpickle
 from yolo_slim.mould import Mould, Store, duplicate, fingerprint
+
+tracing = sys.modules[trace.__module__]
 
 pytest_plugins = ["tiny"]
 
@@ -26,7 +30,6 @@ pytest_plugins = ["tiny"]
 def kept(monkeypatch: pytest.MonkeyPatch) -> OrderedDict:
     """What is remembered, nothing at first."""
     monkeypatch.setattr(unpickle, "KEPT", Store(1 << 20))
-    monkeypatch.setattr(checkpoint, "_ADMITTED", Store(1 << 20))
     return unpickle.KEPT.moulds
 
 
@@ -67,32 +70,6 @@ def test_a_file_that_was_replaced_is_seen(tmp_path: Path) -> None:
     path.write_bytes(spoilt)
     with pytest.raises(SlimError, match="not a readable checkpoint"):
         checkpoint.read(path)
-
-
-def test_a_detector_is_admitted_once_and_shares_nothing(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = checkpoint.load(original)
-    with torch.no_grad():
-        first.model[0].conv.weight.zero_()
-    monkeypatch.setattr(checkpoint, "detector_of", lambda *_: pytest.fail("admitted again"))
-    second = checkpoint.load(original)
-    assert second.model[0].conv.weight.abs().sum() > 0 and not second.training
-    assert all(p.requires_grad for p in second.parameters()) and second.pt_path == str(original)
-
-
-def test_a_file_that_is_replaced_while_it_is_read_is_not_remembered(
-    original: Path, seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, read = tmp_path / "a.pt", checkpoint.read
-    path.write_bytes(original.read_bytes())
-
-    def late(file: Path, weights: str | None) -> dict:
-        path.write_bytes(seeing.read_bytes())
-        return read(file, weights)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "read", late)
-        assert same(checkpoint.load(path), checkpoint.load(seeing))
-    assert not same(checkpoint.load(original), checkpoint.load(seeing))
 
 
 def test_what_is_kept_is_bounded(
@@ -198,3 +175,22 @@ def test_a_class_that_was_replaced_is_another_structure(monkeypatch: pytest.Monk
     again = type("Widening", (nn.Conv2d,), {"__module__": __name__, "__qualname__": "Widening"})
     monkeypatch.setitem(globals(), "Widening", again)
     assert before != fingerprint(again(3, 8, 3)) is not None
+
+
+def test_arrays_are_copied_as_well() -> None:
+    original = {"numbers": np.arange(6), "net": nn.Conv2d(1, 1, 1)}
+    mould = Mould(original)
+    original["numbers"][:] = 9
+    first, second = mould.cast(), mould.cast()
+    first["numbers"][0] = 7
+    assert second["numbers"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_trace_is_made_once_for_a_structure_and_shares_nothing(detector: nn.Module, monkeypatch) -> None:
+    first = trace(detector, PX)
+    monkeypatch.setattr(tracing, "_observe", lambda *_: pytest.fail("traced again"))
+    name = next(iter(first.convs))
+    first.convs[name].outputs[:] = -1
+    with torch.no_grad():
+        detector.model[0].conv.weight.zero_()
+    assert (trace(detector, PX).convs[name].outputs >= 0).all()

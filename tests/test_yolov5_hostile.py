@@ -143,7 +143,7 @@ SPOILT = {
     "no statistics": (value("model.1.bn._buffers", {}), "model.1.bn", "running_mean"),
     "an eps that is none": (value("model.1.bn.eps", "x"), "model.1.bn", "eps 'x'"),
     "an eps of infinity": (value("model.1.bn.eps", float("inf")), "model.1.bn", "eps inf"),
-    "pooling without end": (value("model.6.n", 10**9), "20,000 operations"),
+    "pooling without end": (value("model.6.n", 10**9), "40,000 operations"),
     "upsampling without end": (value("model.7.scale_factor", 2.0**20), "comes to a tensor of"),
     # modules
     "no modules": (without("model.2._modules"), "model.2", "_modules"),

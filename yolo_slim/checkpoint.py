@@ -29,15 +29,10 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
-from yolo_slim.formats.unpickle import sum_of
 from yolo_slim.formats.writing import write_whole
-from yolo_slim.mould import Store
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
-
-_ADMITTED = Store(64 << 20)
-"""A checkpoint's sum -> the detector in it: the stages of a run load the same few again and again."""
 
 STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
 """With how that is done: it stands where a model YAML names its first layer; the stock trainer stops and says it."""
@@ -57,12 +52,7 @@ def load(path: str | Path, weights: str | None = None) -> Detector:
     """
     if str(path).endswith((".yaml", ".yml")) and not weights:
         return build(str(path))
-    before = None if weights else sum_of(path)
-    detector = _ADMITTED.get(before) if before else None
-    if detector is None:
-        detector = detector_of(read(path, weights), path)
-        if before and before == sum_of(path):  # nobody has put another file there meanwhile
-            _ADMITTED.put(before, detector)
+    detector = detector_of(read(path, weights), path)
     detector.pt_path = str(path)
     return detector
 

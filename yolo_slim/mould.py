@@ -15,6 +15,7 @@ from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 Thing = TypeVar("Thing")
@@ -154,7 +155,7 @@ class _Writer(pickle.Pickler):
             return tensor_at, (len(self.tensors) - 1,)
         if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             self.named.append(value)
-        elif hasattr(type(value), "__deepcopy__"):
+        elif hasattr(type(value), "__deepcopy__") and type(value) is not np.ndarray:
             raise pickle.PicklingError(f"a {type(value).__name__} says itself how it is copied")
         return NotImplemented
 

@@ -7,8 +7,7 @@ Each rule in `rules` is one operator of that sentence; no architecture is known 
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,11 @@ from yolo_slim.channels.inputs import furthest, ghost_of, hw_of
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
 from yolo_slim.channels.surgery import cut, tensors
 from yolo_slim.errors import SlimError
-from yolo_slim.mould import fingerprint
+from yolo_slim.mould import Store, fingerprint
 
-MOST_KNOWN = 32
-_KNOWN: dict[tuple[Hashable, tuple[int, int]], bytes] = {}
-"""(structure, size) -> its trace, pickled here: the stages of a run look at the same few detectors again and again, and
-weights say nothing of the wiring."""
+_KNOWN = Store(16 << 20)
+"""(structure, size) -> its trace: the stages of a run look at the same few detectors again and again, and weights say
+nothing of the wiring."""
 
 
 def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
@@ -50,14 +48,12 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
     hw = hw_of(imgsz)
     structure = fingerprint(ghost)
-    if known := _KNOWN.get((structure, hw)):
-        return pickle.loads(known)
+    if (known := _KNOWN.get((structure, hw))) is not None:
+        return known
     image = (furthest(ghost, hw).channels, *hw)
     found = _try_the_law(ghost, _observe(ghost, image), image)
     if structure is not None:
-        _KNOWN[structure, hw] = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
-        if len(_KNOWN) > MOST_KNOWN:
-            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN.put((structure, hw), found)
     return found
 
 

@@ -4,10 +4,9 @@ others, whatever the environment says and whoever else in this process has allow
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,6 @@ def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
     if key:
         KEPT.put(key, loaded)
     return loaded
-
-
-def sum_of(path: str | Path) -> bytes | None:
-    """Of a checkpoint's content; None: of a file of another kind, a large one, or one that cannot be read."""
-    path = Path(path)
-    with suppress(OSError):
-        if path.suffix == ".pt" and path.stat().st_size <= LARGEST_KEPT:
-            return hashlib.sha256(path.read_bytes()).digest()
-    return None
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from yolo_slim import checkpoint, deploy, record, report
@@ -18,7 +17,7 @@ from yolo_slim.data.facts import dataset_for
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
-from yolo_slim.measure import accuracy
+from yolo_slim.measure import THREADS, accuracy
 from yolo_slim.record import Record
 from yolo_slim.row import Row
 from yolo_slim.runs.rows import split_of
@@ -28,9 +27,6 @@ from yolo_slim.stages.entry import continues
 
 FOUND = "export.json"
 """What every file has come to, whether that was enough or not."""
-
-THREADS = torch.get_num_threads()
-"""For the runtimes; torch's own choice, which Ultralytics lowers when it validates on a CPU."""
 
 
 class File(NamedTuple):

@@ -49,7 +49,9 @@ class Muon(torch.optim.Optimizer):
     def _of_matrix(self, p: nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
         """Filters as rows, however large: U V' of the momentum U S V', of a root mean square of SHARE."""
         state = self.state[p]
-        mean = state.setdefault("mean", torch.zeros_like(p)).mul_(MOMENTUM).add_(gradient)
+        if not state:
+            state["mean"] = torch.zeros_like(p)
+        mean = state["mean"].mul_(MOMENTUM).add_(gradient)
         ahead = gradient.add(mean, alpha=MOMENTUM).flatten(1)
         alike = zeropower_via_newtonschulz5(ahead).to(p.dtype)
         return alike.view_as(p) * (SHARE * math.sqrt(max(alike.shape)))

@@ -29,11 +29,9 @@ from yolo_slim.errors import SlimError, no_images, why
 from yolo_slim.formats.building import description
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.families import known_family
+from yolo_slim.measure import THREADS
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
-
-THREADS = torch.get_num_threads()
-"""torch's own choice. Ultralytics lowers it by one to leave a core to data loaders, which on a CPU it does not use."""
 
 
 class SlimTrainer(RecoveringTrainer):
@@ -128,7 +126,7 @@ class SlimTrainer(RecoveringTrainer):
 
     def _setup_train(self) -> None:
         if self.device.type == "cpu":
-            torch.set_num_threads(THREADS)
+            torch.set_num_threads(THREADS)  # Ultralytics leaves a core to data loaders, which it has none of on a CPU
         self.mark = mark_of(Path(self.save_dir))
         # Ultralytics' AMP check downloads a model to compare with; AMP is kept or switched off by `amp` alone.
         no_check = patch("ultralytics.engine.trainer.check_amp", lambda model: next(model.parameters()).is_cuda)
