@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from ultralytics.utils import IterableSimpleNamespace
 
 from yolo_slim import checkpoint
 from yolo_slim.formats import archive, door, head, layers, modules, pickles, unpickle, vocabulary
@@ -43,20 +44,30 @@ def measured(path: Path, runs: int) -> dict[str, float]:
     """Seconds of each way, and of each check alone; the best of all runs."""
     opened = archive.opened(path)
     sizes = {key: len(content) for key, content in opened.storages.items()}
-    found = pickles.walk(opened.pickle, sizes)
+    words, found = vocabulary.ultralytics(), pickles.walk(opened.pickle, sizes)
+    known = {**words.objects, "ultralytics.utils.IterableSimpleNamespace": IterableSimpleNamespace}
     detector = unpickle.unpickled(path)["model"]
     whole = checkpoint.load(path)
 
+    def checked() -> None:
+        unpickle.walked.cache_clear()
+        unpickle.KEPT.moulds.clear()
+        checkpoint.load(path)
+
     def alone() -> None:
-        with unpickle.allowed(found, vocabulary.ultralytics()):
+        with torch.serialization.safe_globals([(kind, name) for name, kind in known.items()]):
             torch.load(path, map_location="cpu", weights_only=True)["model"].float().eval()
 
     ways: dict[str, Callable[[], object]] = {
-        "with every check": lambda: (unpickle.walked.cache_clear(), checkpoint.load(path)),
+        "with every check": lambda: (
+            unpickle.walked.cache_clear(),
+            unpickle.KEPT.moulds.clear(),
+            checkpoint.load(path),
+        ),
         "torch alone": alone,
         "of these: the zip, its sums": lambda: archive.opened(path),
-        "its copy for torch": opened.file,
         "the pickle's instructions": lambda: pickles.walk(opened.pickle, sizes),
+        "not of these: unpickling": lambda: unpickle.Unpickler(opened, found, words).load(),
         "modules and their values": lambda: modules.check_modules(detector),
         "layers and their weights": lambda: layers.check_layers(detector),
         "NaN and infinity": lambda: layers.check_finite(whole),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import struct
 import zipfile
@@ -18,8 +19,11 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim import checkpoint
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.archive import Archive, opened
 from yolo_slim.formats.names import layers, objects
 from yolo_slim.formats.pickles import walk
+from yolo_slim.formats.unpickle import Unpickler
+from yolo_slim.formats.vocabulary import ultralytics
 
 pytest_plugins = ["tiny"]
 
@@ -170,6 +174,25 @@ def test_nothing_stays_allowed_once_a_checkpoint_is_read(original: Path) -> None
         torch.serialization.add_safe_globals(before)
 
 
+def test_notes_are_numbered_as_far_as_there_are_any(tmp_path: Path) -> None:
+    """Whoever unpickles makes an array for as many: four bytes would take 64 GB."""
+    zipped(tmp_path / "mine.pt", b"\x80\x02}r\xff\xff\xff\xff.")
+    with pytest.raises(SlimError, match="takes note number 4,294,967,295"):
+        checkpoint.read(tmp_path / "mine.pt")
+
+
+def test_a_name_that_no_walk_has_found_is_not_unpickled(original: Path) -> None:
+    """Were the walk to miss one."""
+    archive, words = opened(original), ultralytics()
+    sizes = {key: len(content) for key, content in archive.storages.items()}
+    found = walk(archive.pickle, sizes) - {"torch._utils._rebuild_tensor_v2"}
+    with pytest.raises(pickle.UnpicklingError, match="_rebuild_tensor_v2 is none of the names that were found"):
+        Unpickler(archive, found, words).load()
+    mine = Archive(b"\x80\x02" + called("os", "getpid") + b".", {})
+    with pytest.raises(pickle.UnpicklingError, match=r"(os|posix|nt)\.getpid is none"):
+        Unpickler(mine, frozenset(), words).load()
+
+
 def storage(kind: str, key: str, count: int) -> bytes:
     """Instructions that push a tensor's storage."""
     return b"(" + text("storage") + named("torch", kind) + text(key) + text("cpu") + number(count) + b"tQ"
@@ -223,7 +246,7 @@ def test_a_pickle_is_walked_as_torch_reads_it(original: Path) -> None:
         root = file.namelist()[0].partition("/")[0]
         data = file.read(f"{root}/data.pkl")
         sizes = {n.rpartition("/")[2]: file.getinfo(n).file_size for n in file.namelist() if f"{root}/data/" in n}
-    assert {name for name in walk(data, sizes).names if name.startswith("ultralytics")} == {
+    assert {name for name in walk(data, sizes) if name.startswith("ultralytics")} == {
         f"{kind.__module__}.{kind.__name__}"
         for kind in {type(m) for m in checkpoint.load(original).modules()}
         if kind.__module__.startswith("ultralytics")

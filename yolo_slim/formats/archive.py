@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import zipfile
 from dataclasses import dataclass
@@ -37,24 +36,12 @@ class Archive:
         return len(self.pickle) + sum(map(len, self.storages.values()))
 
     def digest(self) -> bytes:
-        """The sha256 of all records: of two archives with the same one, torch reads the same."""
+        """The sha256 of all records: of two archives with the same one, the same is read."""
         total = hashlib.sha256()
         for name, content in (("", self.pickle), *self.storages.items()):
             total.update(f"{len(name)} {name} {len(content)} ".encode())
             total.update(content)
         return total.digest()
-
-    def file(self) -> io.BytesIO:
-        """A new zip of these records and no others: what torch reads is what was looked at here."""
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as out:
-            out.writestr("archive/data.pkl", self.pickle)
-            out.writestr("archive/version", "3\n")
-            out.writestr("archive/byteorder", "little")
-            for key, content in self.storages.items():
-                out.writestr(f"archive/data/{key}", content)
-        file.seek(0)
-        return file
 
 
 def opened(path: Path) -> Archive:

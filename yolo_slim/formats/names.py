@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import pathlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from ultralytics.nn import distill_model, modules, tasks
 from ultralytics.utils import IterableSimpleNamespace, loss, tal
@@ -30,18 +33,18 @@ NOT_LAYERS = frozenset({"TorchVision", "LazyLinear", "ParameterList", "Parameter
 """Downloads a network, takes its shape from its first image, hold no layers."""
 
 STORAGES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "CharStorage": 1,
-    "ByteStorage": 1,
-    "BoolStorage": 1,
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
 }
-"""Bytes of a number in each kind of storage."""
+"""Full name -> the numbers in it, of each kind of storage."""
 
 SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 PATHS = tuple(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows"))
@@ -92,18 +95,27 @@ HOMES = ("ultralytics.utils", "ultralytics.yolo.utils")
 
 
 FLOATS, WHOLE = ("float16", "bfloat16", "float32", "float64"), ("uint8", "int8", "int16", "int32", "int64")
-DTYPES = frozenset(f"torch.{name}" for name in FLOATS + WHOLE)
-"""What a training for INT8 notes of its tensors. Each is a value, which torch knows by itself and nothing calls."""
+DTYPES = {f"torch.{name}": getattr(torch, name) for name in FLOATS + WHOLE}
+"""What a training for INT8 notes of its tensors. Each is a value, and nothing calls it."""
 
 
 @cache
 def helpers() -> dict[str, Any]:
-    """Full name -> what it stands for here, of what is neither torch's own nor an object to be filled."""
+    """Full name -> what it stands for here, of all else; of a storage, the numbers in it."""
     scalar = np.float64(0).__reduce__()[0]
     path = type(pathlib.Path())
     return {
+        **STORAGES,
+        **DTYPES,
         **dict.fromkeys(NAMESPACES, IterableSimpleNamespace),
         **dict.fromkeys(SCALARS, scalar),
         **dict.fromkeys(PATHS, path),
+        "_codecs.encode": codecs.encode,
+        "builtins.set": set,
+        "collections.OrderedDict": OrderedDict,
         "numpy.dtype": np.dtype,
+        "torch.Size": torch.Size,
+        "torch.device": torch.device,
+        "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import DAMAGED
@@ -15,21 +14,16 @@ MOST_STEPS = 2_000_000
 """Instructions; YOLOv5n has 40,000, and the largest in the middle of its training some 500,000."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a pickle names."""
-
-    names: frozenset[str]
-    dtypes: frozenset[str]
-
-
-def walk(data: bytes, sizes: Mapping[str, int], words: Vocabulary | None = None) -> Found:
+def walk(data: bytes, sizes: Mapping[str, int], words: Vocabulary | None = None) -> frozenset[str]:
     """Go through a pickle.
 
     Args:
         data: the pickle.
         sizes: bytes of the storages, by key.
         words: that it may use; None: those of Ultralytics' checkpoints.
+
+    Returns:
+        All that it names.
 
     Raises:
         SlimError: what it names, calls or declares that no detector's checkpoint does.
@@ -50,4 +44,4 @@ def walk(data: bytes, sizes: Mapping[str, int], words: Vocabulary | None = None)
         raise SlimError(DAMAGED.format(f"its pickle breaks off at byte {state.at}")) from e
     if state.at != len(data) or state.stack or state.below:
         raise SlimError(DAMAGED.format(f"its pickle goes on after its end at byte {state.at}"))
-    return Found(frozenset(state.names), frozenset(state.dtypes))
+    return frozenset(state.names)

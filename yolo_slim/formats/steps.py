@@ -20,6 +20,8 @@ from yolo_slim.formats.vocabulary import Vocabulary
 LONGEST_TEXT = 1 << 20
 LONGEST_NUMBER = 9
 """Bytes of an integer: all 64 bits of it, and its sign."""
+MOST_NOTES = 2_000_000
+"""The highest number of a note: whoever unpickles keeps them in an array as long."""
 MOST_COPIES = 4
 """How often all numbers that are stored may be seen through tensors."""
 
@@ -36,7 +38,6 @@ class Walk:
     below: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
-    dtypes: set[str] = field(default_factory=set)
     kinds: dict[str, str] = field(default_factory=dict)  # key of a storage -> what it holds
     seen: int = 0  # numbers in tensors
     ended: bool = False
@@ -177,12 +178,12 @@ def _stored(walk: Walk) -> Stored:
     texts = all(type(text) is str for text in (word, key, place))
     if word != "storage" or not texts or type(kind) is not Named or type(count) is not int:
         raise SlimError("refers to something that is no tensor's storage: no checkpoint does")
-    number = STORAGES.get(kind.name.removeprefix("torch."))
-    if number is None:
+    dtype = STORAGES.get(kind.name)
+    if dtype is None:
         raise SlimError(f"keeps {kind.name} as a storage, which no checkpoint does: refused")
     if key not in walk.sizes:
         raise SlimError(DAMAGED.format(f"storage {key} is missing"))
-    if walk.sizes[key] != count * number or walk.kinds.setdefault(key, kind.name) != kind.name:
+    if walk.sizes[key] != count * dtype.itemsize or walk.kinds.setdefault(key, kind.name) != kind.name:
         raise SlimError(
             f"says storage {key} is {count:,} numbers of {kind.name}, and it has {walk.sizes[key]:,} bytes: refused"
         )
@@ -209,8 +210,6 @@ def _reduce(walk: Walk) -> None:
     if type(callee) is not Named or type(args) is not tuple:
         raise SlimError("calls something that is no function: no checkpoint does")
     made = called(walk.words.calls, callee.name, args)
-    if callee.name == "numpy.dtype":
-        walk.dtypes.add(made.detail)
     if callee.name == TENSOR:
         walk.seen += made.detail
         if walk.seen > MOST_COPIES * sum(walk.sizes.values()):
@@ -249,7 +248,9 @@ def _recall(read: Callable[[Walk], int]) -> Callable[[Walk], None]:
 
 def _remember(read: Callable[[Walk], int]) -> Callable[[Walk], None]:
     def keep(walk: Walk) -> None:
-        walk.memo[read(walk)] = walk.stack[-1]
+        if (number := read(walk)) > MOST_NOTES:
+            raise SlimError(f"takes note number {number:,} of its objects: no checkpoint has as many")
+        walk.memo[number] = walk.stack[-1]
 
     return keep
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-from yolo_slim.formats.calls import CALLS
-from yolo_slim.formats.names import DTYPES, STORAGES, objects
+from yolo_slim.formats.names import helpers, objects
 
 FUSED = (
     "is fused: its batch norms are merged into the convolutions, so there is nothing to score or to recalibrate. "
@@ -27,7 +26,7 @@ def foreign(data: bytes) -> str | None:
 
 def known(name: str) -> bool:
     """Whether some checkpoint of a detector has this name in it."""
-    return name in CALLS or name in DTYPES or name in objects() or name.removeprefix("torch.") in STORAGES
+    return name in objects() or name in helpers()
 
 
 def full(module: str, name: str) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from yolo_slim.formats.calls import CALLS, Check
-from yolo_slim.formats.names import DTYPES, STORAGES, helpers, objects
+from yolo_slim.formats.names import helpers, objects
 from yolo_slim.formats.strangers import refusal
 
 
@@ -18,13 +18,12 @@ class Vocabulary:
 
     objects: Mapping[str, type]  # full name -> class, made empty and then filled: nothing is run on the way
     calls: Mapping[str, Check]  # full name -> whether its arguments are as they should be
-    helpers: Mapping[str, Any]  # full name -> what it stands for here, of what is neither torch's own nor an object
+    helpers: Mapping[str, Any]  # full name -> what it stands for here, of all else; those in `calls` among them
     refusal: Callable[[str, bytes], str]  # why a pickle with this name in it is refused
 
     def knows(self, name: str) -> bool:
         """Whether some checkpoint of this kind has this name in it."""
-        known = name in self.calls or name in self.objects or name in self.helpers
-        return known or name in DTYPES or name.removeprefix("torch.") in STORAGES
+        return name in self.objects or name in self.helpers
 
 
 @cache
