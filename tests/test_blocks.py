@@ -9,7 +9,7 @@ import pytest
 import torch
 from networks import PX as SIDE
 from networks import Act, Fn, Network, Probe, detector, random_plan, randomise_norms
-from tiny import PX, build, run, run_alone
+from tiny import PX, TINY, build, run, run_alone
 from torch import nn
 from torch.nn.functional import max_pool2d
 from ultralytics import YOLO
@@ -45,6 +45,21 @@ from yolo_slim.pruning.depth import chosen_blocks, lowest
 pytest_plugins = ["tiny"]
 
 SMALL = {"round_to": 4, "min_channels": 4}
+TWO = TINY.replace("Conv, [32, 1]]", "C3, [32]]")
+"""With a second residual branch."""
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A checkpoint of the tiny detector with two residual branches. Read it only."""
+    folder = tmp_path_factory.mktemp("two")
+    return checkpoint.save(build(folder, text=TWO), folder / "tiny.pt")
+
+
+@pytest.fixture(scope="module")
+def loaded(original):
+    """The detector in it. Leave it as it is."""
+    return checkpoint.load(original)
 
 
 def image(px, batch=1, dtype=torch.float32):
@@ -507,7 +522,7 @@ def test_auto_takes_what_costs_less_than_channels(losses, expected):
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory):
     """The tiny detector, with scales to choose by. Read only."""
-    net = build(tmp_path_factory.mktemp("varied"))
+    net = build(tmp_path_factory.mktemp("varied"), text=TWO)
     with torch.no_grad():
         net.model[4].m[0].cv2.bn.weight.mul_(0.1)
     return net

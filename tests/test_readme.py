@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from tiny import ROOT, build, run, script
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 
 import yolo_slim
 from yolo_slim import checkpoint, deploy
@@ -52,6 +52,7 @@ def test_the_readme_has_blocks():
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python_block_runs(number, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setattr(DEFAULT_CFG, "plots", False)  # pictures of a training take ten times as long as it does
     exec(compile(PYTHON[number], f"README block {number}", "exec"), {"__name__": "__main__"})
 
 

@@ -155,7 +155,7 @@ SPOILT = {
     "a hidden loss": (value("init_criterion", nn.BCEWithLogitsLoss()), "init_criterion"),
     "hooks": (value("model.1._forward_hooks", OrderedDict({0: nn.BCEWithLogitsLoss()})), "hooks", "model.1"),
     "a convolution without its parts": (without("model.1.conv"), "does not run"),
-    "a shortcut that is a text": (without("model.2.m"), "does not run"),
+    "a shortcut that is a text": (without("model.4.m"), "does not run"),
     # order and head
     "no layers": (without("model"), "no layers"),
     "a layer that is not run": (without("model.2.f"), "model.2", "None"),

@@ -33,12 +33,12 @@ PX = 64
 CLASSES = 4
 
 TINY = """\
-# YOLOv5's parts, few of them: shortcuts, SPPF, upsampling, concatenation, Detect at strides 8 and 16
+# YOLOv5's parts, few of them: a shortcut, SPPF, upsampling, concatenation, Detect at strides 8 and 16
 nc: 4
 backbone:
   - [-1, 1, Conv, [16, 6, 2, 2]]
   - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, C3, [32]]
+  - [-1, 1, Conv, [32, 1]]
   - [-1, 1, Conv, [32, 3, 2]]
   - [-1, 1, C3, [32]]
   - [-1, 1, Conv, [48, 3, 2]]
@@ -94,10 +94,10 @@ def colours(picture: np.ndarray) -> int:
     return len(np.unique((picture * 255).round().astype(np.uint8).view(np.uint32)))
 
 
-def build(folder: Path, seed: int = 0) -> nn.Module:
+def build(folder: Path, seed: int = 0, text: str = TINY) -> nn.Module:
     """The tiny detector, untrained but with batch norms far from trivial and sure of itself; its YAML in `folder`."""
     torch.manual_seed(seed)
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(text)
     detector = checkpoint.build(str(folder / "tiny.yaml"))
     with torch.no_grad():
         for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
