@@ -24,7 +24,7 @@ demo: .venv/ready
 	$(BIN)/yolo-slim run configs/demo.yaml $(ARGS)
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # mypy reads torch's and Ultralytics' annotations as they are now: it is left out where older versions are asked for.
 lint: .venv/ready

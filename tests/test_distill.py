@@ -308,8 +308,8 @@ def test_each_channel_of_the_student_is_a_known_one_of_the_teacher(student, teac
     """By weights: what makes the channels that enter Detect was copied from the teacher's rows."""
     small, large = checkpoint.load(student), checkpoint.load(teacher)
     there = same_channels(small, large, PX)
-    for block in ("model.3", "model.9"):
-        name, rows = f"{block}.cv3.bn", there[block]
+    for block, name in (("model.3", "model.3.cv3.bn"), ("model.9", "model.9.bn")):
+        rows = there[block]
         assert torch.equal(small.get_submodule(name).weight, large.get_submodule(name).weight[rows])
         assert len(rows) < len(large.get_submodule(name).weight)
     assert len(there["model.8"]) == small.model[9].conv.in_channels, "a concatenation"
