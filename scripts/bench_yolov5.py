@@ -4,9 +4,9 @@
         --coco data/coco128/coco128.yaml --darknet yolo-fastest-1.1.cfg
 
 Three tables (`--only`): `bccd`, a COCO checkpoint transferred to blood cells and slimmed to half of its FLOPs; `coco`,
-the checkpoint itself, on images of its own classes; `speed`, files in onnxruntime, cut without training. Each row is
-kept in scripts/bench_yolov5_rows.json as soon as it is there: interrupted, the same command goes on, and `--print`
-shows the tables with what is still missing. About two hours on two CPU cores.
+the checkpoint itself, on images of its own classes; `speed`, files in onnxruntime and OpenCV, cut without training.
+Each row is kept in scripts/bench_yolov5_rows.json as soon as it is there: interrupted, the same command goes on, and
+`--print` shows the tables with what is still missing. About two hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ STRENGTH = 0.01
 """Of sparse training: what eight steps can answer with. At the default strength nothing is left of the detector."""
 KEPT = ("params", "flops", "file_mb", "map50", "map50_95", "map50_95_low", "map50_95_high", "f1_at_25",
         "best_confidence", "split")  # fmt: skip
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
+FILES_IN = {**RUNTIMES, "opencv": "OpenCV"}
+"""Runtimes that files are timed in: as it is called here, and as a reader knows it."""
 BCCD = {
     "original": "transferred from COCO",
     "pruned": "FLOPs ×0.5, nothing trained",
@@ -63,8 +65,9 @@ COCO = {
     "sparse 0.9 finetuned": "... fine-tuned",
 }
 HEAD = ("detector", "epochs", "params, M", "FLOPs ×", "mAP50-95", "mAP50", "F1 at 0.25", "best confidence",
-        "PyTorch, ms", "onnxruntime, ms")  # fmt: skip
-SPEED_HEAD = ("detector", "px", "FLOPs ×", "params ×", "file, MB", "PyTorch, ms", "×", "onnxruntime, ms", "×")
+        *(f"{name}, ms" for name in RUNTIMES.values()))  # fmt: skip
+SPEED_HEAD = ("detector", "px", "FLOPs ×", "params ×", "file, MB",
+              *(head for name in FILES_IN.values() for head in (f"{name}, ms", "×")))  # fmt: skip
 
 Rows = dict[str, Any]
 Keep = Callable[[str, Mapping[str, Any]], None]
@@ -134,7 +137,7 @@ def make_bccd(args: argparse.Namespace, rows: Rows) -> None:
     if missing(rows, "bccd", "ms"):
         export(config)
         files = {key: config.folder / key / f"{key}.pt" for key in ("original", "pruned")}
-        keep("ms", timed({key: checkpoint.load(file) for key, file in files.items()}, config.imgsz, args))
+        keep("ms", timed({key: checkpoint.load(file) for key, file in files.items()}, config.imgsz, args, RUNTIMES))
     made("longer", args.epochs, train_on)
 
 
@@ -157,7 +160,7 @@ def make_coco(args: argparse.Namespace, rows: Rows) -> None:
                 keep(key, {**worth(stage(config)), "epochs": epochs})
         detectors[name] = config.folder / "pruned/pruned.pt"
     if missing(rows, "coco", "ms"):
-        keep("ms", timed({key: checkpoint.load(file) for key, file in detectors.items()}, whole.imgsz, args))
+        keep("ms", timed({key: checkpoint.load(file) for key, file in detectors.items()}, whole.imgsz, args, RUNTIMES))
 
 
 def configured(args: argparse.Namespace, part: str, given: dict[str, Any], name: str = "whole") -> Config:
@@ -209,7 +212,7 @@ def make_speed(args: argparse.Namespace, rows: Rows) -> None:
         detectors = {"original": whole, **slims}
         sizes = {key: {**costs(each, imgsz), "file_mb": checkpoint.file_bytes(each) / 1e6}
                  for key, each in detectors.items()}  # fmt: skip
-        keep(Path(path).stem, {"imgsz": imgsz, "rows": sizes, **timed(detectors, imgsz, args)})
+        keep(Path(path).stem, {"imgsz": imgsz, "rows": sizes, **timed(detectors, imgsz, args, FILES_IN)})
 
 
 def costs(detector: nn.Module, imgsz: int) -> dict[str, int]:
@@ -218,11 +221,13 @@ def costs(detector: nn.Module, imgsz: int) -> dict[str, int]:
     return {"params": spent.params, "flops": spent.flops}
 
 
-def timed(detectors: Mapping[str, nn.Module], imgsz: int, args: argparse.Namespace) -> dict[str, Any]:
+def timed(
+    detectors: Mapping[str, nn.Module], imgsz: int, args: argparse.Namespace, runtimes: Iterable[str]
+) -> dict[str, Any]:
     """Milliseconds of an image in each runtime, all detectors in turn; and what they were measured on."""
     threads = os.cpu_count() or 1
     found: dict[str, Any] = {"device": measure.processor(), "threads": threads}
-    for runtime in RUNTIMES:
+    for runtime in runtimes:
         runner = Runner(runtime, threads, imgsz)
         with Scratch() as folder:
             ready = {}
@@ -269,7 +274,7 @@ def speeds(kept: Rows) -> Iterator[list[str]]:
         for key, row in found["rows"].items():
             cells = [net if key == "original" else f"... FLOPs ×{key}", str(found["imgsz"])]
             cells += [f"{row[each] / whole[each]:.3f}" for each in ("flops", "params")] + [f"{row['file_mb']:.2f}"]
-            for runtime in RUNTIMES:
+            for runtime in FILES_IN:
                 now, before = (found[runtime][each]["median"] for each in (key, "original"))
                 cells += [f"{now:.1f}", f"{now / before:.2f}"]
             yield cells

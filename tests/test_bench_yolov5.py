@@ -46,10 +46,11 @@ def test_speed_is_told_beside_the_whole_net_s(bench: Any) -> None:
         "original": {"params": 100, "flops": 1000, "file_mb": 4.0},
         "0.5": {"params": 25, "flops": 500, "file_mb": 1.0},
     }
-    found = {"imgsz": 320, "rows": sizes, **{r: ms(original=8.0, **{"0.5": 6.0}) for r in ("torch", "onnxruntime")}}
+    slow, fast = ms(original=8.0, **{"0.5": 6.0}), ms(original=4.0, **{"0.5": 1.0})
+    found = {"imgsz": 320, "rows": sizes, "torch": slow, "onnxruntime": slow, "opencv": fast}
     *_, whole, cut = bench.table({"speed": {"net": found}}, "speed").splitlines()
-    assert whole == "| net | 320 | 1.000 | 1.000 | 4.00 | 8.0 | 1.00 | 8.0 | 1.00 |"
-    assert cut == "| ... FLOPs ×0.5 | 320 | 0.500 | 0.250 | 1.00 | 6.0 | 0.75 | 6.0 | 0.75 |"
+    assert whole == "| net | 320 | 1.000 | 1.000 | 4.00 | 8.0 | 1.00 | 8.0 | 1.00 | 4.0 | 1.00 |"
+    assert cut == "| ... FLOPs ×0.5 | 320 | 0.500 | 0.250 | 1.00 | 6.0 | 0.75 | 6.0 | 0.75 | 1.0 | 0.25 |"
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_row_is_made_once_and_kept_at_once(bench: Any, given: Callable[..., An
     for stage in ("original", "prune_stage", "finetune", "train_on", "sparse_train"):
         monkeypatch.setattr(bench, stage, stand_in(stage))
     monkeypatch.setattr(bench, "export", lambda config: None)
-    monkeypatch.setattr(bench, "timed", lambda detectors, imgsz, args: {})
+    monkeypatch.setattr(bench, "timed", lambda detectors, imgsz, args, runtimes: {})
     monkeypatch.setattr(bench.checkpoint, "load", lambda path: path)
     args, rows = given(), {}
     bench.make_bccd(args, rows)

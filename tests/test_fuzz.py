@@ -67,8 +67,12 @@ def main(words):
         print(f"yolo-slim: {e}", file=sys.stderr)
         return 2
     return 0
-watched.cli.main = main
 found = {}
+for word in ("prune.ratio=0.3", "prune.ratio=much"):  # and there is nothing to export
+    with tempfile.TemporaryDirectory() as folder:
+        case, home = watched.Case(["export", "model=yolov5n.yaml", word], "", dry=True), pathlib.Path(folder)
+        found[f"dry, {word}"], _ = watched.verdict(case, watched.attempt(case, home), home)
+watched.cli.main = main
 for name in deeds:
     with tempfile.TemporaryDirectory() as folder:
         for benign in (False, True):
@@ -144,6 +148,7 @@ def test_what_is_watched_for_is_seen() -> None:
     for name in ("nothing", "write here"):
         expected |= {f"{name}, never": "silent", f"{name}, benign": "accepted"}
     expected |= {"refuse, never": "refused well", "refuse, benign": "benign refused"}
+    expected |= {"dry, prune.ratio=0.3": "accepted", "dry, prune.ratio=much": "refused well"}
     assert found == expected
 
 
