@@ -188,3 +188,9 @@ def test_apostrophes_spaces_and_signs_in_every_path(detector: nn.Module, data: P
     made = contents(here / "it is #3" / "20240101").keys()
     assert {"pruned/stage.json", "finetuned/slim.pt", "report/report.html"} <= made
     assert {path.name for path in tmp_path.iterdir()} == {here.name}
+
+
+def test_ctrl_c_while_python_ends_shows_no_traceback(tmp_path: Path) -> None:
+    late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)"  # done last
+    answer = run_alone("--version", cwd=tmp_path, code=f"{late}; from yolo_slim.cli import main; sys.exit(main())")
+    assert answer.out.startswith("yolo-slim ") and answer.err == "", answer

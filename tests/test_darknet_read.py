@@ -12,6 +12,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
+from yolo_slim.errors import SlimError
 from yolo_slim.formats import darknet
 from yolo_slim.formats.darknet.build import EPS
 from yolo_slim.formats.darknet.net import read_net
@@ -250,10 +251,8 @@ def test_activations_by_hand(name, expected, norm):
         pytest.param({"coco.names": "a\nb\nc\n\n"}, "abc", id="another, if it fits"),
         pytest.param({"x.names": "a\nb\nc", "y.names": "d\ne\nf"}, "012", id="two others: none is meant"),
         pytest.param({"x.names": "a\nb\nc", "y.names": "d\ne\nf\ng"}, "abc", id="two others, one fits"),
-        pytest.param({"net.names": "a\nb", "obj.names": "d\ne\nf"}, "def", id="too few"),
-        pytest.param({"net.names": "a\n\nc\nd"}, "012", id="an empty one"),
-        pytest.param({"net.names": "a\nb\n\x1b[2J"}, "012", id="control characters"),
-        pytest.param({"net.names": "a" * 100_000}, "012", id="far too long"),
+        pytest.param({"net.names": "\ufeffa\nb\nc"}, "abc", id="of an editor of Windows"),
+        pytest.param({"x.names": "a\nb", "obj.names": "d\ne\nf"}, "def", id="another that does not fit"),
     ],
 )
 def test_names_of_classes(tmp_path, files, expected):
@@ -261,6 +260,25 @@ def test_names_of_classes(tmp_path, files, expected):
     for name, text in files.items():
         (tmp_path / name).write_bytes(text.encode())
     assert "".join(darknet.load(path).names.values()) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a\nb", id="too few"),
+        pytest.param("a\nb\nc\nd", id="too many"),
+        pytest.param("a\n\nc", id="one is empty"),
+        pytest.param("", id="none"),
+        pytest.param("a\nb\n\x1b[2J", id="control characters"),
+        pytest.param("a" * 100_000, id="far too long"),
+    ],
+)
+def test_names_that_do_not_fit_their_cfg_are_refused(tmp_path, text):
+    path = written(tmp_path, SMALL)
+    (tmp_path / "net.names").write_text(text)
+    (tmp_path / "obj.names").write_text("d\ne\nf")
+    with pytest.raises(SlimError, match=r"net\.names: expected the names of the 3 classes of net\.cfg"):
+        darknet.load(path)
 
 
 @pytest.mark.parametrize("name", ["net_best.weights", "net_final.weights", "net_last.weights"])

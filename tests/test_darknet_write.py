@@ -13,6 +13,7 @@ import torch
 from darknet_nets import HEADER, SMALL, conv, detector, head, image, net, random_cfg, section, written
 from networks import random_plan
 
+import yolo_slim
 from yolo_slim.channels import cut, relative_difference, trace
 from yolo_slim.errors import SlimError
 from yolo_slim.formats import darknet
@@ -127,6 +128,13 @@ def test_names_go_along(tmp_path):
     assert darknet.load(cfg).names == {0: "a cat", 1: "two lines", 2: "2"}
 
 
+def test_names_of_another_detector_do_not_stay_beside_it(tmp_path):
+    model = darknet.load(written(tmp_path, SMALL))
+    (tmp_path / "out.names").write_text("a\nb\nc\n")
+    cfg, _ = darknet.save(model, tmp_path / "out.cfg")
+    assert darknet.load(cfg).names == model.names == {0: "0", 1: "1", 2: "2"}
+
+
 # ---- the card ----
 
 
@@ -203,3 +211,12 @@ def test_what_is_no_detector_of_a_cfg_is_not_written(tmp_path, change, message):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(SlimError, match=r"\.cfg"):
         darknet.save(detector(SMALL), tmp_path / "out.pt")
+
+
+def test_python_reads_weights_that_lie_elsewhere(tmp_path):
+    path = written(tmp_path, SMALL)
+    moved = path.with_suffix(".weights").rename(tmp_path / "elsewhere.weights")
+    again = yolo_slim.load(path, weights=moved)
+    assert again.state_dict().keys() == darknet.load(path, moved).state_dict().keys()
+    with pytest.raises(SlimError, match="no weights beside"):
+        yolo_slim.load(path)

@@ -50,6 +50,18 @@ def test_an_unpruned_one_comes_back_with_the_same_tensors_and_keys(path: Path, t
 
 
 @each
+def test_one_that_was_trained_here_says_its_size(path: Path, tmp_path: Path) -> None:
+    """As its repository's own say it, whatever else it has there."""
+    detector = yolo_slim.load(path)
+    before = checkpoint.read(path)
+    detector.args["imgsz"] = 96
+    after = checkpoint.read(yolo_slim.save(detector, tmp_path / "other.pt"))
+    assert after.pop("opt") == {**(before.pop("opt", None) or {}), "imgsz": 96}
+    assert {k: v for k, v in after.items() if k != "model"} == {k: v for k, v in before.items() if k != "model"}
+    assert yolo_slim.load(tmp_path / "other.pt").args["imgsz"] == 96 and checkpoint.says_size(tmp_path / "other.pt")
+
+
+@each
 def test_names_are_the_repository_s_and_its_oldest(path: Path, tmp_path: Path) -> None:
     """`models.yolo.Model` is known to every release. NumPy is not named: versions 1 and 2 name it differently."""
     written = yolo_slim.save(yolo_slim.load(path), tmp_path / "same.pt")

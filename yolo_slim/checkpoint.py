@@ -90,6 +90,16 @@ def parts(path: str | Path, weights: str | None = None) -> list[Path]:
     return family.parts(path, Path(weights) if weights else None) if family.parts else [path]
 
 
+def says_size(path: str | Path, weights: str | None = None) -> bool:
+    """Whether a file says which side its detector's images had in training; Ultralytics' default stands for it else.
+
+    Raises:
+        SlimError: as `read`.
+    """
+    ckpt = read(path, weights)
+    return "imgsz" in family_in(ckpt).arguments(ckpt)
+
+
 def is_stored(path: str | Path) -> bool:
     """Whether a file holds a trained detector, as far as its name, or what it begins with, tells."""
     return Path(path).suffix == ".pt" or family_at(Path(path)) is not ULTRALYTICS

@@ -23,18 +23,19 @@ from yolo_slim.pruning.choose import Findings, evidence_from
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
+def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> nn.Module:
     """Read a detector: fp32, eval mode, every parameter trainable.
 
     Args:
         path: a checkpoint `.pt` of Ultralytics or of ultralytics/yolov5, a Darknet `.cfg` with its weights beside it,
             or a model `.yaml` for an untrained detector.
+        weights: of a Darknet cfg, where they do not lie beside it.
 
     Raises:
         SlimError: the file is missing, damaged, names code outside the allow-list, holds no detector, or one that is
             fused or made for another task.
     """
-    return checkpoint.load(path_of(path))
+    return checkpoint.load(path_of(path), None if weights is None else str(path_of(weights)))
 
 
 def save(detector: Given, path: str | os.PathLike[str], **extra: Any) -> Path:

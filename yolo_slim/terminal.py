@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import os
 import signal
@@ -26,6 +27,7 @@ class Ended(KeyboardInterrupt):
 def prepare() -> None:
     """Let no output fail: what is closed takes everything, what cannot write a character writes another."""
     codecs.register_error("yolo-slim", _in_plain)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what Python puts away then would show a traceback
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:  # closed: the next file that is opened would take its number, and all that is printed

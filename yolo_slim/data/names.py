@@ -46,7 +46,7 @@ def check_names(detector: Any, named: Any, whose: str, data: str) -> None:
         raise SlimError(
             f"{whose} detects {len(ours)} classes, but {data} names {len(theirs)}: "
             "give the data set that the detector was trained on, or have it trained for these classes first: "
-            "original.transfer=true"
+            "original.transfer=true (one of Darknet: there)"
         )
     if _alike(ours, theirs):
         return

@@ -63,7 +63,8 @@ def _trained_at(model: str, weights: str | None) -> int:
     side = _fitting(checkpoint.load(model, weights).args.get("imgsz"))
     if side is None:
         return IMGSZ
-    print(f"imgsz={side}, as {model} was trained at")
+    why = f", as {model} was trained at" if checkpoint.says_size(model, weights) else f": {model} does not say its own"
+    print(f"imgsz={side}{why}")
     return side
 
 

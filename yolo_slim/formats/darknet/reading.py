@@ -124,6 +124,9 @@ def names_of(cfg_path: Path, classes: int) -> dict[int, str]:
     """Names of classes from a `.names` file beside a cfg that has as many lines; else their numbers.
 
     The one that is called as the cfg comes first, then obj.names; another is meant if it is the only one that fits.
+
+    Raises:
+        SlimError: the one that is called as the cfg does not fit it.
     """
     fitting = {}
     try:
@@ -133,7 +136,13 @@ def names_of(cfg_path: Path, classes: int) -> dict[int, str]:
     for path in beside:
         if (names := _lines(path, classes)) is not None:
             fitting[path.name] = names
-    for name in (f"{cfg_path.stem}.names", "obj.names"):
+    own = f"{cfg_path.stem}.names"
+    if own not in fitting and any(path.name == own for path in beside):
+        raise SlimError(
+            f"{plain(cfg_path.with_name(own))}: expected the names of the {classes} classes of {plain(cfg_path.name)}, "
+            "one a line, in UTF-8. Mend it, or take it away: classes are then called by their numbers"
+        )
+    for name in (own, "obj.names"):
         if name in fitting:
             return dict(enumerate(fitting[name]))
     distinct = {tuple(names) for names in fitting.values()}
@@ -143,7 +152,7 @@ def names_of(cfg_path: Path, classes: int) -> dict[int, str]:
 def _lines(path: Path, count: int) -> list[str] | None:
     """As many names; None: the file holds something else."""
     try:
-        names = _content(path, count * (LONGEST_NAME + 2), "names").decode("utf-8").rstrip().split("\n")
+        names = _content(path, count * (LONGEST_NAME + 2), "names").decode("utf-8-sig").rstrip().split("\n")
     except (SlimError, UnicodeDecodeError):
         return None
     names = [name.strip() for name in names]

@@ -34,7 +34,8 @@ def save(detector: Detector, cfg_path: str | Path, card: Mapping[str, Any] | Non
     """Write a detector as a cfg and weights, all of it or nothing.
 
     Of the cfg that it came from, only `filters=` and `groups=` of layers that were cut are other; where nothing was
-    cut, both files hold what they held. Names of classes go into `net.names` where they are more than numbers.
+    cut, both files hold what they held. Names of classes go into `net.names` where they are more than numbers, or where
+    such a file of another detector would stand for them.
 
     Args:
         detector: from `load`, cut or not, on any device, of any precision; left alone.
@@ -54,9 +55,10 @@ def save(detector: Detector, cfg_path: str | Path, card: Mapping[str, Any] | Non
     header = Header(*detector.yaml["darknet"]["header"])
     weights_path = cfg_path.with_suffix(SUFFIX)
     files = {weights_path: content_of(detector, net, header), cfg_path: text.encode("utf-8")}
-    if any(name != str(i) for i, name in detector.names.items()):
+    names_path = cfg_path.with_suffix(".names")
+    if names_path.is_file() or any(name != str(i) for i, name in detector.names.items()):
         lines = (" ".join(str(name).split()) or str(i) for i, name in detector.names.items())
-        files[cfg_path.with_suffix(".names")] = "".join(f"{line}\n" for line in lines).encode("utf-8")
+        files[names_path] = "".join(f"{line}\n" for line in lines).encode("utf-8")
     if card is not None:
         told = {"card": dict(card), "sha256": _sums(files[cfg_path], files[weights_path])}
         files[cfg_path.with_suffix(CARD)] = json.dumps(told, indent=1).encode("utf-8")

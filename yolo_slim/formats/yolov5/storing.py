@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.archive import in_pickle
@@ -88,9 +89,13 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
         vars(stored).pop(name, None)
     stored.names = list(stored.names.values()) if source["listed"] else dict(stored.names)
     _unused(stored.model[-1])
-    finished = {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None, "optimizer": None,
-                **({"opt": {"imgsz": side}} if side else {})}  # fmt: skip
-    return {**(copy.deepcopy(source["entries"]) or finished), "model": stored}
+    finished = {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None, "optimizer": None}
+    entries = copy.deepcopy(source["entries"])
+    said = arguments(entries).get("imgsz", DEFAULT_CFG_DICT["imgsz"]) if entries else None
+    if side and side != said:  # it was trained here since
+        told = (entries or finished).get("opt")
+        entries = {**(entries or finished), "opt": {**(told if isinstance(told, dict) else {}), "imgsz": side}}
+    return {**(entries or finished), "model": stored}
 
 
 def _side(args: Any) -> int | None:
