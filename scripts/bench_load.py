@@ -59,11 +59,7 @@ def measured(path: Path, runs: int) -> dict[str, float]:
             torch.load(path, map_location="cpu", weights_only=True)["model"].float().eval()
 
     ways: dict[str, Callable[[], object]] = {
-        "with every check": lambda: (
-            unpickle.walked.cache_clear(),
-            unpickle.KEPT.moulds.clear(),
-            checkpoint.load(path),
-        ),
+        "with every check": checked,
         "torch alone": alone,
         "of these: the zip, its sums": lambda: archive.opened(path),
         "the pickle's instructions": lambda: pickles.walk(opened.pickle, sizes),
