@@ -12,12 +12,12 @@ from tiny import ROOT, script
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and time of a process are read from /proc")
 
 DOSE = {
-    "pickles": 10,
-    "checkpoints": 10,
-    "exports": 10,
-    "cards": 10,
-    "settings": 10,
-    "yamls": 10,
+    "pickles": 8,
+    "checkpoints": 8,
+    "exports": 8,
+    "cards": 8,
+    "settings": 8,
+    "yamls": 8,
     "data": 3,
     "training": 3,
 }
