@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from ultralytics.utils import IterableSimpleNamespace
 
 from yolo_slim import checkpoint
 from yolo_slim.formats import archive, door, head, layers, modules, pickles, unpickle, vocabulary
@@ -45,7 +44,8 @@ def measured(path: Path, runs: int) -> dict[str, float]:
     opened = archive.opened(path)
     sizes = {key: len(content) for key, content in opened.storages.items()}
     words, found = vocabulary.ultralytics(), pickles.walk(opened.pickle, sizes)
-    known = {**words.objects, "ultralytics.utils.IterableSimpleNamespace": IterableSimpleNamespace}
+    meant = {**words.objects, **words.helpers}
+    classes = [(meant[name], name) for name in found if isinstance(meant[name], type)]
     detector = unpickle.unpickled(path)["model"]
     whole = checkpoint.load(path)
 
@@ -55,7 +55,7 @@ def measured(path: Path, runs: int) -> dict[str, float]:
         checkpoint.load(path)
 
     def alone() -> None:
-        with torch.serialization.safe_globals([(kind, name) for name, kind in known.items()]):
+        with torch.serialization.safe_globals(classes):
             torch.load(path, map_location="cpu", weights_only=True)["model"].float().eval()
 
     ways: dict[str, Callable[[], object]] = {

@@ -90,13 +90,9 @@ def parts(path: str | Path, weights: str | None = None) -> list[Path]:
     return family.parts(path, Path(weights) if weights else None) if family.parts else [path]
 
 
-def says_size(path: str | Path, weights: str | None = None) -> bool:
-    """Whether a file says which side its detector's images had in training; Ultralytics' default stands for it else.
-
-    Raises:
-        SlimError: as `read`.
-    """
-    ckpt = read(path, weights)
+def says_size(ckpt: dict[str, Any]) -> bool:
+    """Whether a checkpoint says which side its detector's images had in training; Ultralytics' default stands for it
+    else."""
     return "imgsz" in family_in(ckpt).arguments(ckpt)
 
 

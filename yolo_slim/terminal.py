@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 PLAIN = {"→": "->", "←": "<-", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "µ": "u"}
@@ -27,7 +28,7 @@ class Ended(KeyboardInterrupt):
 def prepare() -> None:
     """Let no output fail: what is closed takes everything, what cannot write a character writes another."""
     codecs.register_error("yolo-slim", _in_plain)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what Python puts away then would show a traceback
+    _end_quietly()
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:  # closed: the next file that is opened would take its number, and all that is printed
@@ -37,6 +38,12 @@ def prepare() -> None:
             stream.reconfigure(errors="yolo-slim")
             # Processes that this one starts have no such handler.
             os.environ["PYTHONIOENCODING"] = f"{stream.encoding}:replace"
+
+
+@cache
+def _end_quietly() -> None:
+    """Ctrl-C while Python puts its things away ends it, without a traceback of theirs."""
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

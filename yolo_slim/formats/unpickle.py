@@ -47,9 +47,9 @@ def unpickled(path: Path, words: Vocabulary | None = None) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def walked(pickle: bytes, sizes: tuple[tuple[str, int], ...], words: Vocabulary) -> frozenset[str]:
+def walked(data: bytes, sizes: tuple[tuple[str, int], ...], words: Vocabulary) -> frozenset[str]:
     """What `walk` finds: once for the same bytes, as the stages of a run read the same few files again and again."""
-    return walk(pickle, dict(sizes), words)
+    return walk(data, dict(sizes), words)
 
 
 class Unpickler(pickle.Unpickler):

@@ -60,10 +60,11 @@ def _trained_at(model: str, weights: str | None) -> int:
     if not checkpoint.is_stored(model):
         return IMGSZ
 
-    side = _fitting(checkpoint.load(model, weights).args.get("imgsz"))
+    ckpt = checkpoint.read(model, weights)
+    side = _fitting(checkpoint.detector_of(ckpt, model).args.get("imgsz"))
     if side is None:
         return IMGSZ
-    why = f", as {model} was trained at" if checkpoint.says_size(model, weights) else f": {model} does not say its own"
+    why = f", as {model} was trained at" if checkpoint.says_size(ckpt) else f": {model} does not say its own"
     print(f"imgsz={side}{why}")
     return side
 

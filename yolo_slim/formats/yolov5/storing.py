@@ -89,13 +89,14 @@ def content_of(detector: AnchorModel) -> dict[str, Any]:
         vars(stored).pop(name, None)
     stored.names = list(stored.names.values()) if source["listed"] else dict(stored.names)
     _unused(stored.model[-1])
-    finished = {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None, "optimizer": None}
     entries = copy.deepcopy(source["entries"])
     said = arguments(entries).get("imgsz", DEFAULT_CFG_DICT["imgsz"]) if entries else None
+    entries = entries or {"epoch": -1, "best_fitness": None, "model": None, "ema": None, "updates": None,
+                          "optimizer": None}  # fmt: skip
     if side and side != said:  # it was trained here since
-        told = (entries or finished).get("opt")
-        entries = {**(entries or finished), "opt": {**(told if isinstance(told, dict) else {}), "imgsz": side}}
-    return {**(entries or finished), "model": stored}
+        told = entries.get("opt")
+        entries["opt"] = {**(told if isinstance(told, dict) else {}), "imgsz": side}
+    return {**entries, "model": stored}
 
 
 def _side(args: Any) -> int | None:
