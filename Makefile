@@ -23,8 +23,9 @@ demo: .venv/ready
 	$(BIN)/python scripts/make_shapes.py --out data/shapes --train 256 --imgsz 128
 	$(BIN)/yolo-slim run configs/demo.yaml $(ARGS)
 
+# Bytecode is written, whatever the environment says: some hundred processes of tests compile nothing again.
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # mypy reads torch's and Ultralytics' annotations as they are now: it is left out where older versions are asked for.
 lint: .venv/ready

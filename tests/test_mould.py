@@ -160,6 +160,13 @@ def test_a_structure_is_told_by_all_that_is_not_a_number() -> None:
     assert len({told, *map(fingerprint, others)}) == 1 + len(others)
 
 
+def test_wiring_is_told_by_neither_precision_nor_what_learns() -> None:
+    net, other = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3).half().requires_grad_(False)
+    assert fingerprint(net, exact=False) == fingerprint(other, exact=False) is not None
+    others = [nn.Conv2d(3, 9, 3), nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(3, 8, 3).eval(), Widening(3, 8, 3)]
+    assert len({fingerprint(n, exact=False) for n in (net, *others)}) == 1 + len(others)
+
+
 def test_code_without_a_name_of_its_own_is_told_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class of a notebook is another one after its cell was changed, under the same name."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3))

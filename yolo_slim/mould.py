@@ -12,6 +12,7 @@ import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
+from hashlib import sha256
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,7 +55,7 @@ class Store:
 
     def __init__(self, room: int) -> None:
         """`room`: for as many bytes; the latest stays however large it is."""
-        self.room, self.moulds = room, OrderedDict[Hashable, Mould]()
+        self.room, self.held, self.moulds = room, 0, OrderedDict[Hashable, Mould]()
 
     def get(self, key: Hashable) -> Any:
         """A copy of what was put there; None: nothing is left of it."""
@@ -66,16 +67,19 @@ class Store:
     def put(self, key: Hashable, thing: Any) -> None:
         """Keep it, unless it cannot be kept; what was not asked for for longest makes room."""
         with suppress(Exception):
-            self.moulds[key] = Mould(thing)
-        while len(self.moulds) > 1 and sum(mould.size for mould in self.moulds.values()) > self.room:
-            self.moulds.popitem(last=False)
+            mould = Mould(thing)
+            self.held += mould.size - (self.moulds.pop(key).size if key in self.moulds else 0)
+            self.moulds[key] = mould
+        while len(self.moulds) > 1 and self.held > self.room:
+            self.held -= self.moulds.popitem(last=False)[1].size
 
 
-def fingerprint(network: nn.Module) -> Hashable | None:
+def fingerprint(network: nn.Module, *, exact: bool = True) -> Hashable | None:
     """The same for networks that differ in their numbers alone; None: one that cannot be told by it.
 
     That is a network with code that has no name of its own (what a notebook or a script defines may be another thing
-    under the same name a moment later), or that cannot be pickled.
+    under the same name a moment later), or that cannot be pickled. Not `exact`: the same too where numbers are of
+    another precision, learn or not, or lie otherwise in memory, which says nothing of how layers are wired.
     """
     try:
         written = _written(network)
@@ -83,8 +87,16 @@ def fingerprint(network: nn.Module) -> Hashable | None:
         return None
     if any(thing.__module__ in (None, "__main__") for thing in written.named):
         return None
-    tensors = ((type(t), t.shape, t.stride(), t.dtype, t.requires_grad) for t in written.tensors)
-    return written.structure, tuple(written.named), tuple(tensors)
+    looks = _look if exact else _shape
+    return sha256(written.structure).digest(), tuple(written.named), tuple(map(looks, written.tensors))
+
+
+def _look(tensor: Tensor) -> Hashable:
+    return type(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
+
+
+def _shape(tensor: Tensor) -> Hashable:
+    return type(tensor), tensor.shape, tensor.is_floating_point() or tensor.dtype
 
 
 def _copied(tensors: list[Tensor], memo: dict[int, Any]) -> list[Any]:
@@ -153,6 +165,8 @@ class _Writer(pickle.Pickler):
         if isinstance(value, Tensor):
             self.tensors.append(value)
             return tensor_at, (len(self.tensors) - 1,)
+        if type(value) is OrderedDict:  # a module holds ten; by itself, each asks Python for slots that it has not
+            return OrderedDict, (), vars(value) or None, None, iter(value.items())
         if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             self.named.append(value)
         elif hasattr(type(value), "__deepcopy__") and type(value) is not np.ndarray:

@@ -43,13 +43,13 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
     Raises:
         SlimError: the detector holds no convolution, or cannot run without its weights at this size.
     """
-    ghost = ghost_of(detector)
-    if not any(isinstance(m, nn.Conv2d) for m in ghost.modules()):
+    if not any(isinstance(m, nn.Conv2d) for m in detector.modules()):
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
     hw = hw_of(imgsz)
-    structure = fingerprint(ghost)
+    structure = fingerprint(detector, exact=False)
     if (known := _KNOWN.get((structure, hw))) is not None:
         return known
+    ghost = ghost_of(detector)
     image = (furthest(ghost, hw).channels, *hw)
     found = _try_the_law(ghost, _observe(ghost, image), image)
     if structure is not None:

@@ -13,6 +13,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector, Head
 from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
+from yolo_slim.mould import Store, fingerprint
 
 HEADS = (Detect, v10Detect)
 PX = 256
@@ -125,13 +126,28 @@ def are_strides(stride: Any, levels: int) -> bool:
     return bool(torch.isfinite(stride).all() and (stride >= 1).all() and (stride <= 1024).all())
 
 
+_KNOWN = Store(1_000)
+"""Structure -> the strides that it has, of some hundred: numbers of weights say nothing of them."""
+
+
 def check_run(detector: Detector) -> None:
     """Run the detector once on the meta device: everything in it fits together, and its strides are as it says.
 
     Raises:
         SlimError: where it stops, or what comes out of it.
     """
-    head = detector.model[-1]
+    structure, head = fingerprint(detector, exact=False), detector.model[-1]
+    found = _KNOWN.get(structure)
+    if found is None:
+        found = _strides(detector, head)
+        if structure is not None:
+            _KNOWN.put(structure, found)
+    for said in (head.stride, detector.stride):
+        if not torch.allclose(said.float(), torch.tensor(found)):
+            raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")
+
+
+def _strides(detector: Detector, head: Head) -> list[float]:
     named = (detector.named_parameters(remove_duplicate=False), detector.named_buffers(remove_duplicate=False))
     state = {name: _ghost(tensor) for tensors in named for name, tensor in tensors}
     modes = {module: module.training for module in detector.modules()}
@@ -143,7 +159,7 @@ def check_run(detector: Detector) -> None:
                 out = _ghost_run(detector, state, said_channels(detector) or 3)
             except Exception:  # it says nothing, or something else than what it reads
                 out = _ghost_run(detector, state, image_channels(detector, PX))
-            found = [PX / level.shape[-2] for level in _levels(out)]
+            return [PX / level.shape[-2] for level in _levels(out)]
     except SlimError:
         raise
     except Exception as e:
@@ -151,9 +167,6 @@ def check_run(detector: Detector) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    for said in (head.stride, detector.stride):
-        if not torch.allclose(said.float(), torch.tensor(found)):
-            raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")
 
 
 def _ghost_run(detector: Detector, state: dict[str, torch.Tensor], channels: int) -> Any:
