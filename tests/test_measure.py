@@ -78,7 +78,7 @@ def test_latency_of_all_names_at_once(detector: nn.Module) -> None:
 def test_runs_take_turns_and_the_first_of_each_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SETTLE", 0)
     calls: list[str] = []
-    times = interleaved({name: partial(calls.append, name) for name in "ab"}, runs=7, warmup=2, told=None)
+    times = interleaved({name: partial(calls.append, name) for name in "ab"}, runs=7, warmup=2, description=None)
     assert "".join(calls) == "aabb" + "aaaaaabbbbbb" + "aaabbb"
     assert {name: len(ms) for name, ms in times.items()} == {"a": 7, "b": 7}
 
@@ -92,7 +92,8 @@ def test_nothing_counts_while_the_threads_of_the_one_before_wait_for_work(monkey
         calls.append(name)
         now[0] += seconds
 
-    times = interleaved({"a": partial(run, "a", 0.25), "b": partial(run, "b", 0.04)}, runs=5, warmup=0, told=None)
+    both = {"a": partial(run, "a", 0.25), "b": partial(run, "b", 0.04)}
+    times = interleaved(both, runs=5, warmup=0, description=None)
     assert "".join(calls) == "a" + "aaaaa" + "bbb" + "bbbbb", "0.1 s: one run of a, three of b"
     assert times == {"a": pytest.approx([250.0] * 5), "b": pytest.approx([40.0] * 5)}
 

@@ -80,7 +80,7 @@ def test_out_of_reach_keeps_what_there_was_and_says_it() -> None:
     found = as_fast(Table(0.45), {"latency": 0.5}, truly(1.25))
     assert found.measured["latency"] == pytest.approx(0.625)
     lines = said(found, "openvino")
-    assert lines[0] == "measured in openvino: latency x0.625 (told x0.500), 12.50 ms (told 10.00 ms)"
+    assert lines[0] == "measured in openvino: latency x0.625 (predicted x0.500), 12.50 ms (predicted 10.00 ms)"
     assert len(lines) == 2 and "slower than asked for, x0.500" in lines[1] and "latency.samples" in lines[1]
 
 

@@ -58,7 +58,7 @@ def runs(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         answer = run("prune", *typed(original, folder, runtime))
         assert answer.code == 0, answer
         assert f"latency of layers in {runtime}, 1 threads: kept in" in answer.out
-        assert f"measured in {runtime}: latency x0.800 (told x0." in answer.out
+        assert f"measured in {runtime}: latency x0.800 (predicted x0." in answer.out
     return folder
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.reconstruct import Moments, draw, patches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows, scored
@@ -129,22 +130,20 @@ def _watch(
 
         return hook
 
-    hooks = [twin.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     seen = False
-    for batch in batches:
-        seen = True
-        outputs.clear()
-        with torch.set_grad_enabled(bool(weighed)):
-            value = loss(twin, batch)
-        said = [out for _, out in outputs]
-        gradients = torch.autograd.grad(value, said, allow_unused=True) if said else []
-        for (name, out), gradient in zip(outputs, gradients, strict=True):
-            if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
-                fisher[name] = fisher[name] + (gradient * len(out)).double().square().sum((0, 2, 3))
+    with hooked(twin.get_submodule(name).register_forward_hook(watch(name)) for name in names):
+        for batch in batches:
+            seen = True
+            outputs.clear()
+            with torch.set_grad_enabled(bool(weighed)):
+                value = loss(twin, batch)
+            said = [out for _, out in outputs]
+            gradients = torch.autograd.grad(value, said, allow_unused=True) if said else []
+            for (name, out), gradient in zip(outputs, gradients, strict=True):
+                if gradient is not None:  # the loss is a mean over the batch: times B gives each image's own
+                    fisher[name] = fisher[name] + (gradient * len(out)).double().square().sum((0, 2, 3))
     if not seen:
         raise SlimError("prune.criterion=obs looks at images: there are none")
-    for hook in hooks:
-        hook.remove()
     called = {name for name in names if images[name]}
     return (
         {name: sums for name, sums in moments.items() if name in called},
@@ -205,6 +204,9 @@ def _only(weight: Tensor, inverse: Tensor, slots: Tensor) -> tuple[Tensor, Tenso
 
 def _prices(weight: Tensor, inverse: Tensor, slots: Tensor) -> Tensor:
     """(n,) sum over outputs of w_S' ([A^-1]_SS)^-1 w_S for each row S of `slots` (n, b)."""
+    if slots.shape[1] == 1:  # a 1x1 convolution's: nothing to solve
+        at = slots[:, 0]
+        return weight[:, at].square().sum(0) / inverse.diagonal()[at]
     blocks = inverse[slots[:, :, None], slots[:, None, :]]  # [n, b, b]
     w = weight[:, slots].permute(1, 2, 0)  # [n, b, Co]
     return (w * torch.linalg.solve(blocks, w)).sum((1, 2))

@@ -26,10 +26,10 @@ def disagreement(ours: Answers, theirs: Answers, most: int = MOST) -> tuple[Tens
         theirs: of the same images, without gradients.
         most: positions of an image that are compared at most.
     """
-    told = theirs.scores.detach()
-    sure = torch.maximum(told.amax(1), ours.scores.detach().amax(1))  # [B, A]
+    expected = theirs.scores.detach()
+    sure = torch.maximum(expected.amax(1), ours.scores.detach().amax(1))  # [B, A]
     sure, at = sure.topk(min(most, sure.shape[1]), dim=1)
-    p, q = _at(told, at), _at(ours.scores, at)
+    p, q = _at(expected, at), _at(ours.scores, at)
     # Not torch's binary_cross_entropy, which ends the process of a GPU where a score is no number.
     gaps = (p * (p.log() - q.log()) + (1 - p) * (torch.log1p(-p) - torch.log1p(-q))).sum(1)
     weights = sure.sqrt()

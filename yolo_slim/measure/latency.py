@@ -60,7 +60,7 @@ def synchronise(where: torch.device) -> None:
 
 
 def interleaved(
-    ready: Mapping[str, Callable[[], object]], runs: int, warmup: int = 10, told: str | None = "latency"
+    ready: Mapping[str, Callable[[], object]], runs: int, warmup: int = 10, description: str | None = "latency"
 ) -> dict[str, list[float]]:
     """Milliseconds of every run: A five times, B five times, A again. The first `SETTLE` of each turn is not counted.
 
@@ -68,14 +68,14 @@ def interleaved(
         ready: name -> what is timed.
         runs: to be counted, of each.
         warmup: runs of each before any counts.
-        told: what progress is called; None: nothing is shown.
+        description: what progress is called; None: nothing is shown.
     """
     times: dict[str, list[float]] = {name: [] for name in ready}
     for run in ready.values():
         for _ in range(warmup):
             run()
     turns = range(-(-runs // IN_A_ROW))
-    for _ in track(turns, description=told, transient=True) if told else turns:
+    for _ in track(turns, description=description, transient=True) if description else turns:
         for name, run in ready.items():
             settled = time.perf_counter() + SETTLE
             run()

@@ -107,11 +107,11 @@ def _match(
     with Bar(*columns, transient=True) as bar:
         task = bar.add_task("", total=1.0, said="")
 
-        def told(at: Progress, loss: float) -> None:
+        def on_step(at: Progress, loss: float) -> None:
             bar.update(task, completed=length.share(at), said=f"step {at.step}, loss {loss:.3f}")
 
         best, at = match(
-            slim, unpruned, batch, judged, length, config.imgsz, begun=begun, keep=state.keep_of(slim), told=told
+            slim, unpruned, batch, judged, length, config.imgsz, begun=begun, keep=state.keep_of(slim), on_step=on_step
         )
     (_, before), after = at.history[0], at.least
     if at.broken:

@@ -92,21 +92,21 @@ class Comparator:
             found = self.faster(found, self.now(slim))
         return found
 
-    def many(self, slims: Sequence[Callable[[], nn.Module]], told: str) -> list[Comparison]:
+    def many(self, slims: Sequence[Callable[[], nn.Module]], description: str) -> list[Comparison]:
         """One after the other in no order, those again in the end that were timed on a slow machine.
 
         Neighbours in a list are often alike: one after the other, all narrow ones would be timed at once.
 
         Args:
             slims: give the detectors, which are not all kept.
-            told: what progress is called.
+            description: what progress is called.
         """
         order, pauses = np.random.default_rng(0).permutation(len(slims)), quiet.PAUSES
-        first = {i: self.now(slims[i]()) for i in track(order.tolist(), description=told)}
+        first = {i: self.now(slims[i]()) for i in track(order.tolist(), description=description)}
         turns = [first[i] for i in range(len(slims))]
         for _ in range(quiet.RETAKES):
             again = [i for i, each in enumerate(turns) if self.machine.slow(each.paces)]
-            for i in track(again, description=f"{told}, again", disable=not again, transient=True):
+            for i in track(again, description=f"{description}, again", disable=not again, transient=True):
                 pauses = self.machine.wait(pauses)
                 turns[i] = self.faster(turns[i], self.now(slims[i]()))
         return turns

@@ -67,25 +67,25 @@ def quartiles(ready: Ready, runs: int) -> tuple[float, ...]:
     A machine that is slower for a while is so for all, and where it goes at two speeds, the better one can be had
     again, while a median is now of one, now of the other.
     """
-    ms = measure.interleaved(ready, runs, warmup=3, told=None)
+    ms = measure.interleaved(ready, runs, warmup=3, description=None)
     return tuple(float(np.percentile(ms[name], 25)) for name in ready)
 
 
-def when_quiet(ready: Ready, runs: int, told: str | None = None) -> dict[str, list[float]]:
+def when_quiet(ready: Ready, runs: int, description: str | None = None) -> dict[str, list[float]]:
     """Milliseconds of every run, of all in turn; all again where the machine was slower than in the best of them.
 
     Args:
         ready: what is timed; the first and the last of them are the probes.
         runs: of each.
-        told: what progress is called; None: nothing is shown.
+        description: what progress is called; None: nothing is shown.
     """
     if runs < ENOUGH:
-        return measure.interleaved(ready, runs, told=told)
+        return measure.interleaved(ready, runs, description=description)
     machine = Machine({name: ready[name] for name in (*list(ready)[:1], *list(ready)[-1:])})
     found: list[tuple[list[float], dict[str, list[float]]]] = []  # the probes' paces, and all times
     pauses = PAUSES
     while True:
-        ms = measure.interleaved(ready, runs, told=told)
+        ms = measure.interleaved(ready, runs, description=description)
         of = [np.array(ms[name]) for name in machine.probes]
         parts = (slice(row, row + measure.IN_A_ROW) for row in range(0, runs, measure.IN_A_ROW))
         machine.seen += [tuple(float(np.percentile(each[part], 25)) for each in of) for part in parts]

@@ -89,11 +89,11 @@ def aimed(target: Target, found: Selection) -> Target:
 
 
 def said(found: Selection, runtime: str) -> list[str]:
-    """What was measured, beside what the table of layers had told; and where that is no longer what was asked for."""
+    """What was measured, beside what the table of layers predicted; and where that is no longer what was asked for."""
     names = [name for name in sorted(TIMED) if name in found.measured]
     if not names:
         return []
-    pairs = [f"{amount(name, found.measured[name])} (told {amount(name, found.achieved[name])})" for name in names]
+    pairs = [f"{amount(name, found.measured[name])} (predicted {amount(name, found.achieved[name])})" for name in names]
     lines = [f"measured in {runtime}: latency {', '.join(pairs)}"]
     for name in names:
         if found.measured[name] > found.asked.get(name, float("inf")) * (1 + CLOSE):

@@ -88,7 +88,7 @@ def match(
     *,
     begun: Progress | None = None,
     keep: Callable[[Progress], None] = lambda progress: None,
-    told: Callable[[Progress, float], None] = lambda progress, loss: None,
+    on_step: Callable[[Progress, float], None] = lambda progress, loss: None,
 ) -> tuple[Detector, Progress]:
     """A copy of `slim` at the point where it came closest to the original on images held out: never further than now.
 
@@ -101,7 +101,7 @@ def match(
         imgsz: image side in pixels.
         begun: what `keep` was given last, to go on from.
         keep: called whenever agreement was measured.
-        told: called after each step, with its loss.
+        on_step: called after each step, with its loss.
 
     Raises:
         SlimError: the detector was not cut from this original.
@@ -129,7 +129,7 @@ def match(
         nn.utils.clip_grad_norm_(student.parameters(), CLIP)
         optimizer.step()
         at.step, at.seconds = at.step + 1, time.perf_counter() - clock
-        told(at, float(loss.detach()))
+        on_step(at, float(loss.detach()))
         if (look := math.floor(LOOKS * length.share(at))) > looked:
             looked = look
             _look(at, pair, held_out, optimizer)

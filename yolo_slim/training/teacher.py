@@ -6,13 +6,14 @@ In eval mode, without gradients, once a batch however many losses look at what i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from ultralytics.utils.tal import make_anchors
 
+from yolo_slim.channels.hooks import hooked
 from yolo_slim.data.names import is_nameless, numbered
 from yolo_slim.distill import Scene, View
 from yolo_slim.errors import SlimError
@@ -39,20 +40,20 @@ class Taps:
         self.whose = whose
         self.names, self.modules = list(names), [modules[n] for n in names]
         self.maps: list[Any] = []
-        self.handles: list[Any] = []
+        self.held = ExitStack()
 
     def open(self) -> None:
         """Begin to catch. A copy that is made of the detector meanwhile would catch as well."""
         self.close()
         self.maps = [None] * len(self.modules)
-        for i, module in enumerate(self.modules):
-            self.handles.append(module.register_forward_hook(lambda m, a, out, i=i: self.maps.__setitem__(i, out)))
+        catches = (lambda m, a, out, i=i: self.maps.__setitem__(i, out) for i in range(len(self.modules)))
+        hooks = (module.register_forward_hook(c) for module, c in zip(self.modules, catches, strict=True))
+        self.held.enter_context(hooked(hooks))
 
     def close(self) -> None:
         """End it, and forget what was caught."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles, self.maps = [], []
+        self.held.close()
+        self.maps = []
 
     def caught(self) -> list[Tensor]:
         """The maps of the last run.
