@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_the_names_are_those_of_what_is_there(names: list[str]) -> None:
         id(choices.QUANTIZERS): list(QUANTIZERS),
     }
     assert names == there[id(names)]
+
+
+def test_settings_know_the_names_before_any_of_it_is_imported() -> None:
+    """The command line reads its words first: what only `deploy` has registered by then would be refused."""
+    written = {}
+    for node in ast.parse(Path(choices.__file__).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
+            written[node.targets[0].id] = ast.literal_eval(node.value)
+    assert written == {name: getattr(choices, name) for name in ("RUNTIMES", "TIMED_BY_LAYER", "QUANTIZERS")}
 
 
 def test_a_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_slim import checkpoint, record, report
 from yolo_slim.channels import Group, Trace, masked, trace
-from yolo_slim.config import Complete
+from yolo_slim.config import SCORING, Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data import one_class, yaml_of
 from yolo_slim.data.batches import Batches
@@ -37,12 +37,6 @@ from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
 
 SCAN = "sensitivity.json"
-
-SCORING = {
-    *("criterion", "fisher", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
-    *("calib_images", "seed"),
-}
-"""Settings of `prune:` that decide which channels of a group go first."""
 
 Worth = Callable[[nn.Module], float]
 """What a detector is worth: its loss or its mAP."""
