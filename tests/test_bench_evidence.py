@@ -23,11 +23,13 @@ def row(share: float, way: str, map50_95: float) -> dict[str, Any]:
 
 
 def test_the_table_tells_shares_of_the_original(bench: Any) -> None:
-    text = bench.table([row(1.0, "original", 0.4), {**row(0.5, "L1", 0.1), "flops": 0.49, "params": 0.3}])
+    text = bench.table(
+        [row(1.0, "original", 0.4), {**row(0.5, "L1", 0.1), "flops": 0.49, "params": 0.3, "seconds": 61.7}]
+    )
     head, _, whole, cut = text.splitlines()
     assert len({line.count("|") for line in (head, whole, cut)}) == 1
-    assert whole == "| d | 1.000 | original | 1.000 | 0.400 | 100% | 0.500 | 0.400 | 0.30 |"
-    assert cut == "| d | 0.490 | L1 | 0.300 | 0.100 | 25% | 0.500 | 0.400 | 0.30 |"
+    assert whole == "| d | 1.000 | original | 1.000 | 0.400 | 100% | 0.500 | 0.400 | 0.30 |  |"
+    assert cut == "| d | 0.490 | L1 | 0.300 | 0.100 | 25% | 0.500 | 0.400 | 0.30 | 62 |"
 
 
 def test_rows_are_made_once(bench: Any, original: Path, data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from yolo_slim.config import Config, check, read_config, section
+from yolo_slim.config import SCORING, Config, Prune, check, read_config, section
 from yolo_slim.errors import SlimError
 
 
@@ -230,3 +230,15 @@ def test_a_huge_value_is_told_in_short() -> None:
     circle.append(circle)
     with pytest.raises(SlimError, match="no deeper than"):
         check({"model": "a.pt", "prune": {"exclude": circle}})
+
+
+HOW_MUCH = {"solver", "scope", "ratio", "target", "layers", "min_keep", "min_channels", "round_to", "exclude", "depth"}
+HOW_MUCH |= {"rescore", "search"}
+AFTER_THE_CUT = {"absorb", "reconstruct", "recalibrate"}
+
+
+def test_every_setting_of_the_cut_is_known_to_score_or_not() -> None:
+    """A scan is made again when one that decides the scores has changed: a new setting has to say whether it does."""
+    others = HOW_MUCH | AFTER_THE_CUT | {"sensitivity", "iterations"}
+    assert SCORING | others == Prune.model_fields.keys()
+    assert not SCORING & others

@@ -124,12 +124,12 @@ def reconstruct(
     """
     healed = duplicate(slim)
     memos = Memo(healed, memory // 2), Memo(detector, memory // 2)
-    waiting, done = set(_to_refit(trace, kept, also)), 0
+    waiting, done = set(to_refit(trace, kept, also)), 0
     while waiting:
         found = _gather(memos, trace, kept, waiting, batches, points, seed)
         for name, sums in found.items():
             fitted = sums.fit(trace.convs[name].layer(healed).weight.flatten(1), ridge)
-            _install(healed, detector, trace, trace.convs[name], kept, *fitted)
+            install(healed, detector, trace, trace.convs[name], kept, *fitted)
         for memo in memos:
             memo.forget_unread()
         waiting -= found.keys()
@@ -161,7 +161,7 @@ def _gather(
             conv, (slim, full) = trace.convs[name], (memo.modules[name] for memo in memos)
             out = full(original)
             at = draw(out, points, [seed, number])
-            y = out[:, torch.as_tensor(_stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
+            y = out[:, torch.as_tensor(stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
             moments.setdefault(name, Moments()).add(patches(image, slim, *at), y.permute(0, 2, 1).flatten(0, 1))
     if ready is None:
         raise SlimError("expected batches of images that can be read again and again to refit the layers on, got none")
@@ -198,7 +198,7 @@ def draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]
     return at // w, at % w
 
 
-def _to_refit(trace: Trace, kept: np.ndarray, also: Collection[str]) -> Iterator[str]:
+def to_refit(trace: Trace, kept: np.ndarray, also: Collection[str]) -> Iterator[str]:
     """Convolutions that lost inputs and can be refitted: dense, with somewhere to put an intercept."""
     for conv in trace.convs.values():
         gone = (conv.inputs != FIXED) & ~kept[conv.inputs]
@@ -206,11 +206,12 @@ def _to_refit(trace: Trace, kept: np.ndarray, also: Collection[str]) -> Iterator
             yield conv.name
 
 
-def _stay(conv: Conv, kept: np.ndarray) -> np.ndarray:
+def stay(conv: Conv, kept: np.ndarray) -> np.ndarray:
+    """Indices of the outputs that stay."""
     return np.flatnonzero((conv.outputs == FIXED) | kept[conv.outputs])
 
 
-def _install(
+def install(
     slim: nn.Module,
     detector: nn.Module,
     trace: Trace,
@@ -219,11 +220,12 @@ def _install(
     weights: Tensor,
     intercept: Tensor,
 ) -> None:
+    """Put weights (Co', a') and an intercept (Co',) into a layer of a slim detector; the latter into its batch norm."""
     layer = conv.layer(slim)
     layer.weight.copy_(weights.reshape(layer.weight.shape))
     if layer.bias is not None:
         layer.bias.copy_(intercept)
     elif conv.norm is not None:  # from the original's mean: the slim one's may hold what was absorbed
         norm = trace.norms[conv.norm]
-        mean = norm.layer(detector).running_mean[torch.as_tensor(_stay(conv, kept))]
+        mean = norm.layer(detector).running_mean[torch.as_tensor(stay(conv, kept))]
         norm.layer(slim).running_mean.copy_(mean - intercept)

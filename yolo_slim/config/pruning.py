@@ -95,6 +95,29 @@ class Depth(Section):
     )
 
 
+class Search(Section):
+    """A search for better widths: how long, and on how many images cuts are compared."""
+
+    trials: int | None = Field(None, ge=1, le=1_000_000, description="cuts that are tried (or give seconds)")
+    seconds: float | None = Field(
+        None, gt=0, le=1e6, description="seconds it takes at most; with trials, the same outcome every time"
+    )
+    images: int = Field(
+        48, ge=1, le=MOST_IMAGES, description="of the calibration images, a third at most: held out, to compare cuts on"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Search:
+        if (self.trials is None) == (self.seconds is None):
+            raise ValueError("expected one of {trials, seconds}, e.g. prune.search.seconds=300")
+        return self
+
+    def share(self, trials: int, seconds: float) -> float:
+        """Of it that is over after so much, 0 to 1."""
+        of = trials / self.trials if self.trials is not None else seconds / (self.seconds or 1.0)
+        return min(of, 1.0)
+
+
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
@@ -123,6 +146,18 @@ class Prune(Section):
         None, description="any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}"
     )
     sensitivity: Sensitivity = Field(Sensitivity(), description="the scan of solver sensitivity")
+    rescore: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="times that channels are scored on the way to the cut, each time in the detector as it is by then, "
+        "cut so far and refitted",
+    )
+    search: Search | None = Field(
+        None,
+        description="search for better widths, by what the cut detector says of images without labels: {seconds: 300} "
+        "or {trials: 200}; null: the scores alone decide",
+    )
     layers: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {},
         description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above",
@@ -189,3 +224,10 @@ class Prune(Section):
         if self.ratio is not None and self.target is not None:
             raise ValueError("ratio and target both say how much to remove: choose one (`prune.ratio=null` drops it)")
         return self
+
+
+SCORING = {
+    *("criterion", "fisher", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),
+    *("calib_images", "seed"),
+}
+"""Of `Prune`, what decides which channels of a group go first."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.utils import remove_colorstr
+from ultralytics.utils import remove_colorstr, torch_utils
 
 from yolo_slim.data import LocalValidator
 from yolo_slim.errors import SlimError, no_images
@@ -53,7 +56,8 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
         args = {"task": "detect", "mode": "val", "data": data, "imgsz": imgsz, "split": split, "device": device}
         validator = Validator(save_dir=Path(folder), args={**args, "batch": 16, "plots": False, "verbose": False})
         try:
-            validator(model=detector)
+            with _threads_kept():
+                validator(model=detector)
         except (OSError, SyntaxError, RuntimeError, SlimError) as e:
             if isinstance(e, RuntimeError) and not no_images(e):
                 raise
@@ -76,6 +80,13 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
         "replicates": drawn,
     }
     return cast(Row, measured)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Ultralytics leaves one core out when it chooses the CPU, and all that follows in this process does without it."""
+    with patch.object(torch_utils, "NUM_THREADS", torch.get_num_threads()):
+        yield
 
 
 def _per_class(found: Matches, validator: LocalValidator, ap: dict[int, float]) -> list[OfClass]:

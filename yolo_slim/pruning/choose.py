@@ -145,6 +145,7 @@ def choose(
     whole: Trace | None = None,
     gone: np.ndarray | None = None,
     found: Findings = NOTHING,
+    scores: Mapping[str, np.ndarray] | None = None,
 ) -> Selection:
     """Score and select.
 
@@ -158,6 +159,7 @@ def choose(
         gone: bool per channel; these go first, whatever they are worth.
         found: for solver sensitivity and latency targets; its scores spare scoring, unless blocks were taken out, and
             with `timed`, what is chosen for a latency target is timed, and chosen again where the table was off.
+        scores: group name -> (n,), where they are known.
     """
     start = start or Start(wiring, Plan({}))
     target = {**(chosen.target.model_dump(exclude_none=True) if chosen.target else {}), **found.budgets}
@@ -165,7 +167,7 @@ def choose(
     additive = getattr(criterion_of(criterion_for(chosen, evidence)), "additive", False)
     by_sum = chosen.solver == "auto" and chosen.scope == "global" and target and additive
     solver = "knapsack" if by_sum else chosen.solver
-    scores = known() if known else judge(detector, wiring, chosen, evidence)
+    scores = dict(scores or (known() if known else judge(detector, wiring, chosen, evidence)))
     if gone is not None:
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
 

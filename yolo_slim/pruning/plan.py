@@ -16,6 +16,7 @@ from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import NOTHING, Findings, choose, overhead
 from yolo_slim.pruning.recover import absorption, recover
+from yolo_slim.pruning.refine import Around, refined
 
 
 def make_plan(
@@ -47,7 +48,10 @@ def make_plan(
         return mean_loss(slim, evidence)
 
     blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
-    blocks, _, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
+    blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
+    if chosen.rescore > 1 or chosen.search:
+        around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+        selection = refined(around, selection)
     gone = [conv for name in blocks for conv in whole.blocks[name].convs]
     return Plan.of(wiring, selection.kept, selection.scores, gone), selection
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.utils import torch_utils
 
 from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
@@ -65,7 +64,6 @@ def work(point: Point) -> tuple[str, str | None]:
     """`make` in a process that does nothing else."""
     os.chdir(point.home)
     torch.set_num_threads(point.threads)
-    torch_utils.NUM_THREADS = point.threads  # what Ultralytics falls back to whenever it validates on a CPU
     return make(point)
 
 
