@@ -225,6 +225,15 @@ class Prune(Section):
             raise ValueError("ratio and target both say how much to remove: choose one (`prune.ratio=null` drops it)")
         return self
 
+    @model_validator(mode="after")
+    def _scores_to_weigh(self) -> Prune:
+        if (self.search or self.rescore > 1) and (self.scope == "layer" or self.solver == "sensitivity"):
+            raise ValueError(
+                "search and rescore weigh groups against one another by their scores: with scope=layer or "
+                "solver=sensitivity there is nothing to weigh"
+            )
+        return self
+
 
 SCORING = {
     *("criterion", "fisher", "group_reduce", "normalize", "per_cost", "bn_fold", "mix_norm", "points_per_image"),

@@ -11,7 +11,6 @@ from torch import nn
 from yolo_slim.channels import Plan, Selection, Start, Trace, cut, trace
 from yolo_slim.config import Prune, Target
 from yolo_slim.console import console
-from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import Findings, choose, judge
@@ -71,14 +70,9 @@ def refined(around: Around, selection: Selection) -> Selection:
     """The same budget, by scores that know more: `prune.rescore`, `prune.search`.
 
     Raises:
-        SlimError: a way of choosing that goes by no scores, or no images to look at.
+        SlimError: too few images to look at.
     """
     chosen = around.chosen
-    if chosen.scope == "layer" or chosen.solver == "sensitivity":
-        raise SlimError(
-            "prune.rescore and prune.search weigh groups against one another by scores: with prune.scope=layer or "
-            "prune.solver=sensitivity there is nothing to weigh"
-        )
     scores = rescored(around, selection) if chosen.rescore > 1 else dict(selection.scores)
     if chosen.search:
         scores = search(

@@ -97,7 +97,7 @@ def search(
     found = Found(looking.scaled(looking.factors), looking.before, float(np.mean(looking.best)), looking.trials)
     console.print(
         f"searched {found.trials} cuts of the same budget: on {out} images held out, the distance to the original "
-        f"went from {found.before:.3f} to {found.after:.3f}"
+        f"went from {found.before:.3g} to {found.after:.3g}"
     )
     return found
 
@@ -131,11 +131,11 @@ class _Looking:
             **{g.name: self.scores[g.name] * np.exp(f) for g, f in zip(self.free, factors, strict=True)},
         }
 
-    def going_on(self) -> bool:
-        """Whether there is something to search, and time left."""
-        share = self.asked.share(self.trials, time.perf_counter() - self.begun)
+    def going_on(self, further: int = 0) -> bool:
+        """Whether there is something to search, and time left, so many further trials aside."""
+        share = self.asked.share(self.trials + further, time.perf_counter() - self.begun)
         self.bar.update(
-            self.task, completed=share, said=f"trial {self.trials}, distance {float(np.mean(self.best)):.3f}"
+            self.task, completed=share, said=f"trial {self.trials}, distance {float(np.mean(self.best)):.3g}"
         )
         return share < 1 and bool(self.free)
 
@@ -143,7 +143,7 @@ class _Looking:
         """Factors by what a group costs that alone loses some channels, against what its scores had foretold."""
         dear = np.full(len(self.free), np.nan)
         for i, group in enumerate(self.free):
-            if not self.going_on():
+            if not self.going_on(1):  # the last one is for what all of them say together
                 break
             worth = self.scores[group.name]
             going = np.argsort(worth, kind="stable")[: max(1, int(SHARE * group.size))]
