@@ -39,7 +39,6 @@ head:
 
 def preload() -> None:
     """Import what commands need: seconds of each."""
-    import matplotlib.pyplot
     import onnx
     import onnxruntime
     import torch
@@ -49,7 +48,7 @@ def preload() -> None:
 
     from yolo_slim.stages import inspect, run, sensitivity, sweep
 
-    assert all((matplotlib, onnx, onnxruntime, torchvision, ultralytics, inspect, run, sensitivity, sweep))
+    assert all((onnx, onnxruntime, torchvision, ultralytics, inspect, run, sensitivity, sweep))
     torch.set_num_threads(1)
 
 
@@ -187,9 +186,7 @@ def halves(folder: Path) -> Iterator[str]:
                 loads(path)
             elif path.suffix == ".json":
                 json.loads(path.read_text())
-            elif (path.suffix == ".png" and b"IEND" not in path.read_bytes()[-12:]) or (
-                path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>")
-            ):
+            elif path.suffix in (".svg", ".html") and not path.read_text().rstrip().endswith(f"</{path.suffix[1:]}>"):
                 yield f"{path.relative_to(folder)} has no end"
             if path.name in (record.FILE, "run.json") and path.stat().st_size == 0:
                 yield f"{path.relative_to(folder)} is empty"

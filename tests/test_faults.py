@@ -32,7 +32,7 @@ SHORT = "sparse_train.min_steps=0"
 def half_written(runs: Path) -> list[str]:
     """What no stage should leave behind: temporary files, pictures without their end, records that are not true."""
     parts = [p for p in runs.rglob("*") if ".part" in p.name or p.name.startswith("tmp")]
-    pictures = [p for p in runs.rglob("*.png") if b"IEND" not in p.read_bytes()[-12:]]
+    pictures = [p for p in runs.rglob("*.svg") if not p.read_text().endswith("</svg>\n")]
     untrue = [p for p in runs.rglob(record.FILE) if record.read(p.parent) is None]
     return [str(p.relative_to(runs)) for p in [*parts, *pictures, *untrue]]
 

@@ -57,7 +57,7 @@ def test_every_stage_is_among_its_cases(kill) -> None:
     [
         pytest.param("pruned/kept.json", b'{"a": ', "kept.json", id="half a JSON"),
         pytest.param("pruned/pruned.pt", b"PK", "pruned.pt", id="half a checkpoint"),
-        pytest.param("report/widths.png", b"\x89PNG", "widths.png has no end", id="half a picture"),
+        pytest.param("report/widths.svg", b"<svg><g>", "widths.svg has no end", id="half a picture"),
         pytest.param("report/report.html", b"<html>", "report.html has no end", id="half a page"),
         pytest.param("pruned/stage.json", b"{}", "stage.json is damaged", id="no record"),
         pytest.param("pruned/.pruned.pt.part", b"PK", None, id="a temporary file"),

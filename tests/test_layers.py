@@ -67,7 +67,7 @@ MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "termi
 MAY_IMPORT["__init__"] = {"errors", "python", "training"}  # each only when first asked for
 
 PURE = {"channels", "importance", "distill"}
-NOT_FROM_OUTSIDE = {**{room: {"ultralytics"} for room in PURE}, "report": {"torch", "ultralytics"}}
+NOT_FROM_OUTSIDE = {**{room: {"ultralytics"} for room in PURE}, "report": {"torch", "ultralytics", "matplotlib"}}
 METHODS = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "save", "load", "cuda"}
 DEVICE = re.compile(r"(cuda|cpu|mps|xpu)(:\d+)?")
 

@@ -6,19 +6,21 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from tiny import colours
+from drawn import Drawn, proportional
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yolo_slim.report import draw, markdown, summary
+from yolo_slim.report.files import PLOTS as DRAWN_BY
 from yolo_slim.report.numbers import digits, points, ratio
-from yolo_slim.report.plots import STYLE, map_flops, scales, widths
+from yolo_slim.report.svg import Axis
+from yolo_slim.text import tidy
 
 pytest_plugins = ["handmade"]
 
-PLOTS = ["map_flops.png", "widths.png", "scales.png"]
+PLOTS = ["map_flops.svg", "widths.svg", "scales.svg"]
 
 
 def line(page: str, start: str) -> str:
@@ -117,8 +119,8 @@ def test_every_exported_file_has_its_line(report):
 
 def test_only_plots_that_were_drawn_are_linked(report):
     assert "![" not in markdown(report)
-    page = markdown(report, ["widths.png"])
-    assert "![widths](widths.png)" in page and "scales.png" not in page
+    page = markdown(report, ["widths.svg"])
+    assert "![widths](widths.svg)" in page and "scales.svg" not in page
 
 
 def test_sections_without_content_are_left_out(report):
@@ -159,17 +161,34 @@ def test_draw_writes_whole_pictures_under_their_names_only(report, tmp_path):
     files = draw(report, tmp_path)
     assert files == [tmp_path / name for name in PLOTS]
     assert sorted(tmp_path.iterdir()) == sorted(files)
-    for file in files:
-        picture = imread(file)  # [H, W, 4]
-        assert picture.shape[0] > 500 and picture.shape[1] > 900, file
-        assert 0.02 < (picture[..., :3].min(-1) < 0.95).mean() < 0.6, f"{file}: hardly anything, or too much, is drawn"
-        assert colours(picture) > 50, file
+    for file, marks in zip(files, (2, 42 * 2 + 2 + 2, 50 * 2 + 3), strict=True):
+        found = Drawn(file.read_text(encoding="utf-8"))
+        assert found.width > 400 and found.height > 300, file
+        assert sum(g.get("data-x") is not None for g in found.root.iter("g")) == marks, file
+        assert len(found.said("title")) == (2 if file.stem == "scales" else 1)
+        assert all(t.left >= 0 and t.right <= found.width and t.bottom <= found.height for t in found.texts()), file
 
 
-def test_draw_leaves_the_settings_of_matplotlib_alone(report, tmp_path):
-    before = {key: matplotlib.rcParams[key] for key in STYLE}
-    draw(report, tmp_path)
-    assert {key: matplotlib.rcParams[key] for key in STYLE} == before != STYLE
+def test_files_have_the_light_colours_of_the_page_in_them(report):
+    """And a background of their own: they are shown on any page."""
+    found = Drawn(DRAWN_BY["map_flops.svg"](report))
+    style = found.root.find("style").text
+    assert ".after { color: #0072b2; }" in style and "fill: currentColor" in style and "@media" not in style
+    card = found.root.find("rect")
+    assert (card.get("class"), card.get("width"), card.get("height")) == (
+        "card",
+        found.root.get("width"),
+        found.root.get("height"),
+    )
+    assert ".card { fill: #f6f7f8; }" in style
+
+
+def test_names_in_files_are_text_and_never_markup(report, tmp_path):
+    nasty = "a<script>&\"'\x1b\x00\ufffe\ud800b"
+    report["rows"][1]["stage"] = report["widths"][0]["layer"] = report["widths"][-1]["reason"] = nasty
+    said = {file.stem: Drawn(file.read_text(encoding="utf-8")) for file in draw(tidy(report), tmp_path)}
+    assert "a<script>&\"'b 0.571" in said["map_flops"].said("note") and "a<script>&\"'b" in said["widths"].said("name")
+    assert all(found.root.find(".//script") is None for found in said.values())
 
 
 def test_draw_skips_what_has_no_numbers(report, tmp_path):
@@ -187,14 +206,15 @@ def test_draw_into_a_missing_folder_leaves_nothing(report, tmp_path):
 
 
 def test_draw_that_fails_half_way_leaves_nothing(report, tmp_path, monkeypatch):
-    save = Figure.savefig
+    write = Path.write_text
 
-    def full_disk(self: Figure, file: Path, **kwargs: Any) -> None:
-        save(self, file, **kwargs)
-        if "widths" in file.name:
+    def full_disk(self: Path, text: str, **kwargs: Any) -> int:
+        if "widths" in self.name:
+            write(self, text[:1000], **kwargs)
             raise OSError("No space left on device")
+        return write(self, text, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", full_disk)
+    monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="No space left"):
         draw(report, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -203,48 +223,72 @@ def test_draw_that_fails_half_way_leaves_nothing(report, tmp_path, monkeypatch):
 def test_map_flops_shows_each_stage_at_its_cost(report):
     report["rows"].insert(1, {"stage": "pruned", "flops": 1.1e9, "map50_95": 0.0})
     report["rows"].insert(1, {"stage": "sparse", "flops": 2.2e9, "map50_95": None})
-    axes = map_flops(report).axes[0]
-    assert axes.collections[0].get_offsets().tolist() == [[2.2, 0.595], [1.1, 0.0], [1.1, 0.571]]
-    assert {t.get_text() for t in axes.texts} == {"", "original 0.595", "pruned 0.000", "finetuned 0.571"}
-    assert axes.get_title() == "original → finetuned: FLOPs ×0.50, mAP50-95 −2.4 points"
+    found = Drawn(DRAWN_BY["map_flops.svg"](report))
+    marks = found.marks()["stages"]
+    assert [m.tip for m in marks] == [
+        "original: 2.200 GFLOPs, mAP50-95 0.595",
+        "pruned: 1.100 GFLOPs, mAP50-95 0.000",
+        "finetuned: 1.100 GFLOPs, mAP50-95 0.571",
+    ]
+    assert marks[0].x > marks[1].x == marks[2].x and proportional([m.y for m in marks], [0.595, 0.0, 0.571])
+    assert set(found.said("note")) == {"original 0.595", "pruned 0.000", "finetuned 0.571"}
+    assert found.said("title") == ["original → finetuned: FLOPs ×0.50, mAP50-95 −2.4 points"]
 
 
 @pytest.mark.parametrize("maps", [(0.6, 0.6), (0.6, 0.6001), (0.0, 0.0), (0.99, 1.0)])
 def test_map_flops_keeps_labels_of_close_points_apart(report, maps):
     for row, value in zip(report["rows"], maps, strict=True):
         row.update(map50_95=value, flops=1e9)
-    axes = map_flops(report).axes[0]
-    low, high = sorted(t.xy[1] for t in axes.texts if t.get_text())
-    bottom, top = axes.get_ylim()
-    assert high - low > 0.05 * (top - bottom)
-    assert bottom < low and high < top
+    found = Drawn(DRAWN_BY["map_flops.svg"](report))
+    high, low = sorted(found.texts("note"), key=lambda text: text.top)
+    assert low.top > high.bottom
+    assert found.texts("axis")[0].bottom < high.top and low.bottom < found.texts("middle")[0].top
 
 
 def test_widths_shares_the_layers_among_rows_and_marks_the_protected(report):
     report["widths"].append({"layer": "model.24.dfl.conv", "before": 1, "after": 1, "reason": "frozen"})
-    panels = widths(report).axes
-    names = [t.get_text() for axes in panels for t in axes.get_xticklabels()]
-    assert len(panels) == 2
-    assert names == [*map(str, range(43)), "24.m.0", "24.m.1"]  # short, and without the width of 1
-    before, after, whole = panels[1].get_lines()
-    assert whole.get_ydata().tolist() == [24, 24]
-    assert before.get_ydata().tolist() == [32] * 20 and after.get_ydata().tolist() == [16] * 19 + [32]
+    found = Drawn(DRAWN_BY["widths.svg"](report))
+    assert len(found.pictures) == 2
+    assert found.said("name") == [*map(str, range(43)), "24.m.0", "24.m.1"]  # short, and without the width of 1
+    tips = [
+        [g[0].text for g in found.pictures[1].findall("g") if look in g.get("class")] for look in ("whole", "after")
+    ]
+    assert tips[0] == [f"model.24.m.{i}: 24 channels, kept whole: view in model.24" for i in range(2)]
+    assert tips[1] == [f"model.{i}.conv: 32 → 16 channels (50%)" for i in range(23, 42)] + [
+        "model.42.conv: 32 → 32 channels (100%)"
+    ]
 
 
 def test_widths_leaves_room_for_the_others_when_one_is_cut_to_nothing(report):
     report["widths"][0]["after"] = 0
-    low, high = widths(report).axes[0].get_ylim()
-    assert 8 < low < 16 and 32 < high < 64
+    found = Drawn(DRAWN_BY["widths.svg"](report))
+    places = [float(g.get("data-x")) for g in found.pictures[0].findall("g") if "mark" in g.get("class")]
+    assert set(found.said("tick")) == {"16", "32"}
+    assert max(places) - min(places) > 180, "the ratio of two has most of the axis"
 
 
 def test_scales_counts_every_scale_once_and_takes_the_log_where_there_is_one(report):
     report["scales"]["after"][0] = -50.0  # far out, and negative
-    left, right = scales(report).axes
-    heights = [patch.get_height() for patch in left.patches]
-    assert sum(heights) == pytest.approx(2)  # two distributions, each 100 %
-    assert right.get_lines()[0].get_ydata().tolist() == [0.6, 0.6, 0.6]
+    found = Drawn(DRAWN_BY["scales.svg"](report))
+    shares = [float(m.tip.split(": ")[1].split("%")[0]) for marks in found.marks().values() for m in marks]
+    assert len(shares) == 100 and sum(shares) == pytest.approx(200, abs=3)  # two distributions, each 100 %, rounded
+    assert [m.tip.partition(",")[0] for m in found.marks(1)["median; 25 to 75%, 5 to 95%"]] == [
+        f"epoch {e}: median 0.600" for e in (1, 2, 3)
+    ]
     report["sparsity"] = []
-    assert len(scales(report).axes) == 1
+    assert len(Drawn(DRAWN_BY["scales.svg"](report)).pictures) == 1
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(1, 9))
+def test_numbers_along_an_axis_are_round_and_within_it(low, span, most):
+    high = low + span
+    found = Axis(low, high, 0, 1).ticks(most)
+    step = found[1] - found[0] if found[1:] else span
+    assert len(found) <= most + 1 and (len(found) > 1 or most < 4)
+    assert all(low - 1e-6 * step <= tick <= high + 1e-6 * step for tick in found)
+    steps = np.diff(found).tolist()
+    assert steps == pytest.approx([step] * len(steps), rel=1e-3)
+    assert all(f"{step:.2e}"[:4] in ("1.00", "2.00", "2.50", "5.00") for step in steps if span > 1e-4 * abs(low))
 
 
 def test_targets_of_rounds_bear_their_units(report):

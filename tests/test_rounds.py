@@ -409,7 +409,7 @@ def test_the_report_shows_the_rounds(made):
     assert found["rows"][-1]["stage"] == "pruned" and found["rows"][-1]["train_epochs"] == 2
     page = (command.folder / "report" / "report.md").read_text()
     assert "## Rounds" in page and "| 2 | flops ×0.630 |" in page and "0.700 (−10.0)" in page
-    assert "![rounds](rounds.png)" in page and (command.folder / "report" / "rounds.png").is_file()
+    assert "![rounds](rounds.svg)" in page and (command.folder / "report" / "rounds.svg").is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
+from drawn import Drawn
 
 from yolo_slim.report import draw, scan_plot, scan_summary
 from yolo_slim.report.scan import harm
@@ -46,23 +46,38 @@ def test_no_number_is_the_worst_there_is():
 
 
 @pytest.mark.parametrize(("groups", "panels"), [(1, 1), (40, 1), (41, 2), (90, 3)])
-def test_groups_are_shared_out_over_rows(groups, panels):
-    figure = scan_plot(scan(groups))
-    assert len(figure.axes) == panels + 1  # the last: what the colours mean
-    labels = [tick.get_text() for axes in figure.axes[:-1] for tick in axes.get_xticklabels()]
-    assert labels == [f"{i}  (16)" for i in range(groups)]
+def test_groups_are_shared_out_over_columns(groups, panels):
+    found = Drawn(scan_plot(scan(groups)))
+    assert len(found.pictures) == panels
+    assert found.said("name") == [f"{i}  (16)" for i in range(groups)]
+    assert len(found.said("note")) == 6, "what the colours mean"
+    assert all(text.left >= 0 and text.right <= found.width for text in found.texts())
+
+
+def cells(picture):
+    """(shade, what is said) of each."""
+    return [(int(r.get("class")[-1]), r[0].text) for r in picture.iter("rect") if r.get("class").startswith("cell")]
 
 
 def test_the_darker_the_worse():
-    image = scan_plot(scan()).axes[0].collections[0]
-    assert np.asarray(image.get_array()).reshape(3, 3) == pytest.approx(np.outer([1, 2, 3], [0, 0.1, 0.2]))
-    assert image.norm(0.4) > image.norm(0.2) > image.norm(0.02) > 0
+    found = cells(Drawn(scan_plot(scan())).pictures[0])
+    assert [float(said.split("+")[1]) for _, said in found] == pytest.approx(np.outer([0, 0.1, 0.2], [1, 2, 3]).ravel())
+    assert found[0] == (0, "model.0.conv, 10% of 16 channels silenced: +0")
+    shade = {round(float(said.split("+")[1]), 3): shade for shade, said in found}
+    assert shade[0.6] >= shade[0.4] > shade[0.2] > shade[0.1] > shade[0.0] == 0
+
+
+def test_shades_are_told_with_their_bounds():
+    found = Drawn(scan_plot(scan())).said("note")
+    assert found[0] == "loss added: less than 0.02" and found[-1].endswith("to 0.6")
+    assert Drawn(scan_plot(scan(metric="map50_95", base=0.6))).said("note")[0] == "mAP50-95 lost: less than 0.006"
 
 
 def test_a_picture_is_written_whole(tmp_path):
-    (file,) = draw(scan(), tmp_path, {"scan.png": scan_plot})
-    assert imread(file).shape[1] > 1000 and [p.name for p in tmp_path.iterdir()] == ["scan.png"]
+    (file,) = draw(scan(50), tmp_path, {"scan.svg": scan_plot})
+    assert Drawn(file.read_text(encoding="utf-8")).width > 800 and [p.name for p in tmp_path.iterdir()] == ["scan.svg"]
 
 
-def test_nothing_scanned_nothing_drawn():
-    assert scan_plot({"metric": "loss", "base": 1.0, "groups": []}) is None
+def test_nothing_scanned_nothing_drawn(tmp_path):
+    nothing = {"metric": "loss", "base": 1.0, "groups": []}
+    assert scan_plot(nothing) == "" and draw(nothing, tmp_path, {"scan.svg": scan_plot}) == []

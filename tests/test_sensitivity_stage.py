@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
+from drawn import Drawn
 from tiny import PX, contents, refused, run
 
 from yolo_slim import SlimError, checkpoint, prune, record
@@ -64,8 +64,10 @@ def test_the_base_is_the_detector_as_it_is(scanned, data, original):
 
 
 def test_a_picture_is_drawn(scanned):
-    image = imread(scanned / "slim" / "sensitivity" / "sensitivity.png")
-    assert image.shape[1] > 1000 and image[..., :3].std() > 0.02
+    found = Drawn((scanned / "slim" / "sensitivity" / "sensitivity.svg").read_text(encoding="utf-8"))
+    cells = [each for each in found.root.iter("rect") if each.get("class") != "card"]
+    groups = read(scanned)["groups"]
+    assert found.width > 400 and len(cells) == len(groups) * len(RATIOS) and len({c[0].text for c in cells}) > 24
 
 
 def test_a_second_scan_does_nothing_and_another_image_count_does_it_again(scanned, original, data, tmp_path):

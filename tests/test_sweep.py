@@ -16,13 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import psutil
 import pytest
+from drawn import Drawn, proportional
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.image import imread
-from matplotlib.text import Text
 from test_importance import OWN
-from tiny import PX, Answer, colours, refused, run, run_alone
+from tiny import PX, Answer, refused, run, run_alone
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import trace
@@ -31,7 +29,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning.choose import judge
 from yolo_slim.report import draw, recommended, sentences, stays_within, sweep_markdown, sweep_plot
-from yolo_slim.report.sweep_plot import _apart
+from yolo_slim.report.chart import apart
 from yolo_slim.report.sweep_words import cliff, failures, falls_off
 from yolo_slim.stages.sweep import _make, command, grid, section_of
 from yolo_slim.sweeping import executors
@@ -182,12 +180,12 @@ def test_nothing_is_recommended_where_there_is_nothing_to_lose() -> None:
 
 def test_the_page_has_a_line_a_point_and_tells_why_one_is_missing() -> None:
     sweep = content({L1: {0.9: 0.59, 0.5: None}})
-    page = sweep_markdown(sweep, ["sweep.png"])
+    page = sweep_markdown(sweep, ["sweep.svg"])
     assert "| original | – | – | – | 2.00 | 0.720 | 0.600 | 30.0 |" in page
     assert "| **l1** | **recalibrate** | **×0.90** | **×0.896** | **1.80** | **0.708** | **0.590 (−1.0)** |" in page
     assert "| l1 | recalibrate | ×0.50 | – | – | – | – | – |" in page
     assert "- l1 (recalibrate) at FLOPs ×0.50: too far" in page
-    assert "```bash\nyolo-slim prune model=a.pt\n```" in page and "![sweep](sweep.png)" in page
+    assert "```bash\nyolo-slim prune model=a.pt\n```" in page and "![sweep](sweep.svg)" in page
     assert "val split of `mine.yaml`" in page and "2 threads, batch 1" in page
     assert {line.count("|") for line in page.splitlines() if line.startswith("|")} == {9}
     assert failures(content({L1: STEEP})) == []
@@ -212,36 +210,89 @@ PICTURES = {
 
 @pytest.mark.parametrize("maps", PICTURES.values(), ids=PICTURES.keys())
 def test_no_two_texts_of_the_picture_overlap(maps: Maps) -> None:
-    figure = sweep_plot(content(maps))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    for axes in figure.axes:
-        shown = [*axes.texts, axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()]
-        shown = [t for t in [*shown, figure._suptitle] if t.get_text()]
-        boxes = [Text.get_window_extent(t, canvas.get_renderer()) for t in shown]  # without an annotation's line
-        for i, box in enumerate(boxes):
-            assert not [other for other in boxes[:i] if box.overlaps(other)], shown[i].get_text()
-        inside = axes.get_window_extent().padded(8)
-        assert all(inside.contains(*corner) for box in boxes[: len(axes.texts)] for corner in box.corners())
+    found = Drawn(sweep_plot(content(maps)))
+    texts = found.texts()
+    for i, text in enumerate(texts):
+        assert not [other for other in texts[:i] if text.overlaps(other)], text
+        assert text.left >= 0 and text.right <= found.width and text.top >= 0 and text.bottom <= found.height, text
 
 
 def test_each_curve_begins_at_the_original_and_is_named() -> None:
     sweep = content(PICTURES["usual"])
-    left, right = sweep_plot(sweep).axes
-    curves = [line for line in left.get_lines() if line.get_marker() == "o" and len(line.get_xdata()) > 1]
-    assert [line.get_xdata().tolist() for line in curves] == [
-        [1.0, *(pytest.approx(share - 0.004) for share in shares)] for shares in PICTURES["usual"].values()
+    found = Drawn(sweep_plot(sweep))
+    for picture, measure in enumerate(("FLOPs", "latency")):
+        curves = found.marks(picture)
+        original = curves["original"][1]
+        assert original.look == "" and original.tip == "original: mAP50-95 0.600, 30.0 ms"
+        for (criterion, recovery), curve in PICTURES["usual"].items():
+            first, *marks = curves[f"{criterion}, {recovery}"]
+            assert (first.look, first.x, first.y) == ("quiet", original.x, original.y)
+            assert [m.tip for m in marks] == [
+                f"{criterion} ({recovery}), FLOPs ×{share - 0.004:.3f}: mAP50-95 {value:.3f}, {10 + 20 * share:.1f} ms"
+                for share, value in curve.items()
+            ]
+            assert proportional([m.y for m in (first, *marks)], [0.6, *curve.values()])
+            shares = [share - 0.004 if measure == "FLOPs" else share for share in curve]
+            assert proportional([m.x for m in (first, *marks)], [1.0, *shares])
+    assert found.said("note") == 2 * ["l1", "random", "original 0.600", "recommended"]
+    assert found.said("title") == [
+        "Shaded, the cliff of l1: ×0.70 (0.51) to ×0.60 (0.32)",
+        "There, an image takes 26.0 ms instead of 30.0 (×0.87)",
     ]
-    assert curves[1].get_ydata().tolist() == [0.6, 0.3, 0.1, 0.0]
-    assert {t.get_text() for t in left.texts} == {"original 0.600", "l1", "random", "recommended"}
-    assert left.get_title() == "Shaded, the cliff of l1: ×0.70 (0.51) to ×0.60 (0.32)"
-    assert right.get_title() == "There, an image takes 26.0 ms instead of 30.0 (×0.87)"
-    assert "FLOPs ×0.80 by l1 (recalibrate), −1.5 points" in left.figure.get_suptitle()
+    assert found.said("headline") == ["Recommended: FLOPs ×0.80 by l1 (recalibrate), −1.5 points of mAP50-95"]
+    assert len({text.top for text in found.texts("tick") if text.words == "0.2"}) == 1, "one axis for both"
+
+
+def test_the_ring_the_band_and_the_cliff_are_where_they_belong() -> None:
+    found = Drawn(sweep_plot(content(PICTURES["usual"])))
+    (ring,), curve = found.marks()["recommended"], found.marks()["l1, recalibrate"]
+    assert (ring.look, ring.x, ring.y) == ("ring", curve[2].x, curve[2].y)
+    bands = {
+        look: polygon for g in found.pictures[0].iter("g") if (look := g.get("class")) for polygon in g.iter("polygon")
+    }
+    cliff, band = (
+        [tuple(map(float, corner.split(","))) for corner in bands[f"series {look}"].get("points").split()]
+        for look in ("whole faint", "ink dashed faint")
+    )
+    assert {x for x, _ in cliff} == {curve[3].x, curve[4].x}
+    height = 0.02 * (curve[4].y - curve[0].y) / 0.28
+    assert sorted({y for _, y in band}) == pytest.approx([curve[0].y, curve[0].y + height], abs=0.11)
+    assert "series whole faint" not in {g.get("class") for g in found.pictures[1].iter("g")}
+
+
+def test_a_criterion_has_a_colour_and_a_recovery_a_line() -> None:
+    found = Drawn(sweep_plot(content(FAN)))
+    looks = found.looks()
+    assert {look for name, look in looks.items() if name.startswith("random")} == {
+        "before",
+        "before dashed",
+        "before dotted",
+    }
+    assert looks["taylor, none"] == looks["bn_scale, none"] == "c0", "there are six colours"
+    assert [looks[f"l1, {recovery}"] for recovery in ("reconstruct", "recalibrate", "none")] == [
+        "c2 dotted",
+        "c2 dashed",
+        "c2",
+    ]
+    legend = found.root.findall("g[polyline]")
+    assert [g.get("class") for g in legend] == ["ink dotted", "ink dashed", "ink solid"]
+    assert [text.words for text in found.texts("note")[:3]] == ["reconstruct", "recalibrate", "none"]
+
+
+def test_what_does_not_fit_is_cut_short_or_goes_on_in_the_next_line() -> None:
+    long = "a_module_of_mine.with:a_criterion_that_has_a_name"
+    sweep = content({(long, "none"): STEEP, L1: STEEP, ('<b>&"', "none"): STEEP})
+    sweep["measured_on"]["device"] = "cpu (Intel(R) Xeon(R) Platinum 8581C CPU @ 2.10GHz)"
+    found = Drawn(sweep_plot(sweep))
+    assert {f"{long[:23]}…", "l1", '<b>&"'} <= set(found.said("note"))
+    assert " ".join(found.said("title")).startswith(f"Shaded, the cliff of {long}: ×0.70")
+    assert " ".join(found.said("axis")[-2:]).endswith("Platinum 8581C CPU @ 2.10GHz), threads: 2)")
+    assert all(text.left >= 0 and text.right <= found.width for text in found.texts())
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_names_move_apart_in_order_and_within_the_axes(heights: list[float]) -> None:
-    moved = np.array(_apart(heights, 0.1, 0.0, 1.0))
+    moved = np.array(apart(heights, 0.1, 0.0, 1.0))
     order = np.argsort(heights, kind="stable")
     assert (np.diff(moved[order]) >= 0.1 - 1e-9).all()
     assert (moved >= 0.05 - 1e-9).all() and (moved <= 0.95 + 1e-9).all()
@@ -250,11 +301,10 @@ def test_names_move_apart_in_order_and_within_the_axes(heights: list[float]) -> 
 
 
 def test_the_picture_is_not_empty(tmp_path: Path) -> None:
-    (file,) = draw(content(PICTURES["usual"]), tmp_path, {"sweep.png": sweep_plot})
-    picture = imread(file)  # [H, W, 4]
-    assert picture.shape[0] > 600 and picture.shape[1] > 1500
-    assert 0.02 < (picture[..., :3].min(-1) < 0.95).mean() < 0.5
-    assert colours(picture) > 50
+    (file,) = draw(content(PICTURES["usual"]), tmp_path, {"sweep.svg": sweep_plot})
+    found = Drawn(file.read_text(encoding="utf-8"))
+    assert found.width > 800 and found.height > 300
+    assert len(list(found.root.iter("polyline"))) == 2 * 3 and len(list(found.root.iter("circle"))) > 2 * 10
 
 
 # ---------------------------------------------------------------------------------------------------------------------

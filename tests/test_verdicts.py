@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import Drawn
 from test_sweep import L1, content
 
 from yolo_slim.report import markdown, page, recommended, sentences, stays_within, summary, sweep_markdown, sweep_plot
@@ -117,7 +118,7 @@ def test_a_cliff_is_a_fall_below_the_original_that_the_images_can_tell(curve, or
     sentence = next(line for line in sentences(found) if "cliff" in line.lower())
     assert said in sentence
     assert ("The cliff: " in sentence) == falls
-    title = sweep_plot(found).axes[0].get_title()
+    title = Drawn(sweep_plot(found)).said("title")[0]
     assert title.startswith("No cliff") == (not falls) and ("noise" in title) == in_noise(found)
 
 

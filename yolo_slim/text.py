@@ -8,7 +8,8 @@ from typing import Any
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # of ASCII and Latin-1, but tabs and line ends
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn the order of what follows
-    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # line ends of others, halves of letters, tags
+    "\u2028\u2029\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+    # the last line: line ends of others, what is no letter or half of one, tags
 )
 
 

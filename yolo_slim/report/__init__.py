@@ -3,11 +3,10 @@
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import most_changed, picture
 from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
+from yolo_slim.report.files import draw, scan_plot, sweep_plot
 from yolo_slim.report.operating import moved, not_measured, warnings, worth
 from yolo_slim.report.page import page
-from yolo_slim.report.plots import draw
-from yolo_slim.report.scan import scan_plot, scan_summary
-from yolo_slim.report.sweep_plot import sweep_plot
+from yolo_slim.report.scan import scan_summary
 from yolo_slim.report.sweep_words import (
     SWEEP_HEAD,
     failures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_slim.report import series, svg
+from yolo_slim.report import svg
 from yolo_slim.report.chart import BEFORE_AFTER, Chart, pair, panels, three
 from yolo_slim.report.compared import classes, timed
 from yolo_slim.report.numbers import DASH, digits, median, points, ratio
@@ -71,10 +71,13 @@ def _ap(before: float, after: float | None) -> str:
 
 def widths(report: dict[str, Any]) -> list[Chart]:
     """Channels of every layer before and after, on a log2 axis: the same length is the same ratio."""
-    shown = series.shown_widths(report)
+    layers = report.get("widths") or []
+    shown = [w for w in layers if w["before"] > 1]  # the 1 of the convolution in DFL would stretch the axis for all
     if not shown:
         return []
-    title = series.widths_title(report)
+    cut = sum(w["after"] != w["before"] for w in layers)
+    share = sum(w["after"] for w in layers) / sum(w["before"] for w in layers)
+    title = f"{cut} of {len(layers)} layers are cut; {share:.0%} of all channels stay"
     bars = []
     for w in shown:
         if w["reason"]:
@@ -83,8 +86,9 @@ def widths(report: dict[str, Any]) -> list[Chart]:
             bars.append(pair(w["layer"], w["before"], w["after"] or None, _channels))
     seen = [n for w in shown for n in (w["before"], w["after"]) if n]  # a width of 0 falls off the log axis
     limits = {"x": (min(seen) / 1.2, 1.2 * max(seen)), "log": True}
-    pictures = panels(title, [series.short(w["layer"]) for w in shown], bars, **limits, x_label="channels")
-    numbers = [(w["layer"], w["before"], w["after"], w["reason"] or "") for w in report["widths"]]
+    names = [w["layer"].removeprefix("model.").removesuffix(".conv") for w in shown]
+    pictures = panels(title, names, bars, **limits, x_label="channels")
+    numbers = [(w["layer"], w["before"], w["after"], w["reason"] or "") for w in layers]
     legend = [("before", "before"), ("after", "after"), ("whole", "protected: kept whole")]
     return [Chart(title, pictures, ("layer", "before", "after", "kept whole because"), numbers, legend)]
 

@@ -1,4 +1,4 @@
-"""A chart of the page: pictures under a title that says what is seen, and the same numbers as a table."""
+"""A chart: pictures under a title that says what is seen, and on the page the same numbers as a table."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from markupsafe import Markup
+import numpy as np
 
 from yolo_slim.report import svg
 from yolo_slim.report.numbers import DASH
-from yolo_slim.report.svg import Bar
+from yolo_slim.report.svg import Bar, Picture
 
 ROWS = 40
 """Of a chart of rows; what is longer goes on in the next one."""
 COLOURS = 6
-"""The page has c0 to c5."""
+"""chart.css has c0 to c5."""
 BEFORE_AFTER = (("before", "original"), ("after", "slim"))
 
 
@@ -25,9 +25,9 @@ class Chart:
     """What is drawn, and its numbers."""
 
     title: str
-    pictures: Sequence[Markup]
-    head: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    pictures: Sequence[Picture]
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
     legend: Sequence[tuple[str, str]] = field(default=())  # (look, name)
     note: str = ""
 
@@ -40,7 +40,7 @@ def pair(name: str, before: float, after: float | None, said: Callable[[float, f
     return [Bar("before", before, tip, before, after), Bar("after", after, tip)]
 
 
-def panels(title: str, names: Sequence[str], bars: Sequence[list[Bar]], **axis: Any) -> list[Markup]:
+def panels(title: str, names: Sequence[str], bars: Sequence[list[Bar]], **axis: Any) -> list[Picture]:
     """As many charts of rows as it takes, two by two and of about the same length."""
     count = ceil(len(names) / ROWS)
     count += count > 1 and count % 2
@@ -54,6 +54,17 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     """Limits that hold all values, and are two even where these are one."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The same heights in the same order, moved until neighbours are `gap` apart, from `low` to `high`."""
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    # With the steps taken off, "apart" means "not falling": push up from below, then down from above.
+    level = np.maximum.accumulate(np.maximum(np.array(heights)[order], low + gap / 2) - steps)
+    moved = np.empty(len(heights))
+    moved[order] = np.minimum(level, high - gap / 2 - steps[-1:].sum()) + steps
+    return moved.tolist()
 
 
 def three(value: float | None) -> str:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
-from matplotlib.figure import Figure
 
-GROUPS_A_ROW = 40
+from yolo_slim.report import svg
+from yolo_slim.report.chart import ROWS, Chart
+
+SHADES = 6
+"""chart.css has h0 to h5."""
 CHEAP = 0.01
-"""Share of the whole detector's loss or mAP: less than this is hardly seen. The colours are linear up to here."""
+"""Share of the whole detector's loss or mAP: less than this is hardly seen. It has the lightest shade."""
 
 
-def scan_plot(scan: dict[str, Any]) -> Figure | None:
+def scan_charts(scan: dict[str, Any]) -> list[Chart]:
     """Groups in order of execution against the share of their channels that is silenced; dark is where it hurts."""
     groups = scan["groups"]
     if not groups:
-        return None
-    worse, ratios = harm(scan), [row["ratio"] for row in groups[0]["rows"]]
-    count = ceil(len(groups) / GROUPS_A_ROW)
-    room = ceil(len(groups) / count)
-    figure = Figure(figsize=(11, 1.1 + 2.3 * count), layout="constrained")
-    panels = figure.subplots(count, 1, squeeze=False)[:, 0]
+        return []
+    worse, ratios = harm(scan), [f"{row['ratio']:.0%}" for row in groups[0]["rows"]]
     cheap = CHEAP * abs(scan["base"]) or 1e-9
-    norm = SymLogNorm(cheap, vmin=0, vmax=max(worse.max(), 10 * cheap))
-    for i, axes in enumerate(panels):
-        part = slice(i * room, (i + 1) * room)
-        image = _panel(axes, groups[part], worse[part], ratios, norm, room)
-    bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=12 * count)
-    bar.set_label("loss added" if scan["metric"] == "loss" else "mAP50-95 lost")
-    figure.suptitle(_capital(scan_summary(scan)), x=0.01, ha="left")
-    return figure
+    edges = np.geomspace(cheap, max(worse.max(), 10 * cheap), SHADES)
+    shades = np.digitize(worse, edges[:-1])
+    what, sign = ("loss added", "+") if scan["metric"] == "loss" else ("mAP50-95 lost", "−")
+    names = [f"{g['group'].removeprefix('model.').removesuffix('.conv')}  ({g['channels']})" for g in groups]
+    drawn = [
+        [
+            (f"h{shade}", f"{group['group']}, {ratio} of {group['channels']} channels silenced: {sign}{more:.3g}")
+            for shade, ratio, more in zip(*each, strict=True)
+        ]
+        for group, *each in zip(groups, shades, [ratios] * len(groups), worse, strict=True)
+    ]
+    title = scan_summary(scan)
+    title = title[0].upper() + title[1:]
+    each = ceil(len(groups) / ceil(len(groups) / ROWS))
+    pictures = [
+        svg.cells(title, names[i : i + each], ratios, drawn[i : i + each], "channels silenced")
+        for i in range(0, len(groups), each)
+    ]
+    bounds = [f"{what}: less than {cheap:.2g}", *(f"{a:.2g} to {b:.2g}" for a, b in pairwise(edges))]
+    return [Chart(title, pictures, legend=[(f"h{i}", said) for i, said in enumerate(bounds)])]
 
 
 def harm(scan: dict[str, Any]) -> np.ndarray:
@@ -56,21 +66,3 @@ def scan_summary(scan: dict[str, Any]) -> str:
         f"the {what} ({scan['base']:.3f}); the dearest is {scan['groups'][worst]['group'].removesuffix('.conv')} "
         f"({sign}{worse[worst, half]:.3f})"
     )
-
-
-def _panel(
-    axes: Axes, groups: list[dict[str, Any]], worse: np.ndarray, ratios: list[float], norm: SymLogNorm, room: int
-) -> Any:
-    image = axes.pcolormesh(worse.T, norm=norm, cmap="magma_r", edgecolors="white", linewidth=0.6)
-    names = [f"{g['group'].removeprefix('model.').removesuffix('.conv')}  ({g['channels']})" for g in groups]
-    axes.set_xticks(np.arange(len(groups)) + 0.5, names, rotation=90, fontsize=7.5)
-    axes.set_yticks(np.arange(len(ratios)) + 0.5, [f"{r:.0%}" for r in ratios], fontsize=7.5)
-    axes.set(xlim=(0, room), ylabel="channels silenced")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return image
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_slim.report import series, svg
+from yolo_slim.report import svg
 from yolo_slim.report.chart import COLOURS, Chart, span
 from yolo_slim.report.numbers import digits
 from yolo_slim.report.svg import Mark, Series
@@ -15,19 +15,32 @@ from yolo_slim.report.svg import Mark, Series
 
 def scales(report: dict[str, Any]) -> list[Chart]:
     """|γ| before and after sparse training and, where it was logged, the way between."""
-    charts = [_distribution(report["scales"])] if series.has_scales(report) else []
-    return [*charts, _quantiles(report["sparsity"])] if charts and report.get("sparsity") else charts
+    both, log = report.get("scales"), report.get("sparsity")
+    if not (both and both["before"] and both["after"]):
+        return []
+    return [_distribution(both), *([_quantiles(log)] if log else [])]
 
 
 def _distribution(both: dict[str, list[float]]) -> Chart:
-    edges, *shares = series.histogram(both)
+    edges, *shares = _histogram(*(np.abs(both[key]) for key in ("before", "after")))
     bins = [f"{a:.3f}–{b:.3f}" for a, b in pairwise(edges)]
     drawn = [_bars(name, edges, share, bins) for name, share in zip(("before", "after"), shares, strict=True)]
-    title, top = series.histogram_title(both), max(share.max() for share in shares)
-    labels = {"x_label": "|γ| (the last bar: this or more)", "y_label": "share of the scales in each bar"}
-    picture = svg.xy(title, drawn, x=(0, edges[-1]), y=(0, 1.05 * top), **labels, percent=True)
+    small = [f"{(np.abs(both[key]) < 0.01).mean():.1%}" for key in ("before", "after")]
+    title, top = f"Scales below 0.01: {small[0]} before, {small[1]} after", max(share.max() for share in shares)
+    x_label, y_label = "|γ| (the last bar: this or more)", "share of the scales in each bar"
+    picture = svg.xy(title, drawn, x=(0, edges[-1]), y=(0, 1.05 * top), x_label=x_label, y_label=y_label, percent=True)
     numbers = [(each, f"{before:.1%}", f"{after:.1%}") for each, before, after in zip(bins, *shares, strict=True)]
     return Chart(title, [picture], ("|γ|", "before", "after"), numbers, [(one.look, one.name) for one in drawn])
+
+
+def _histogram(*scales: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Edges (51,), and of each the share in each bin (50,).
+
+    A few scales far out would squeeze all others into the first bins: they join the last one.
+    """
+    end = np.percentile(np.concatenate(scales), 99.5)
+    edges = np.linspace(0, end, 51)
+    return edges, *(np.histogram(np.minimum(each, end), edges)[0] / len(each) for each in scales)
 
 
 def _bars(name: str, edges: np.ndarray, shares: np.ndarray, bins: list[str]) -> Series:
@@ -42,12 +55,12 @@ def _bars(name: str, edges: np.ndarray, shares: np.ndarray, bins: list[str]) -> 
 
 
 def _quantiles(log: list[dict[str, float]]) -> Chart:
-    epochs, *q = (v.tolist() for v in series.quantiles(log))
+    epochs, *q = ([e[key] for e in log] for key in ("epoch", "q05", "q25", "q50", "q75", "q95"))
     wide, narrow = (list(zip(epochs, q[i], q[-1 - i], strict=True)) for i in (0, 1))
     said = [f"epoch {e:g}: median {m:.3f}, half in {a:.3f}–{b:.3f}" for e, a, m, b in zip(epochs, *q[1:4], strict=True)]
     middle = [Mark(x, y, tip) for x, y, tip in zip(epochs, q[2], said, strict=True)]
     drawn = [Series("median; 25 to 75%, 5 to 95%", "after", middle, dots=False, areas=[wide, narrow])]
-    title = series.quantiles_title(log)
+    title = f"The median |γ| goes from {log[0]['q50']:.2f} to {log[-1]['q50']:.2f}"
     x, y = span(epochs), (0, 1.05 * max(q[-1]))
     picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch of sparse training", y_label="|γ|")
     rows = [(f"{e:g}", *(f"{v:.3f}" for v in each)) for e, *each in zip(epochs, *q, strict=True)]

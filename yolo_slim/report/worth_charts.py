@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from yolo_slim.report import series, svg
-from yolo_slim.report.chart import COLOURS, Chart, three
-from yolo_slim.report.svg import Mark, Series
-from yolo_slim.report.sweep_words import CONTROL
-from yolo_slim.row import Row, SweepRow
+from yolo_slim.report import svg
+from yolo_slim.report.chart import Chart, apart, three
+from yolo_slim.report.numbers import points, ratio
+from yolo_slim.report.svg import Mark, Picture, Series
+from yolo_slim.report.sweep_charts import looks
+from yolo_slim.report.sweep_words import curves
+from yolo_slim.row import Row
 
 
 def trade_off(report: dict[str, Any]) -> list[Chart]:
     """mAP against FLOPs: the stages, and the points of a sweep; apart where they are measured on different splits."""
-    rows, sweep = series.stages(report), report.get("sweep")
+    rows, sweep = [r for r in report["rows"] if r.get("map50_95") is not None and r.get("flops")], report.get("sweep")
     together = bool(rows and sweep and sweep["split"] == report["split"])
     charts = [_trade_off(report, rows, _curves(sweep) if sweep and together else [])] if rows else []
     return [*charts, _sweep(sweep)] if sweep and not together else charts
@@ -25,45 +26,54 @@ def trade_off(report: dict[str, Any]) -> list[Chart]:
 def _trade_off(report: dict[str, Any], rows: list[Row], curves: list[Series]) -> Chart:
     xy = [(r["flops"] / 1e9, r["map50_95"]) for r in rows]
     every = np.array([*xy, *((m.x, m.y) for one in curves for m in one.marks)])  # [N, 2]
-    low, high = series.limits(every[:, 1])
-    drawn = [*curves, _stages(rows, np.array(xy), 0.075 * (high - low))]  # the stages lie on top
-    title = series.what_it_cost(rows)
-    x, y_label = (0, 1.4 * every[:, 0].max()), f"mAP50-95 on {report['split']}"
-    picture = svg.xy(title, drawn, x=x, y=(low, high), x_label="GFLOPs per image", y_label=y_label)
-    return _points(title, picture, drawn)
+    y = _limits(every[:, 1])
+    drawn = [*curves, _stages(rows, np.array(xy), y, "ink" if curves else "after")]  # the stages lie on top
+    first, last = rows[0], rows[-1]
+    title = f"{first['stage']}: mAP50-95 {first['map50_95']:.3f}"
+    if first is not last:
+        cost, change = ratio(last["flops"], first["flops"]), points(last["map50_95"], first["map50_95"])
+        title = f"{first['stage']} → {last['stage']}: FLOPs {cost}, mAP50-95 {change} points"
+    x, y_label = (0, 1.4 * every[:, 0].max()), f"mAP50-95 on {report['split'] or 'the data set'}"
+    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image", y_label=y_label), drawn)
 
 
-def _points(title: str, picture: Markup, drawn: list[Series]) -> Chart:
+def _limits(maps: np.ndarray) -> tuple[float, float]:
+    """At least ten points high, so that a difference of one looks like one."""
+    room = max(0.1, 1.3 * np.ptp(maps)) / 2
+    middle = (maps.min() + maps.max()) / 2
+    return max(-0.02, middle - room), min(1.02, middle + room)
+
+
+def _points(title: str, picture: Picture, drawn: list[Series]) -> Chart:
     """With every mark in its table."""
     numbers = [(m.tip.split(":")[0], f"{m.x:.3f}", f"{m.y:.3f}") for one in drawn[::-1] for m in one.marks]
     legend = [(one.look, one.name) for one in drawn] if drawn[1:] else ()
     return Chart(title, [picture], ("", "GFLOPs", "mAP50-95"), numbers, legend)
 
 
-def _stages(rows: list[Row], xy: np.ndarray, gap: float) -> Series:
-    """Joined in their order, each named beside its point; the original is grey."""
+def _stages(rows: list[Row], xy: np.ndarray, limits: tuple[float, float], colour: str) -> Series:
+    """Joined in their order, each named beside its point, away from the line; the original is grey."""
+    right, heights = xy[:, 0] >= (xy[:, 0].min() + xy[:, 0].max()) / 2, xy[:, 1].copy()
+    for side in (right, ~right):
+        heights[side] = apart(heights[side], 0.075 * (limits[1] - limits[0]), *limits)
     marks: list[Mark] = []
-    for row, (x, y), (right, height) in zip(rows, xy.tolist(), series.apart(xy, gap), strict=True):
+    for row, (x, y), beyond, height in zip(rows, xy.tolist(), right.tolist(), heights.tolist(), strict=True):
         tip = f"{row['stage']}: {x:.3f} GFLOPs, mAP50-95 {y:.3f}"
-        marks.append(Mark(x, y, tip, f"{row['stage']} {y:.3f}", not right, height, "" if marks else "before"))
-    return Series("stages", "after", marks)
+        look = "" if marks else "before"
+        marks.append(Mark(x, y, tip, f"{row['stage']} {y:.3f}", left=not beyond, text_y=height, look=look))
+    return Series("stages", colour, marks)
 
 
 def _curves(sweep: dict[str, Any]) -> list[Series]:
     """A curve a criterion and recovery, each from the original on; chance is grey."""
-    start = sweep["original"]
-    found: dict[tuple[str, str], list[SweepRow]] = {}
-    for row in sorted(sweep["rows"], key=lambda row: -(row.get("flops") or 0)):
-        if row.get("error") is None:
-            found.setdefault((row["criterion"], row["recovery"]), []).append(row)
-    colours = (f"c{i % COLOURS}" for i in range(len(found)))
+    start, found = sweep["original"], curves(sweep)
     several = len({recovery for _, recovery in found}) > 1
     drawn = []
-    for (criterion, recovery), rows in found.items():
+    for (criterion, recovery), look in looks(found).items():
         name = f"{criterion}, {recovery}" if several else criterion
-        xy = [(row["flops"] / 1e9, row["map50_95"]) for row in (start, *rows)]
+        xy = [(row["flops"] / 1e9, row["map50_95"]) for row in (start, *found[criterion, recovery])]
         marks = [Mark(x, y, f"{name}: {x:.3f} GFLOPs, mAP50-95 {y:.3f}") for x, y in xy]
-        drawn.append(Series(name, "before" if criterion == CONTROL else next(colours), marks))
+        drawn.append(Series(name, look, marks))
     return drawn
 
 
@@ -79,17 +89,26 @@ def _sweep(sweep: dict[str, Any]) -> Chart:
 
 def rounds(report: dict[str, Any]) -> list[Chart]:
     """mAP over the rounds: down at each cut, up again at each fine-tuning."""
-    if not report.get("iterations"):
+    found = report.get("iterations")
+    if not found:
         return []
-    way, found = series.rounds_way(report), report["iterations"]
+    whole, start = report["rows"][0]["flops"], found["map50_95_original"]
+    way = [(whole, start)]
+    way += [(r["flops"], m) for r in found["rounds"] for m in (r["map50_95_cut"], r["map50_95_finetuned"])]
+    xy = np.array([(flops / 1e9, m) for flops, m in way if m is not None])
     ends = [("cut", "whole", "after the cut"), ("finetuned", "after", "fine-tuned")]
-    drawn = [Series("the way", "before", [Mark(x, y, f"mAP50-95 {y:.3f}") for x, y in way.tolist()], dots=False)]
+    drawn = [Series("the way", "before", [Mark(x, y, f"mAP50-95 {y:.3f}") for x, y in xy.tolist()], dots=False)]
+    if start is not None:
+        marks = [Mark(x, start, f"original: {start:.3f}") for x in (xy[:, 0].max(), xy[:, 0].min())]
+        drawn.append(Series("original", "before dashed", marks, dots=False))
     for key, look, name in ends:
         there = [(r, r[f"map50_95_{key}"]) for r in found["rounds"] if r[f"map50_95_{key}"] is not None]
         marks = [Mark(r["flops"] / 1e9, m, f"round {r['round']}, {name}: {m:.3f}") for r, m in there]
         drawn.append(Series(name, look, marks, line=False))
-    title = series.rounds_title(report)
-    x, y = (1.05 * way[:, 0].max(), 0.95 * way[:, 0].min()), series.limits(way[:, 1])
+    last = found["rounds"][-1]
+    ended = "stopped after round {}" if found["stopped"] else "{} rounds"
+    title = f"{ended.format(last['round'])}: FLOPs {ratio(last['flops'], whole)}"
+    x, y = (1.05 * xy[:, 0].max(), 0.95 * xy[:, 0].min()), _limits(xy[:, 1])
     y_label = f"mAP50-95 on {found['split']}"
     picture = svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image, falling", y_label=y_label)
     numbers = [

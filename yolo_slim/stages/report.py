@@ -71,8 +71,8 @@ def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> di
     (folder / "images").mkdir()
     for name, jpeg in small.items():
         record.write_bytes(folder / name, jpeg)
-    plots = report.draw(content, folder)
     shown = tidy(content)  # names of classes and files come from files
+    plots = report.draw(shown, folder)
     record.write_text(outputs["html"], report.page(shown, folder))
     record.write_text(outputs["page"], report.markdown(shown, [p.name for p in plots]))
     return outputs | {p.stem: p for p in plots}

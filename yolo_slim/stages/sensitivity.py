@@ -35,6 +35,7 @@ from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.modes import landing_mode
 from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
+from yolo_slim.text import tidy
 
 SCAN = "sensitivity.json"
 
@@ -44,7 +45,7 @@ Worth = Callable[[nn.Module], float]
 
 @begins
 def sensitivity(config: Complete) -> Record:
-    """runs/<name>/sensitivity/sensitivity.json and sensitivity.png, of the detector that channels are chosen in.
+    """runs/<name>/sensitivity/sensitivity.json and sensitivity.svg, of the detector that channels are chosen in.
 
     A landing chooses in the original: what training has brought to zero by then says nothing of what may go.
     """
@@ -55,7 +56,7 @@ def sensitivity(config: Complete) -> Record:
 
 
 def scan_of(config: Complete, start: Path, stage: str = "sensitivity") -> Record:
-    """runs/<name>/<stage>/sensitivity.json and sensitivity.png, of the detector in `start`."""
+    """runs/<name>/<stage>/sensitivity.json and sensitivity.svg, of the detector in `start`."""
     check_labels(config, "the scan measures loss or mAP")
     wanted = config.prune.sensitivity
     inputs = [start, *sources(config.prune.criterion)]
@@ -73,7 +74,7 @@ def scan_of(config: Complete, start: Path, stage: str = "sensitivity") -> Record
         file = folder / SCAN
         scan = _begun(file, made_from) or {"made_from": made_from, "metric": wanted.metric, "base": None, "groups": []}
         measure(config, checkpoint.load(start), scan, file)
-        (plot,) = report.draw(scan, folder, {"sensitivity.png": report.scan_plot})
+        (plot,) = report.draw(tidy(scan), folder, {"sensitivity.svg": report.scan_plot})
         console.print(f"[bold green]sensitivity[/]: {report.scan_summary(scan)}  -> {plot}")
         return {"scan": file, "plot": plot}, {"metric": wanted.metric, "base": scan["base"]}, {}
 

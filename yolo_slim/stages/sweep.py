@@ -30,6 +30,7 @@ from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import SCAN, scan_of
 from yolo_slim.sweeping.executors import executor, make_all
 from yolo_slim.sweeping.point import Point, file_name, make
+from yolo_slim.text import tidy
 from yolo_slim.timing.quiet import latency
 
 SCANS = "sweep/scans"
@@ -40,7 +41,7 @@ PIPED_WIDTH = 120  # columns, when nobody's terminal says how many there are
 
 @begins
 def sweep(config: Complete) -> Record:
-    """runs/<name>/sweep/: sweep.json, sweep.md, sweep.png, and a file for each point that is kept over a kill."""
+    """runs/<name>/sweep/: sweep.json, sweep.md, sweep.svg, and a file for each point that is kept over a kill."""
     _check(config)
     start = original(config).output(config.folder / "original")
     points = grid(config, start)
@@ -55,7 +56,7 @@ def sweep(config: Complete) -> Record:
         failed = _make(config, points, folder)
         content = gather(config, points, failed)
         record.write_json(folder / "sweep.json", content)
-        plots = report.draw(content, folder, {"sweep.png": report.sweep_plot})
+        plots = report.draw(tidy(content), folder, {"sweep.svg": report.sweep_plot})
         page = folder / "sweep.md"
         record.write_text(page, report.sweep_markdown(content, [p.name for p in plots]))
         outputs = {"json": folder / "sweep.json", "page": page, **{p.stem: p for p in plots}}
