@@ -26,7 +26,7 @@ from yolo_slim.pruning.search import Found, search
 
 pytest_plugins = ["tiny"]
 
-ASKED: dict[str, Any] = {"target": {"flops": 0.6}, "round_to": 1, "min_channels": 2, "calib_images": 8}
+ASKED: dict[str, Any] = {"target": {"flops": 0.6}, "round_to": 1, "min_channels": 2, "calib_images": 8, "rescore": 1}
 
 
 class Given:
@@ -84,7 +84,8 @@ def test_the_same_trials_come_to_the_same(given: Given) -> None:
 def test_within_a_group_the_order_stays(given: Given) -> None:
     found = given.search(given.scores, 40)
     for name, worth in given.scores.items():
-        factor = found.scores[name][worth > 0] / worth[worth > 0]
+        some = (worth > 0) & np.isfinite(worth)
+        factor = found.scores[name][some] / worth[some]
         np.testing.assert_allclose(factor, factor[:1].repeat(len(factor)), rtol=1e-9)
 
 
@@ -138,6 +139,31 @@ def test_the_budget_is_met_and_the_cut_proven(given: Given, more: dict[str, Any]
     assert result.difference < 1e-6
     plain = cut_to_plan(given.detector, chosen.model_copy(update={"search": None, "rescore": 1}), PX, given.evidence)
     assert plain.plan.outputs != result.plan.outputs
+
+
+@pytest.mark.parametrize(
+    ("more", "times"),
+    [
+        pytest.param({}, 3, id="obs asks what is lost from here on"),
+        pytest.param({"criterion": "l1"}, 1, id="weights are as they are"),
+        pytest.param({"scope": "layer", "target": None, "ratio": 0.3}, 1, id="nothing to weigh"),
+        pytest.param({"iterations": {"rounds": 2}}, 1, id="every round scores anyway"),
+        pytest.param({"rescore": 2}, 2, id="as asked for"),
+    ],
+)
+def test_how_often_channels_are_scored(
+    given: Given, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], times: int
+) -> None:
+    scored: list[int] = []
+
+    def counted(detector: nn.Module, *args: Any) -> dict[str, np.ndarray]:
+        scored.append(sum(p.numel() for p in detector.parameters()))
+        return judge(detector, *args)
+
+    monkeypatch.setattr("yolo_slim.pruning.choose.judge", counted)
+    monkeypatch.setattr("yolo_slim.pruning.refine.judge", counted)
+    cut_to_plan(given.detector, Prune.model_validate({**ASKED, "rescore": None, **more}), PX, given.evidence)
+    assert len(scored) == times and scored == sorted(set(scored), reverse=True), "of ever fewer parameters"
 
 
 def test_what_has_gone_stays_gone(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:

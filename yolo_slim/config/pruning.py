@@ -146,12 +146,12 @@ class Prune(Section):
         None, description="any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}"
     )
     sensitivity: Sensitivity = Field(Sensitivity(), description="the scan of solver sensitivity")
-    rescore: int = Field(
-        1,
+    rescore: int | None = Field(
+        None,
         ge=1,
         le=100,
         description="times that channels are scored on the way to the cut, each time in the detector as it is by then, "
-        "cut so far and refitted",
+        "cut so far and refitted (default: 3 with obs, which asks what is lost from there on, else 1)",
     )
     search: Search | None = Field(
         None,
@@ -225,9 +225,14 @@ class Prune(Section):
             raise ValueError("ratio and target both say how much to remove: choose one (`prune.ratio=null` drops it)")
         return self
 
+    @property
+    def weighs_groups(self) -> bool:
+        """Whether scores decide how much each group loses."""
+        return self.scope == "global" and self.solver != "sensitivity"
+
     @model_validator(mode="after")
     def _scores_to_weigh(self) -> Prune:
-        if (self.search or self.rescore > 1) and (self.scope == "layer" or self.solver == "sensitivity"):
+        if (self.search or (self.rescore or 1) > 1) and not self.weighs_groups:
             raise ValueError(
                 "search and rescore weigh groups against one another by their scores: with scope=layer or "
                 "solver=sensitivity there is nothing to weigh"

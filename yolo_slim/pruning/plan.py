@@ -49,8 +49,8 @@ def make_plan(
 
     blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
     blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
-    if chosen.rescore > 1 or chosen.search:
-        around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+    around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+    if around.times > 1 or chosen.search:
         selection = refined(around, selection)
     gone = [conv for name in blocks for conv in whole.blocks[name].convs]
     return Plan.of(wiring, selection.kept, selection.scores, gone), selection

@@ -11,11 +11,17 @@ from torch import nn
 from yolo_slim.channels import Plan, Selection, Start, Trace, cut, trace
 from yolo_slim.config import Prune, Target
 from yolo_slim.console import console
+from yolo_slim.data.batches import first
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning import depth
-from yolo_slim.pruning.choose import Findings, choose, judge
+from yolo_slim.pruning.choose import Findings, choose, criterion_for, judge
 from yolo_slim.pruning.recover import recover
 from yolo_slim.pruning.search import search
+
+TIMES = 3
+"""Scorings with `obs`: more take longer and come to little more."""
+ENOUGH = 64
+"""Images that a detector on the way is refitted on: it is scored and thrown away."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,14 @@ class Around:
     evidence: Evidence
     start: Start | None
     found: Findings
+
+    @property
+    def times(self) -> int:
+        """How often channels are scored, as asked for or by default."""
+        if (asked := self.chosen.rescore) is not None:
+            return asked
+        at_once = self.chosen.weighs_groups and self.chosen.iterations.rounds == 1
+        return TIMES if at_once and criterion_for(self.chosen, self.evidence) == "obs" else 1
 
     def choice(
         self, scores: Mapping[str, np.ndarray], chosen: Prune | None = None, *, timed: bool = False
@@ -54,16 +68,8 @@ class Around:
     def recovered(self, kept: np.ndarray) -> nn.Module:
         """`base`, cut and given back what can be without training."""
         slim, also = cut(self.base, self.wiring, kept), depth.readers_of(self.whole, self.blocks)
-        return recover(
-            slim,
-            self.base,
-            self.wiring,
-            kept,
-            self.chosen,
-            self.evidence.images,
-            original=self.detector,
-            also=also,
-        )
+        images = list(first(self.evidence.images, ENOUGH))
+        return recover(slim, self.base, self.wiring, kept, self.chosen, images, original=self.detector, also=also)
 
 
 def refined(around: Around, selection: Selection) -> Selection:
@@ -73,7 +79,7 @@ def refined(around: Around, selection: Selection) -> Selection:
         SlimError: too few images to look at.
     """
     chosen = around.chosen
-    scores = rescored(around, selection) if chosen.rescore > 1 else dict(selection.scores)
+    scores = rescored(around, selection) if around.times > 1 else dict(selection.scores)
     if chosen.search:
         scores = search(
             around.base,
@@ -94,8 +100,8 @@ def rescored(around: Around, selection: Selection) -> dict[str, np.ndarray]:
     """
     chosen, wiring = around.chosen, around.wiring
     goal, scores = selection.achieved["flops"], dict(selection.scores)
-    for step in range(1, chosen.rescore):
-        share = goal ** (step / chosen.rescore)
+    for step in range(1, around.times):
+        share = goal ** (step / around.times)
         target = chosen.model_copy(update={"target": Target(flops=share), "ratio": None, "layers": {}})
         kept = around.choice(scores, target).kept
         if around.empty(kept):
