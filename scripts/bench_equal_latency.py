@@ -44,6 +44,8 @@ TITLES = {
     "flops": "ours, cut by FLOPs until as fast",
     "smaller": "the next smaller stock detector",
 }
+SINCE = {"fisher", "rescore", "search"}
+"""Settings of `prune:` that came after the first rows, and are as they were then."""
 SOLVERS = {"latency": "knapsack", "flops": "threshold"}
 """By latency, what a channel saves is weighed as well; by FLOPs the scores alone decide, as everywhere else."""
 STEPS = 8
@@ -76,7 +78,7 @@ class Row:
                   f"runs={runs}", f"name={self.recipe}-seed{self.seed}", f"seed={self.seed}", f"prune.seed={self.seed}",
                   f"latency.runtime={args.runtime}", f"latency.threads={args.timed_threads}", "prune.round_to=8",
                   f"prune.solver={SOLVERS.get(self.recipe, 'auto')}", *peers.OURS,
-                  *peers.AS_THEN[:1]]  # fmt: skip
+                  *peers.AS_THEN[:2]]  # fmt: skip
         return read_config(None, [*common, *words])
 
     def made_of(self, part: str) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class Row:
         args = self.args
         stamp = {"model": peers.sum_of(args.model), "smaller": peers.sum_of(args.smaller), "imgsz": args.imgsz,
                  "runtime": args.runtime, "threads": args.timed_threads,
-                 "prune": self.config().prune.model_dump(mode="json", exclude={"fisher"})}  # fmt: skip
+                 "prune": self.config().prune.model_dump(mode="json", exclude=SINCE)}  # fmt: skip
         if part == "trained":
             stamp |= {"epochs": args.epochs, "train": peers.train_as(args)}
         return stamp

@@ -18,14 +18,17 @@ from typing import Any
 from yolo_slim import checkpoint, measure, prune, record
 
 WAYS: dict[str, dict[str, Any]] = {
-    "obs, predicted, knapsack (the default)": {},
-    "obs, predicted, knapsack, scored three times": {"rescore": 3},
-    "obs, predicted, knapsack, 60 cuts searched": {"search": {"trials": 60}},
-    "obs, predicted, knapsack, 200 cuts searched": {"search": {"trials": 200}},
-    "obs, predicted, knapsack, scored three times, 200 cuts searched": {"rescore": 3, "search": {"trials": 200}},
-    "obs, predicted, threshold": {"solver": "threshold"},
-    "obs, labels, knapsack": {"fisher": "labels"},
-    "obs, labels, threshold (the default until 0.1)": {"fisher": "labels", "solver": "threshold"},
+    "obs, scored three times (the default)": {},
+    "obs, scored three times, then 200 cuts searched": {"search": {"trials": 200}},
+    "obs, scored once": {"rescore": 1},
+    "obs, scored once, then 60 cuts searched": {"rescore": 1, "search": {"trials": 60}},
+    "obs, scored once, threshold": {"rescore": 1, "solver": "threshold"},
+    "obs, scored once, by labels": {"rescore": 1, "fisher": "labels"},
+    "obs, scored once, by labels, threshold (the default until 0.1)": {
+        "rescore": 1,
+        "fisher": "labels",
+        "solver": "threshold",
+    },
     "group Fisher": {"criterion": "group_fisher"},
     "Taylor": {"criterion": "taylor"},
     "L1": {"criterion": "l1"},
@@ -104,7 +107,9 @@ def make(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown, a detector after the other."""
     lines = [f"| {' | '.join(HEAD)} |", f"| --- | ---: | --- |{' ---: |' * (len(HEAD) - 3)}"]
-    for row in rows:
+    order = {name: i for i, name in enumerate(["original", *WAYS])}
+    sets = list(dict.fromkeys(row["data"] for row in rows))
+    for row in sorted(rows, key=lambda r: (sets.index(r["data"]), -r["share"], order[r["way"]])):
         whole = next(
             r for r in rows if r["way"] == "original" and all(r[k] == row[k] for k in ("data", "model", "imgsz"))
         )

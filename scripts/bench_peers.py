@@ -50,7 +50,7 @@ TRAIN = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.00143, "warmup_e
 
 RECALIBRATED = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=256")
 BARE = ("prune.reconstruct=none", "prune.absorb=none", "prune.recalibrate=0")
-AS_THEN = ("prune.fisher=labels", "prune.solver=threshold")
+AS_THEN = ("prune.fisher=labels", "prune.rescore=1", "prune.solver=threshold")
 """What channels were judged by when the rows that are kept were made: no choice then."""
 OURS, RECOVERY = ("prune.criterion=obs", "prune.scope=global"), ("prune.reconstruct=lstsq",)
 """Our best importance, and our best recovery: settings of the `prune:` section."""

@@ -35,10 +35,10 @@ def test_the_table_tells_shares_of_the_original(bench: Any) -> None:
 def test_rows_are_made_once(bench: Any, original: Path, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     words = ["--model", original, "--data", data, "--imgsz", PX, "--shares", 0.8, "--images", 4, "--rows", file]
-    args = bench.read_arguments([*map(str, words), "--only", "obs, predicted, knapsack (the default)", "L1"])
+    args = bench.read_arguments([*map(str, words), "--only", "obs, scored once", "L1"])
     bench.make(args, [])
     rows = json.loads(file.read_text())
-    assert [r["way"] for r in rows] == ["original", "obs, predicted, knapsack (the default)", "L1"]
+    assert [r["way"] for r in rows] == ["original", "obs, scored once", "L1"]
     assert all(r["flops"] <= 0.8 for r in rows[1:])
     again = list(rows)
     bench.make(args, again)

@@ -14,12 +14,13 @@ import torch
 from tiny import PX, refused, run
 from torch import nn
 
-from yolo_slim.channels import Plan, Trace, trace
+from yolo_slim.channels import Plan, trace
 from yolo_slim.config import Prune, Search, check
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.measure.loss import drawn_loss
+from yolo_slim.mould import duplicate
 from yolo_slim.pruning.choose import choose, judge
 from yolo_slim.pruning.cut import cut_to_plan
 from yolo_slim.pruning.search import Found, search
@@ -47,14 +48,10 @@ class Given:
         return search(self.detector, self.wiring, scores, self.kept, self.images, asked, seed=0)
 
 
-@pytest.fixture
-def given(detector: nn.Module, data: Path) -> Given:
-    return Given(detector, data)
-
-
-def macs(wiring: Trace, kept: np.ndarray) -> float:
-    convs = wiring.convs.values()
-    return sum(c.macs * kept[c.outputs].mean() * kept[c.inputs[c.inputs >= 0]].mean() for c in convs if len(c.inputs))
+@pytest.fixture(scope="module")
+def given(loaded: nn.Module, data: Path) -> Given:
+    """Of a detector that all tests share: leave it as it is."""
+    return Given(loaded, data)
 
 
 def test_scores_that_misjudge_a_group_are_set_right(given: Given) -> None:
@@ -69,20 +66,21 @@ def test_scores_that_misjudge_a_group_are_set_right(given: Given) -> None:
 
 
 def test_it_never_ends_further_away_and_goes_on_from_each_group_alone(given: Given) -> None:
-    ends = [given.search(given.scores, trials) for trials in (1, 30, 60)]
+    groups = len(given.wiring.free)
+    ends = [given.search(given.scores, trials) for trials in (1, groups + 1, groups + 9)]
     assert all(found.after <= found.before for found in ends)
     assert ends[2].after <= ends[1].after <= ends[0].after, "the same trials, and then some more"
-    assert [found.trials for found in ends] == [1, 30, 60]
+    assert [found.trials for found in ends[1:]] == [groups + 1, groups + 9]
 
 
 def test_the_same_trials_come_to_the_same(given: Given) -> None:
-    first, second = (given.search(given.scores, 30) for _ in range(2))
+    first, second = (given.search(given.scores, 28) for _ in range(2))
     assert (first.before, first.after) == (second.before, second.after)
     assert all(np.array_equal(first.scores[name], second.scores[name]) for name in first.scores)
 
 
 def test_within_a_group_the_order_stays(given: Given) -> None:
-    found = given.search(given.scores, 40)
+    found = given.search(given.scores, 28)
     for name, worth in given.scores.items():
         some = (worth > 0) & np.isfinite(worth)
         factor = found.scores[name][some] / worth[some]
@@ -109,20 +107,18 @@ def test_too_few_images(given: Given) -> None:
 
 
 def test_the_detector_is_left_alone(given: Given) -> None:
-    before = {name: value.clone() for name, value in given.detector.state_dict().items()}
-    given.detector.train()
-    given.search(given.scores, 5)
-    assert given.detector.training and all(
-        torch.equal(v, before[name]) for name, v in given.detector.state_dict().items()
-    )
+    detector = duplicate(given.detector).train()
+    search(detector, given.wiring, given.scores, given.kept, given.images, Search(trials=5), seed=0)
+    before = given.detector.state_dict()
+    assert detector.training and all(torch.equal(v, before[name]) for name, v in detector.state_dict().items())
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param({"search": {"trials": 30}}, id="searched"),
+        pytest.param({"search": {"trials": 26}}, id="searched"),
         pytest.param({"rescore": 3}, id="scored three times"),
-        pytest.param({"rescore": 2, "search": {"trials": 30}}, id="both"),
+        pytest.param({"rescore": 2, "search": {"trials": 26}}, id="both"),
         pytest.param({"search": {"trials": 60}, "target": None, "ratio": 0.3}, id="a ratio"),
         pytest.param({"search": {"trials": 20}, "criterion": "l1", "solver": "threshold"}, id="by a threshold"),
         pytest.param(
@@ -137,8 +133,9 @@ def test_the_budget_is_met_and_the_cut_proven(given: Given, more: dict[str, Any]
     share = "channels" if chosen.target is None else "flops"
     assert 0.4 < result.cost.achieved[share] <= result.cost.asked[share] + 1e-9
     assert result.difference < 1e-6
-    plain = cut_to_plan(given.detector, chosen.model_copy(update={"search": None, "rescore": 1}), PX, given.evidence)
-    assert plain.plan.outputs != result.plan.outputs
+    # The same scores as another cut begins with, so that they need not be taken again.
+    if chosen.criterion is None and chosen.target and not chosen.depth:
+        assert not np.array_equal(result.cost.kept, given.kept(given.scores))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +197,7 @@ def test_a_stage_says_what_it_found_and_a_longer_search_is_another_plan(
     original: Path, data: Path, tmp_path: Path
 ) -> None:
     words = [f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={tmp_path}", "prune.target.flops=0.7"]
-    words += ["prune.round_to=1", "prune.min_channels=2", "prune.rescore=2"]
+    words += ["prune.round_to=1", "prune.min_channels=2", "prune.rescore=2", "prune.calib_images=6"]
     answer = run("plan", *words, "prune.search.trials=3")
     assert answer.code == 0, answer.err
     assert (
@@ -209,8 +206,8 @@ def test_a_stage_says_what_it_found_and_a_longer_search_is_another_plan(
     file = tmp_path / "slim" / "plan" / "plan.json"
     first = json.loads(file.read_text())
     assert "plan: done before" in run("plan", *words, "prune.search.trials=3").out
-    answer = run("plan", *words, "prune.search.trials=40")
-    assert "searched 40 cuts" in answer.out and json.loads(file.read_text()) != first
+    answer = run("plan", *words, "prune.search.trials=28")
+    assert "searched 28 cuts" in answer.out and json.loads(file.read_text()) != first
 
 
 def test_without_images_it_is_refused(original: Path, tmp_path: Path) -> None:
