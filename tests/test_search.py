@@ -14,7 +14,7 @@ import torch
 from tiny import PX, refused, run
 from torch import nn
 
-from yolo_slim.channels import Plan, trace
+from yolo_slim.channels import Plan, Trace, trace
 from yolo_slim.config import Prune, Search, check
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
@@ -213,3 +213,17 @@ def test_a_stage_says_what_it_found_and_a_longer_search_is_another_plan(
 def test_without_images_it_is_refused(original: Path, tmp_path: Path) -> None:
     words = [f"model={original}", f"imgsz={PX}", f"runs={tmp_path}", "prune.target.flops=0.7", "prune.search.trials=3"]
     refused(run("plan", *words), "prune.search", "images")
+
+
+def test_a_branch_that_a_search_leaves_nothing_goes_whole(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that were searched may empty what the first scores left something of."""
+
+    def found(detector: nn.Module, wiring: Trace, scores: Mapping[str, np.ndarray], *_: Any) -> Found:
+        inner = {g.name for g in wiring.free if "model.4.m.0.cv1.conv" in g.producers}
+        return Found({name: s * (1e-12 if name in inner else 1) for name, s in scores.items()}, 1.0, 1.0, 1)
+
+    monkeypatch.setattr("yolo_slim.pruning.refine.search", found)
+    free = {"min_keep": 0, "min_channels": 0, "search": {"trials": 5}}
+    result = cut_to_plan(given.detector, Prune.model_validate({**ASKED, **free}), PX, given.evidence)
+    assert result.blocks == ("model.4.m.0",) and result.plan.outputs["model.4.m.0.cv1.conv"] == []
+    assert result.cost.achieved["flops"] <= 0.6 + 1e-9 and result.difference < 1e-6

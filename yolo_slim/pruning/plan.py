@@ -16,7 +16,7 @@ from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.pruning import depth
 from yolo_slim.pruning.choose import NOTHING, Findings, choose, overhead
 from yolo_slim.pruning.recover import absorption, recover
-from yolo_slim.pruning.refine import Around, refined
+from yolo_slim.pruning.refine import Around
 
 
 def make_plan(
@@ -48,10 +48,13 @@ def make_plan(
         return mean_loss(slim, evidence)
 
     blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
-    blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
-    around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
-    if around.times > 1 or chosen.search:
-        selection = refined(around, selection)
+    while True:
+        blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
+        around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+        selection = around.refined(selection)
+        if not (empty := _emptied(base, wiring, chosen, selection)):
+            break
+        blocks = list(dict.fromkeys([*blocks, *empty]))
     gone = [conv for name in blocks for conv in whole.blocks[name].convs]
     return Plan.of(wiring, selection.kept, selection.scores, gone), selection
 
@@ -75,11 +78,16 @@ def _around(
     while True:
         base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
         selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, found=found)
-        empty = [g.name for g in wiring.free if not selection.kept[g.channels].any()]
-        if not empty:
+        if not (empty := _emptied(base, wiring, chosen, selection)):
             return blocks, base, wiring, selection
-        owner = depth.may_empty(base, wiring, chosen)
-        blocks = list(dict.fromkeys([*blocks, *(owner[name] for name in empty)]))
+        blocks = list(dict.fromkeys([*blocks, *empty]))
+
+
+def _emptied(base: nn.Module, wiring: Trace, chosen: Prune, selection: Selection) -> list[str]:
+    """The branches that have lost all of an inner width, and are to go whole."""
+    empty = [g.name for g in wiring.free if not selection.kept[g.channels].any()]
+    owner = depth.may_empty(base, wiring, chosen) if empty else {}
+    return [owner[name] for name in empty]
 
 
 def cost_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -19,7 +20,7 @@ from yolo_slim.pruning.recover import recover
 from yolo_slim.pruning.search import search
 
 TIMES = 3
-"""Scorings with `obs`: more take longer and come to little more."""
+"""Scorings with `obs`, where nothing is asked for: better than one on an easy detector and on a hard one (README)."""
 ENOUGH = 64
 """Images that a detector on the way is refitted on: it is scored and thrown away."""
 
@@ -61,53 +62,42 @@ class Around:
             scores=scores,
         )
 
-    def empty(self, kept: np.ndarray) -> bool:
-        """Whether a group has lost all: its branch is to go whole before that can run."""
-        return any(not kept[group.channels].any() for group in self.wiring.free)
-
-    def recovered(self, kept: np.ndarray) -> nn.Module:
+    def _recovered(self, kept: np.ndarray) -> nn.Module:
         """`base`, cut and given back what can be without training."""
         slim, also = cut(self.base, self.wiring, kept), depth.readers_of(self.whole, self.blocks)
         images = list(first(self.evidence.images, ENOUGH))
         return recover(slim, self.base, self.wiring, kept, self.chosen, images, original=self.detector, also=also)
 
+    def refined(self, selection: Selection) -> Selection:
+        """The same budget, by scores that know more, where that is asked for: `prune.rescore`, `prune.search`.
 
-def refined(around: Around, selection: Selection) -> Selection:
-    """The same budget, by scores that know more: `prune.rescore`, `prune.search`.
+        Raises:
+            SlimError: too few images to search on.
+        """
+        if self.times == 1 and not self.chosen.search:
+            return selection
+        scores = self._rescored(selection)
+        if self.chosen.search:
+            how, images, seed = self.chosen.search, self.evidence.images, self.chosen.seed
+            found = search(self.base, self.wiring, scores, lambda s: self.choice(s).kept, images, how, seed)
+            scores = found.scores
+        return self.choice(scores, timed=True)
 
-    Raises:
-        SlimError: too few images to look at.
-    """
-    chosen = around.chosen
-    scores = rescored(around, selection) if around.times > 1 else dict(selection.scores)
-    if chosen.search:
-        scores = search(
-            around.base,
-            around.wiring,
-            scores,
-            lambda scaled: around.choice(scaled).kept,
-            around.evidence.images,
-            chosen.search,
-            chosen.seed,
-        ).scores
-    return around.choice(scores, timed=True)
+    def _rescored(self, selection: Selection) -> dict[str, np.ndarray]:
+        """Scores of the detector as it is shortly before the last channels go, by groups of the one before the cut.
 
-
-def rescored(around: Around, selection: Selection) -> dict[str, np.ndarray]:
-    """Scores of the detector as it is shortly before the last channels go, by the groups of the one before the cut.
-
-    The way there has equal steps: each leaves the same share of the FLOPs that were left. What has gone stays gone.
-    """
-    chosen, wiring = around.chosen, around.wiring
-    goal, scores = selection.achieved["flops"], dict(selection.scores)
-    for step in range(1, around.times):
-        share = goal ** (step / around.times)
-        target = chosen.model_copy(update={"target": Target(flops=share), "ratio": None, "layers": {}})
-        kept = around.choice(scores, target).kept
-        if around.empty(kept):
-            break
-        slim = around.recovered(kept)
-        now = trace(slim, wiring.imgsz)
-        console.print(f"scored again at FLOPs x{share:.3f}")
-        scores = Start(wiring, Plan.of(wiring, kept)).scores(now, judge(slim, now, chosen, around.evidence))
-    return scores
+        The way there has equal steps: each leaves the same share of the FLOPs that were left. What has gone stays gone.
+        """
+        goal, scores = selection.achieved["flops"], dict(selection.scores)
+        for step in range(1, self.times):
+            share = goal ** (step / self.times)
+            asked: dict[str, Any] = {"target": Target(flops=share), "ratio": None, "layers": {}}
+            kept = self.choice(scores, self.chosen.model_copy(update=asked)).kept
+            if any(not kept[group.channels].any() for group in self.wiring.free):  # that cannot run
+                break
+            slim = self._recovered(kept)
+            now = trace(slim, self.wiring.imgsz)
+            console.print(f"scored again at FLOPs x{share:.3f}")
+            left = Plan.of(self.wiring, kept)
+            scores = Start(self.wiring, left).scores(now, judge(slim, now, self.chosen, self.evidence))
+        return scores
