@@ -812,13 +812,7 @@ def test_a_detector_without_its_blocks_is_cut_again(shallow, tmp_path):
 def test_the_stage_scores_records_and_tells(original, data, tmp_path):
     """With data: delta_loss by default, means measured, and fine-tuning goes on from there."""
     words = [f"model={original}", f"data={data}", f"runs={tmp_path}", "name=deep", f"imgsz={PX}", "prune.ratio=0.3"]
-    words += [
-        "prune.depth.blocks=1",
-        "prune.round_to=4",
-        "prune.min_channels=4",
-        "prune.calib_images=4",
-        "prune.rescore=1",
-    ]
+    words += ["prune.depth.blocks=1", "prune.round_to=4", "prune.min_channels=4", "prune.calib_images=4"]
     words += ["prune.criterion=l1"]
     answer = run("prune", *words)
     assert answer.code == 0, answer.err

@@ -59,7 +59,7 @@ def test_what_is_worth_most_is_taken(ends, worths, taken):
 @pytest.mark.parametrize(("best", "taken"), [(0.0, "start"), (0.5, "half way"), (1.0, "trained")])
 def test_the_stage_keeps_what_val_says_and_tells_it(original, data, tmp_path, monkeypatch, best, taken):
     words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}")
-    cut = ("prune.ratio=0.3", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4", "prune.criterion=l1")
+    cut = ("prune.ratio=0.3", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4")
     assert run("prune", *words, *cut, "sparse_train.epochs=0").code == 0
     shares = iter((1.0, 0.5, 0.0))
     monkeypatch.setattr(stage, "accuracy", lambda *args: {"map50_95": 1 - abs(next(shares) - best)})

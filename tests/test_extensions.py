@@ -23,7 +23,6 @@ from yolo_slim.importance import CRITERIA, Evidence, Rows, scored
 pytest_plugins = ["tiny"]
 
 SETTINGS = ["imgsz=64", "prune.round_to=4", "prune.min_channels=4", "report.latency_runs=1", "sparse_train.epochs=0"]
-SETTINGS.append("prune.rescore=1")
 
 
 @scored(normalize="mean")

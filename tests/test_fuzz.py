@@ -60,7 +60,7 @@ deeds = {
 def quiet(f, *a):
     try: f(*a)
     except Exception: pass
-watched.PATIENCE = 3
+watched.PATIENCE = 2
 def main(words):
     try: deeds[words[0]]()
     except SlimError as e:

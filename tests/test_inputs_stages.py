@@ -50,13 +50,7 @@ def test_stages_without_training(kind, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
     words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}"]
-    words += [
-        "sparse_train.epochs=0",
-        "prune.target.flops=0.7",
-        "prune.calib_images=4",
-        "prune.min_channels=2",
-        "prune.rescore=1",
-    ]
+    words += ["sparse_train.epochs=0", "prune.target.flops=0.7", "prune.calib_images=4", "prune.min_channels=2"]
     words += ["prune.round_to=1", "bench.runs=3", "bench.runtimes=[torch,onnxruntime]", "report.latency_runs=3"]
     words += ["export.formats=[onnx]", "export.images=2", "export.map_tolerance=1"]
     for stage in ("inspect", "prune", "export", "bench", "report"):
@@ -76,7 +70,7 @@ def test_stages_that_train(kind, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = checkpoint.save(detector_of(kind), tmp_path / "best.pt")
     words = [f"model={model}", f"imgsz={PX}", f"data={pictures(kind)}", "prune.target.flops=0.7"]
-    words += ["prune.calib_images=4", "prune.min_channels=2", "prune.round_to=1", "prune.rescore=1"]
+    words += ["prune.calib_images=4", "prune.min_channels=2", "prune.round_to=1"]
     words += [f"{section}={{epochs: 1, train: {{batch: 2}}}}" for section in ("sparse_train", "finetune")]
     words += ["sparse_train.mode=polarization"]  # it compares detectors on an image
     for stage in ("sparse-train", "prune", "finetune"):

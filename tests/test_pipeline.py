@@ -44,7 +44,7 @@ from yolo_slim.training.folder import train_in
 ROWS = ["original", "sparse", "pruned", "finetuned"]
 STAGES = [*ROWS, "plan", "export", "bench", "report"]
 MEASURED = {"params", "macs", "flops", "file_mb", "split", "images", "labels", "per_class", "replicates", *NOT_MEASURED}
-PRUNE = {"round_to": 4, "min_channels": 4, "rescore": 1}
+PRUNE = {"round_to": 4, "min_channels": 4}
 
 
 def run(*words: object) -> tuple[int, str]:

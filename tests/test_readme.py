@@ -62,7 +62,7 @@ SMALL = shlex.split("""
     imgsz=64 prune.calib_images=4 sparse_train.epochs=2 sparse_train.min_steps=0 finetune.epochs=1
     report.latency_runs=1 bench.runs=3
     latency.samples=8 latency.runs=3 latency.threads=1 sweep.flops=[0.7] export.images=2 export.calib_images=8
-    prune.sensitivity.images=8 prune.sensitivity.ratios=[0.5] prune.round_to=4 prune.min_channels=4 prune.rescore=1
+    prune.sensitivity.images=8 prune.sensitivity.ratios=[0.5] prune.round_to=4 prune.min_channels=4
     export.formats=[onnx] export.map_tolerance=1 export.int8_tolerance=1 bench.runtimes=[torch]
 """)
 """What makes any command quick (on four images mAP says nothing); what a line itself says comes after it."""

@@ -426,7 +426,6 @@ def typed(model: Path, data: Path, folder: Path) -> list[str]:
         "report.latency_runs": 2,
         "prune.round_to": 4,
         "prune.min_channels": 4,
-        "prune.rescore": 1,
         "prune.recalibrate": 8,
         "sweep.criteria": "[l1,random]",
         "sweep.flops": "[0.8,0.6]",

@@ -41,7 +41,6 @@ def typed(model: Path, runs: Path, runtime: str = "onnxruntime") -> list[str]:
         "prune.criterion": "l1",
         "prune.round_to": 1,
         "prune.min_channels": 2,
-        "prune.rescore": 1,
         "prune.target.latency": 0.9,
         "latency.runtime": runtime,
         "latency.samples": 8,

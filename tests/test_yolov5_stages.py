@@ -39,7 +39,7 @@ class Whole:
             "data": str(data),
             "runs": str(folder / "runs"),
             "sparse_train": {"mode": "uniform", "epochs": 1, "train": TRAIN},
-            "prune": {"target": {"flops": 0.6}, "round_to": 4, "min_channels": 4, "calib_images": 8, "rescore": 1},
+            "prune": {"target": {"flops": 0.6}, "round_to": 4, "min_channels": 4, "calib_images": 8},
             "finetune": {"epochs": 1, "distill": {"teacher": "original", "features": "mimic"}, "train": TRAIN},
             "report": {"latency_runs": 2},
             "export": {"formats": ["onnx"], "images": 2, "int8": ["onnx"], "calib_images": 2, "int8_tolerance": 1.0},
