@@ -15,7 +15,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 
 from yolo_slim import SlimError
 from yolo_slim.data import dataset_info, facts
-from yolo_slim.data.batches import Batches, Shown, first
+from yolo_slim.data.batches import Batches, Shown, beyond, first
 from yolo_slim.measure.loss import detection_loss
 from yolo_slim.pruning.recalibrate import recalibrate
 
@@ -283,3 +283,12 @@ def test_the_detector_is_as_it_was(net, labelled, criterion, fails):
     assert net.args is stored and stored == {"box": 2.0} and net.criterion is criterion
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not net.training and net.model[-1].nc == CLASSES
+
+
+@pytest.mark.parametrize("n", range(-1, 9))
+def test_what_comes_first_and_what_lies_beyond_are_all(n: int) -> None:
+    every = torch.arange(7.0).reshape(7, 1, 1, 1)
+    batches = every.split(3)
+    parts = [list(part(batches, n)) for part in (first, beyond)]
+    assert torch.equal(torch.cat([batch for part in parts for batch in part]), every)
+    assert sum(map(len, parts[0])) == min(max(n, 0), 7) and all(len(batch) for part in parts for batch in part)

@@ -10,7 +10,7 @@ import copy
 import io
 import pickle
 from collections import Counter, OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from hashlib import sha256
 from types import BuiltinFunctionType, FunctionType
@@ -72,6 +72,20 @@ class Store:
             self.moulds[key] = mould
         while len(self.moulds) > 1 and self.held > self.room:
             self.held -= self.moulds.popitem(last=False)[1].size
+
+
+class Known(Store):
+    """What was found out of structures: numbers of weights say nothing of it."""
+
+    def of(self, network: nn.Module, find: Callable[[], Thing], *more: Hashable) -> Thing:
+        """What was found of such a network and `more`, or is found now; remembered where it can be told by them."""
+        structure = fingerprint(network, exact=False)
+        if (known := self.get((structure, *more))) is not None:
+            return known
+        found = find()
+        if structure is not None:
+            self.put((structure, *more), found)
+        return found
 
 
 def fingerprint(network: nn.Module, *, exact: bool = True) -> Hashable | None:

@@ -154,6 +154,10 @@ class Trace:
         """How many channels each group keeps, of a bool per channel."""
         return np.array([int(kept[g.channels].sum()) for g in self.groups])
 
+    def emptied(self, kept: np.ndarray) -> list[str]:
+        """Names of the groups that keep none, of a bool per channel: what they are in cannot run."""
+        return [g.name for g in self.groups if not kept[g.channels].any()]
+
 
 @dataclass
 class Draft:

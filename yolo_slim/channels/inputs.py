@@ -18,7 +18,7 @@ from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.rules import shape_of
 from yolo_slim.channels.surgery import evaluating
 from yolo_slim.errors import SlimError
-from yolo_slim.mould import Store, duplicate, fingerprint
+from yolo_slim.mould import Known, duplicate
 
 COMMON = (3, 1, 4)
 """Channels of an image that are tried first, where a detector does not say: colour, grey, colour and something else."""
@@ -30,7 +30,7 @@ SIDES = (64, 256, 640)
 ENOUGH = 128
 """Side in pixels at which what holds at any size is shown: a map at stride 32 still has corners, edges and a middle."""
 
-_KNOWN = Store(500)
+_KNOWN = Known(500)
 """(structure, size) -> channels of its images, of some hundred: stages ask for those of the same few detectors."""
 
 
@@ -47,13 +47,12 @@ def image_channels(detector: nn.Module, imgsz: int | tuple[int, int] | None = No
     Raises:
         SlimError: it runs with none, and does not say either.
     """
-    structure = fingerprint(detector, exact=False)
-    if (known := _KNOWN.get((structure, imgsz))) is not None:
-        return known
+    return _KNOWN.of(detector, lambda: _tried_channels(detector, imgsz), imgsz)
+
+
+def _tried_channels(detector: nn.Module, imgsz: int | tuple[int, int] | None) -> int:
     found = furthest(ghost_of(detector), imgsz)
     if found.error is None:
-        if structure is not None:
-            _KNOWN.put((structure, imgsz), found.channels)
         return found.channels
     if (said := said_channels(detector)) is None:
         raise SlimError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from yolo_slim.channels.groups import FIXED, Trace
 from yolo_slim.channels.patterns import inside
+from yolo_slim.channels.surgery import stays
 from yolo_slim.errors import SlimError
 
 FORMAT = 2
@@ -44,7 +45,7 @@ class Plan:
             scores: group name -> (n,), by which channels go in order; without, there is none.
             gone: names of the convolutions of those branches.
         """
-        stay = {c.name: np.flatnonzero((c.outputs == FIXED) | kept[c.outputs]) for c in trace.convs.values()}
+        stay = {c.name: stays(c.outputs, kept) for c in trace.convs.values()}
         outputs = {name: i.tolist() for name, i in stay.items() if len(i) < len(trace.convs[name].outputs)}
         order = {}
         for group in trace.groups if scores else ():

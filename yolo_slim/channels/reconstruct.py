@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from yolo_slim.channels.groups import FIXED, Conv, Trace
 from yolo_slim.channels.memo import Memo
+from yolo_slim.channels.surgery import stays
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -64,10 +65,15 @@ class Moments:
         """
         xx, start = self.covariance(), start.double()
         pull = (self.xy - torch.outer(self.x, self.y) / self.n) / self.n - xx @ start.T
-        xx.diagonal().add_(ridge * xx.diagonal().mean().clamp(min=1e-12))
+        damp(xx, ridge)
         weights = start + torch.linalg.solve(xx, pull).T
         mean_x, mean_y = (o + s / self.n for o, s in zip(self.origin, (self.x, self.y), strict=True))
         return weights, mean_y - weights @ mean_x
+
+
+def damp(covariance: Tensor, share: float) -> None:
+    """Add a share of its mean to a covariance's diagonal, in place: no direction is without a say of its own."""
+    covariance.diagonal().add_(share * covariance.diagonal().mean().clamp(min=1e-12))
 
 
 def patches(image: Tensor, conv: nn.Conv2d, rows: Tensor, columns: Tensor) -> Tensor:
@@ -161,7 +167,7 @@ def _gather(
             conv, (slim, full) = trace.convs[name], (memo.modules[name] for memo in memos)
             out = full(original)
             at = draw(out, points, [seed, number])
-            y = out[:, torch.as_tensor(stay(conv, kept), device=out.device)][:, :, at[0], at[1]]
+            y = out[:, torch.as_tensor(stays(conv.outputs, kept), device=out.device)][:, :, at[0], at[1]]
             moments.setdefault(name, Moments()).add(patches(image, slim, *at), y.permute(0, 2, 1).flatten(0, 1))
     if ready is None:
         raise SlimError("expected batches of images that can be read again and again to refit the layers on, got none")
@@ -199,16 +205,16 @@ def draw(out: Tensor, points: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]
 
 
 def to_refit(trace: Trace, kept: np.ndarray, also: Collection[str]) -> Iterator[str]:
-    """Convolutions that lost inputs and can be refitted: dense, with somewhere to put an intercept."""
+    """Convolutions that lost inputs and can be refitted."""
     for conv in trace.convs.values():
         gone = (conv.inputs != FIXED) & ~kept[conv.inputs]
-        if (gone.any() or conv.name in also) and conv.groups == 1 and (conv.bias or conv.norm is not None):
+        if (gone.any() or conv.name in also) and refittable(conv):
             yield conv.name
 
 
-def stay(conv: Conv, kept: np.ndarray) -> np.ndarray:
-    """Indices of the outputs that stay."""
-    return np.flatnonzero((conv.outputs == FIXED) | kept[conv.outputs])
+def refittable(conv: Conv) -> bool:
+    """Whether a convolution is dense, with somewhere to put an intercept."""
+    return conv.groups == 1 and (conv.bias or conv.norm is not None)
 
 
 def install(
@@ -227,5 +233,5 @@ def install(
         layer.bias.copy_(intercept)
     elif conv.norm is not None:  # from the original's mean: the slim one's may hold what was absorbed
         norm = trace.norms[conv.norm]
-        mean = norm.layer(detector).running_mean[torch.as_tensor(stay(conv, kept))]
+        mean = norm.layer(detector).running_mean[torch.as_tensor(stays(conv.outputs, kept))]
         norm.layer(slim).running_mean.copy_(mean - intercept)

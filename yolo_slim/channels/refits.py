@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from yolo_slim.channels.groups import FIXED, Trace
 from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.reconstruct import RIDGE, Moments, draw, install, patches, stay, to_refit
-from yolo_slim.channels.surgery import cut, evaluating
+from yolo_slim.channels.reconstruct import RIDGE, Moments, damp, draw, install, patches, refittable, to_refit
+from yolo_slim.channels.surgery import cut, evaluating, stays
 from yolo_slim.errors import SlimError
 
 MEMORY = 2 << 30
@@ -55,7 +55,7 @@ class Refits:
         self.detector, self.trace, self.ridge = detector, trace, ridge
         self.fitted: dict[str, tuple[bytes, Tensor, Tensor]] = {}
         """Layer -> the inputs that stayed when it was refitted last, its weights and intercept."""
-        some = [c for c in trace.convs.values() if c.groups == 1 and (c.bias or c.norm is not None)]
+        some = filter(refittable, trace.convs.values())
         sizes = sorted((4 * c.layer(detector).weight[0].numel() ** 2, c.name) for c in some)
         held = {
             name for (_, name), total in zip(sizes, np.cumsum([s for s, _ in sizes]), strict=True) if total <= memory
@@ -87,7 +87,7 @@ class Refits:
             conv = self.trace.convs[name]
             if name in self.inputs:
                 weights, intercept = self._fit(name, kept)
-                out = torch.as_tensor(stay(conv, kept), device=weights.device)
+                out = torch.as_tensor(stays(conv.outputs, kept), device=weights.device)
                 install(slim, self.detector, self.trace, conv, kept, weights[out], intercept[out])
         return slim
 
@@ -103,7 +103,7 @@ class Refits:
         fitted = weight[:, on]
         if covariance is not None:
             staying = covariance[on][:, on].double()
-            staying.diagonal().add_(self.ridge * staying.diagonal().mean().clamp(min=1e-12))
+            damp(staying, self.ridge)
             lent = torch.linalg.solve(staying, (covariance[on][:, ~on] @ weight[:, ~on].T).double()).T
             fitted = fitted + lent.to(weight)
         intercept = weight @ mean - fitted @ mean[on]

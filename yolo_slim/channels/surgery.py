@@ -26,7 +26,7 @@ def cut(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
     shapes: dict[str, dict[str, int]] = {}  # layer -> the attributes that state its width
     for conv in trace.convs.values():
         layer = conv.layer(detector)
-        out, into = _stay(conv.outputs, kept), _stay(conv.inputs, kept)
+        out, into = stays(conv.outputs, kept), stays(conv.inputs, kept)
         shapes[conv.name] = {"out_channels": len(out), "in_channels": len(into)}
         if conv.depthwise:
             shapes[conv.name]["groups"] = len(out)
@@ -36,7 +36,7 @@ def cut(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
         if layer.bias is not None:
             sliced[id(layer.bias)] = _slice(layer.bias, out)
     for norm in trace.norms.values():
-        scaling, stay = norm.layer(detector), _stay(norm.channels, kept)
+        scaling, stay = norm.layer(detector), stays(norm.channels, kept)
         shapes[norm.name] = {"num_features": len(stay)}
         if len(stay) < scaling.num_features:
             for tensor in (scaling.weight, scaling.bias, scaling.running_mean, scaling.running_var):
@@ -53,7 +53,8 @@ def cut(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
     return slim
 
 
-def _stay(slots: Ints, kept: np.ndarray) -> Ints:
+def stays(slots: Ints, kept: np.ndarray) -> Ints:
+    """Which of the slots, each a channel or FIXED, are there after a cut: their indices."""
     return np.flatnonzero((slots == FIXED) | kept[slots])
 
 
@@ -72,7 +73,7 @@ def _part_width(trace: Trace, name: str, kept: np.ndarray, width: int) -> int:
     """What is left of one part: its channels occupy some convolution below `name` once per part."""
     for conv in trace.convs.values():
         if conv.name.startswith(f"{name}.") and len(conv.outputs) % width == 0 and len(conv.outputs) > width:
-            return len(_stay(conv.outputs[:width], kept))
+            return len(stays(conv.outputs[:width], kept))
     return width
 
 
@@ -85,7 +86,7 @@ def widened(slim: nn.Module, detector: Network, trace: Trace, kept: np.ndarray) 
     whole = duplicate(detector)
     for conv in trace.convs.values():
         layer, narrow = conv.layer(whole), conv.layer(slim)
-        out, into = (torch.as_tensor(_stay(slots, kept)) for slots in (conv.outputs, conv.inputs))
+        out, into = (torch.as_tensor(stays(slots, kept)) for slots in (conv.outputs, conv.inputs))
         if conv.groups == 1:
             layer.weight[out[:, None], into] = narrow.weight
         else:  # depthwise, or in groups, which lose no inputs
@@ -93,7 +94,7 @@ def widened(slim: nn.Module, detector: Network, trace: Trace, kept: np.ndarray) 
         if layer.bias is not None and narrow.bias is not None:
             layer.bias[out] = narrow.bias
     for norm in trace.norms.values():
-        wide, left, stay = norm.layer(whole), norm.layer(slim), _stay(norm.channels, kept)
+        wide, left, stay = norm.layer(whole), norm.layer(slim), stays(norm.channels, kept)
         for name in ("weight", "bias", "running_mean", "running_var"):
             if getattr(wide, name) is not None:
                 getattr(wide, name)[torch.as_tensor(stay)] = getattr(left, name)

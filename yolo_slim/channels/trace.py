@@ -23,9 +23,9 @@ from yolo_slim.channels.inputs import furthest, ghost_of, hw_of
 from yolo_slim.channels.rules import RULES, Labels, convolution, shape_of
 from yolo_slim.channels.surgery import cut, tensors
 from yolo_slim.errors import SlimError
-from yolo_slim.mould import Store, fingerprint
+from yolo_slim.mould import Known
 
-_KNOWN = Store(16 << 20)
+_KNOWN = Known(16 << 20)
 """(structure, size) -> its trace: the stages of a run look at the same few detectors again and again, and weights say
 nothing of the wiring."""
 
@@ -46,15 +46,12 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
     if not any(isinstance(m, nn.Conv2d) for m in detector.modules()):
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
     hw = hw_of(imgsz)
-    structure = fingerprint(detector, exact=False)
-    if (known := _KNOWN.get((structure, hw))) is not None:
-        return known
-    ghost = ghost_of(detector)
+    return _KNOWN.of(detector, lambda: _traced(ghost_of(detector), hw), hw)
+
+
+def _traced(ghost: nn.Module, hw: tuple[int, int]) -> Trace:
     image = (furthest(ghost, hw).channels, *hw)
-    found = _try_the_law(ghost, _observe(ghost, image), image)
-    if structure is not None:
-        _KNOWN.put((structure, hw), found)
-    return found
+    return _try_the_law(ghost, _observe(ghost, image), image)
 
 
 def _observe(ghost: nn.Module, chw: tuple[int, int, int]) -> Draft:

@@ -124,3 +124,11 @@ def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:
             return
         yield batch[:n]
         n -= len(batch)
+
+
+def beyond(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:
+    """Those that `first` leaves out."""
+    for batch in batches:
+        if n < len(batch):
+            yield batch[max(n, 0) :]
+        n -= len(batch)

@@ -13,7 +13,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector, Head
 from yolo_slim.formats.guard import Counting
 from yolo_slim.formats.plain import are_whole, is_whole
-from yolo_slim.mould import Store, fingerprint
+from yolo_slim.mould import Known
 
 HEADS = (Detect, v10Detect)
 PX = 256
@@ -126,7 +126,7 @@ def are_strides(stride: Any, levels: int) -> bool:
     return bool(torch.isfinite(stride).all() and (stride >= 1).all() and (stride <= 1024).all())
 
 
-_KNOWN = Store(1_000)
+_KNOWN = Known(1_000)
 """Structure -> the strides that it has, of some hundred: numbers of weights say nothing of them."""
 
 
@@ -136,12 +136,8 @@ def check_run(detector: Detector) -> None:
     Raises:
         SlimError: where it stops, or what comes out of it.
     """
-    structure, head = fingerprint(detector, exact=False), detector.model[-1]
-    found = _KNOWN.get(structure)
-    if found is None:
-        found = _strides(detector, head)
-        if structure is not None:
-            _KNOWN.put(structure, found)
+    head = detector.model[-1]
+    found = _KNOWN.of(detector, lambda: _strides(detector, head))
     for said in (head.stride, detector.stride):
         if not torch.allclose(said.float(), torch.tensor(found)):
             raise SlimError(f"says its strides are {said.tolist()}, and they are {found}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.reconstruct import Moments, draw, patches
+from yolo_slim.channels.reconstruct import Moments, damp, draw, patches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
@@ -158,7 +158,7 @@ def _layer(conv: nn.Conv2d, inputs: Moments, fisher: Tensor, name: str) -> _Laye
             "Are the images in [0, 1], and all weights of the detector finite?"
         )
     covariance, weight = inputs.covariance(), conv.weight.detach().double()
-    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
+    damp(covariance, DAMPING)
     weighted = weight.flatten(1) * (fisher.double() / 2).sqrt().reshape(-1, 1)
     return _Layer(weighted, torch.linalg.inv(covariance), weight[0, 0].numel())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -56,7 +54,8 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
         args = {"task": "detect", "mode": "val", "data": data, "imgsz": imgsz, "split": split, "device": device}
         validator = Validator(save_dir=Path(folder), args={**args, "batch": 16, "plots": False, "verbose": False})
         try:
-            with _threads_kept():
+            # Ultralytics leaves one core out when it chooses the CPU, and what follows would do without it as well.
+            with patch.object(torch_utils, "NUM_THREADS", torch.get_num_threads()):
                 validator(model=detector)
         except (OSError, SyntaxError, RuntimeError, SlimError) as e:
             if isinstance(e, RuntimeError) and not no_images(e):
@@ -80,13 +79,6 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
         "replicates": drawn,
     }
     return cast(Row, measured)
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Ultralytics leaves one core out when it chooses the CPU, and all that follows in this process does without it."""
-    with patch.object(torch_utils, "NUM_THREADS", torch.get_num_threads()):
-        yield
 
 
 def _per_class(found: Matches, validator: LocalValidator, ap: dict[int, float]) -> list[OfClass]:

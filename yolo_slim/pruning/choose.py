@@ -194,7 +194,7 @@ def choose(
 
     def timed(selection: Selection) -> dict[str, float] | None:
         kept = selection.kept
-        if any(not kept[g.channels].any() for g in wiring.groups):  # the block is to go whole before that can run
+        if wiring.emptied(kept):  # the block is to go whole before that can run
             return None
         return watch(cut(detector, wiring, kept))
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from yolo_slim import record
-from yolo_slim.channels import LayerTable, Meter, Plan, Selection, Start, Trace, cut
+from yolo_slim.channels import LayerTable, Meter, Plan, Selection, Start, Trace
 from yolo_slim.channels.patterns import counted
 from yolo_slim.config import Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence, mean_loss
 from yolo_slim.pruning import depth
-from yolo_slim.pruning.choose import NOTHING, Findings, choose, overhead
-from yolo_slim.pruning.recover import absorption, recover
+from yolo_slim.pruning.choose import NOTHING, Findings, overhead
+from yolo_slim.pruning.recover import absorption
 from yolo_slim.pruning.refine import Around
 
 
@@ -41,22 +41,18 @@ def make_plan(
 
     def loss_without(blocks: list[str]) -> float:
         untimed = replace(found, timed=None)  # branches are compared by their loss alone
-        blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, found=untimed)
-        kept, also = selection.kept, depth.readers_of(whole, blocks)
-        slim = cut(base, wiring, kept)
-        slim = recover(slim, base, wiring, kept, chosen, evidence.images, original=detector, also=also)
-        return mean_loss(slim, evidence)
+        around, selection = _around(detector, whole, blocks, chosen, evidence, None, untimed)
+        return mean_loss(around.recovered(selection.kept, evidence.images), evidence)
 
     blocks = depth.chosen_blocks(detector, whole, chosen, evidence, loss_without)
     while True:
-        blocks, base, wiring, selection = _around(detector, whole, blocks, chosen, evidence, start=start, found=found)
-        around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+        around, selection = _around(detector, whole, blocks, chosen, evidence, start, found)
         selection = around.refined(selection)
-        if not (empty := _emptied(base, wiring, chosen, selection)):
+        if not (empty := around.emptied(selection)):
             break
-        blocks = list(dict.fromkeys([*blocks, *empty]))
-    gone = [conv for name in blocks for conv in whole.blocks[name].convs]
-    return Plan.of(wiring, selection.kept, selection.scores, gone), selection
+        blocks = list(dict.fromkeys([*around.blocks, *empty]))
+    gone = [conv for name in around.blocks for conv in whole.blocks[name].convs]
+    return Plan.of(around.wiring, selection.kept, selection.scores, gone), selection
 
 
 def _around(
@@ -65,29 +61,22 @@ def _around(
     blocks: list[str],
     chosen: Prune,
     evidence: Evidence,
-    *,
-    start: Start | None = None,
-    found: Findings = NOTHING,
-) -> tuple[list[str], nn.Module, Trace, Selection]:
+    start: Start | None,
+    found: Findings,
+) -> tuple[Around, Selection]:
     """Take these blocks out, then score and select. A block that loses all of an inner width goes as well.
 
     Returns:
-        all blocks that are gone, the detector without them, its trace, and the selection among its channels.
+        what the choice was made in, without all blocks that are gone, and the selection among its channels.
     """
     how = absorption(chosen, evidence.images)
     while True:
         base, wiring = depth.without(detector, whole, blocks, how, evidence.images)
-        selection = choose(base, wiring, chosen, evidence, start=start, whole=whole if blocks else None, found=found)
-        if not (empty := _emptied(base, wiring, chosen, selection)):
-            return blocks, base, wiring, selection
+        around = Around(detector, whole, base, wiring, tuple(blocks), chosen, evidence, start, found)
+        selection = around.choice(timed=True)
+        if not (empty := around.emptied(selection)):
+            return around, selection
         blocks = list(dict.fromkeys([*blocks, *empty]))
-
-
-def _emptied(base: nn.Module, wiring: Trace, chosen: Prune, selection: Selection) -> list[str]:
-    """The branches that have lost all of an inner width, and are to go whole."""
-    empty = [g.name for g in wiring.free if not selection.kept[g.channels].any()]
-    owner = depth.may_empty(base, wiring, chosen) if empty else {}
-    return [owner[name] for name in empty]
 
 
 def cost_of(

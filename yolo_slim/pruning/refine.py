@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from yolo_slim.channels import Plan, Selection, Start, Trace, cut, trace
 from yolo_slim.config import Prune, Target
@@ -48,9 +48,9 @@ class Around:
         return TIMES if at_once and criterion_for(self.chosen, self.evidence) == "obs" else 1
 
     def choice(
-        self, scores: Mapping[str, np.ndarray], chosen: Prune | None = None, *, timed: bool = False
+        self, scores: Mapping[str, np.ndarray] | None = None, chosen: Prune | None = None, *, timed: bool = False
     ) -> Selection:
-        """By scores of the groups of `wiring`, for the budget of `chosen`, or another."""
+        """By scores of the groups of `wiring`, taken now if left out, for the budget of `chosen`, or another."""
         return choose(
             self.base,
             self.wiring,
@@ -62,10 +62,15 @@ class Around:
             scores=scores,
         )
 
-    def _recovered(self, kept: np.ndarray) -> nn.Module:
+    def emptied(self, selection: Selection) -> list[str]:
+        """The branches that have lost all of an inner width, and are to go whole."""
+        empty = self.wiring.emptied(selection.kept)
+        owner = depth.may_empty(self.base, self.wiring, self.chosen) if empty else {}
+        return [owner[name] for name in empty]
+
+    def recovered(self, kept: np.ndarray, images: Iterable[Tensor]) -> nn.Module:
         """`base`, cut and given back what can be without training."""
         slim, also = cut(self.base, self.wiring, kept), depth.readers_of(self.whole, self.blocks)
-        images = list(first(self.evidence.images, ENOUGH))
         return recover(slim, self.base, self.wiring, kept, self.chosen, images, original=self.detector, also=also)
 
     def refined(self, selection: Selection) -> Selection:
@@ -93,9 +98,9 @@ class Around:
             share = goal ** (step / self.times)
             asked: dict[str, Any] = {"target": Target(flops=share), "ratio": None, "layers": {}}
             kept = self.choice(scores, self.chosen.model_copy(update=asked)).kept
-            if any(not kept[group.channels].any() for group in self.wiring.free):  # that cannot run
+            if self.wiring.emptied(kept):
                 break
-            slim = self._recovered(kept)
+            slim = self.recovered(kept, list(first(self.evidence.images, ENOUGH)))
             now = trace(slim, self.wiring.imgsz)
             console.print(f"scored again at FLOPs x{share:.3f}")
             left = Plan.of(self.wiring, kept)

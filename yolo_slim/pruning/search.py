@@ -25,6 +25,7 @@ from yolo_slim.channels.refits import Refits
 from yolo_slim.channels.surgery import evaluating
 from yolo_slim.config import Search
 from yolo_slim.console import console
+from yolo_slim.data.batches import beyond, first
 from yolo_slim.errors import SlimError
 from yolo_slim.measure.agreement import disagreement
 from yolo_slim.measure.loss import Answers, answers
@@ -43,6 +44,8 @@ HOPELESS = 1.03
 BATCH = 8
 LOOKED_AT = 16
 """Images on which a group alone is tried: what it does to all of them is much alike."""
+TINY = 1e-12
+"""What is cheaper counts as this cheap."""
 IDLE = 500
 """Trials in a row that change no width, after which there is nothing to search."""
 
@@ -83,12 +86,12 @@ def search(
     Raises:
         SlimError: too few images.
     """
-    every = torch.cat(list(images)) if images else torch.empty(0)
-    out = min(asked.images, len(every) // 3)
+    count = sum(map(len, images))
+    out = min(asked.images, count // 3)
     if not out:
-        raise SlimError(f"prune.search: expected 3 images at least to refit on and to compare on, got {len(every)}")
-    judge = _Judge(detector, every[-out:])
-    refits = Refits(detector, wiring, every[:-out].split(2 * BATCH), seed=seed)
+        raise SlimError(f"prune.search: expected 3 images at least to refit on and to compare on, got {count}")
+    judge = _Judge(detector, torch.cat(list(beyond(images, count - out))))
+    refits = Refits(detector, wiring, first(images, count - out), seed=seed)
     columns = TextColumn("searching widths"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         looking = _Looking(wiring, scores, choose, refits, judge, asked, bar)
@@ -169,16 +172,12 @@ class _Looking:
     def _try(self, factors: np.ndarray) -> bool:
         """Take these factors if they are better; False: they change no width, or leave a group nothing."""
         kept = self.choose(self.scaled(factors))
-        if (kept == self.kept).all() or any(not kept[g.channels].any() for g in self.wiring.free):
+        if (kept == self.kept).all() or self.wiring.emptied(kept):
             return False
         self.trials += 1
         if (gaps := self.judge.better(self.refits(kept), self.best)) is not None:
             self.best, self.factors, self.kept = gaps, factors, kept
         return True
-
-
-TINY = 1e-12
-"""What is cheaper counts as this cheap."""
 
 
 class _Judge:
