@@ -22,7 +22,7 @@ import bench_peers as peers
 
 from yolo_slim.config import Distill
 from yolo_slim.distill import FEATURES, LOSSES, OUTPUTS
-from yolo_slim.stages.finetune import lesson
+from yolo_slim.stages.lesson import lesson
 from yolo_slim.training.distill import DistillTrainer
 from yolo_slim.training.trainer import SlimTrainer
 

@@ -20,7 +20,7 @@ from make_shapes import draw
 import yolo_slim
 from yolo_slim import checkpoint
 from yolo_slim.config import Distill
-from yolo_slim.stages.finetune import lesson
+from yolo_slim.stages.lesson import lesson
 from yolo_slim.training.distill import SETTINGS, DistillTrainer
 from yolo_slim.training.trainer import SlimTrainer
 

@@ -51,7 +51,7 @@ def test_what_is_worth_most_is_taken(ends, worths, taken):
     def worth(detector):
         return worths[round(float(detector.state_dict()[bias][0] - first), 3)]
 
-    found, share, told = best_end(*ends, worth)
+    found, share, told = best_end(*ends, worth, worths[0.0])
     assert (share, told) == (taken, worths)
     torch.testing.assert_close(found.state_dict()[bias], ends[0].state_dict()[bias] + taken)
 
@@ -61,7 +61,7 @@ def test_the_stage_keeps_what_val_says_and_tells_it(original, data, tmp_path, mo
     words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}")
     cut = ("prune.ratio=0.3", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4")
     assert run("prune", *words, *cut, "sparse_train.epochs=0").code == 0
-    shares = iter((1.0, 0.5, 0.0))
+    shares = iter((0.0, 0.0, 1.0, 0.5))  # the start, the original, what was trained, half way
     monkeypatch.setattr(stage, "accuracy", lambda *args: {"map50_95": 1 - abs(next(shares) - best)})
     answer = run("finetune", *words, "finetune.epochs=1", "finetune.distill=null")
     assert answer.code == 0 and f"{taken} is taken" in answer.out, answer

@@ -43,7 +43,8 @@ def set_of(folder: Path, images: int) -> str:
 
 
 def config_of(data: str, *words: str):
-    return read_config(None, ["model=x.pt", f"data={data}", *(f"sparse_train.{word}" for word in words)])
+    landing = ["mode=targeted", *words]  # a mode among the words comes later, and wins
+    return read_config(None, ["model=x.pt", f"data={data}", *(f"sparse_train.{word}" for word in landing)])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,8 @@ def test_more_steps_from_the_same_epochs_are_offered_where_they_are_enough(tmp_p
 def test_it_is_told_before_anything_is_written(tmp_path, data, model, stage):
     runs = tmp_path / "runs"
     words = [f"model={model}", f"data={data}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.3", "export.formats=[]"]
-    answer = run(stage, *words, "sparse_train.epochs=2", "finetune.distill=null", "bench=null")
+    words += ["sparse_train.mode=targeted", "sparse_train.epochs=2"]
+    answer = run(stage, *words, "finetune.distill=null", "bench=null")
     refused(answer, f"a landing needs {LEAST}", "sparse_train.epochs=0", "sparse_train.min_steps=0")
     assert not runs.exists()
 
@@ -140,7 +142,7 @@ def test_the_number_asked_for_decides_nothing_else(tmp_path, data, model):
     train = "sparse_train.train={batch: 4, nbs: 4, optimizer: SGD, val: false}"
     words = ["sparse-train", f"model={model}", f"data={data}", f"imgsz={PX}", f"runs={tmp_path}", "prune.ratio=0.3"]
     words += ["prune.criterion=l1", "prune.round_to=4", "prune.min_channels=4", "prune.reconstruct=none"]
-    words += ["sparse_train.epochs=2", train]
+    words += ["sparse_train.mode=targeted", "sparse_train.epochs=2", train]
     assert run(*words, "sparse_train.min_steps=6").code == 0
     done = record.read(tmp_path / "slim" / "sparse")
     assert run(*words, "sparse_train.min_steps=3").code == 0

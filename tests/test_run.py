@@ -18,6 +18,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("check_run", "check_distill", "check_export"):
         monkeypatch.setattr(f"yolo_slim.stages.run.{name}", lambda config: None)
     monkeypatch.setattr("yolo_slim.stages.run.missing", lambda config: [])
+    monkeypatch.setattr("yolo_slim.stages.run.decided", lambda config: config)
     for name in STAGES:
         monkeypatch.setattr(f"yolo_slim.stages.run.{name}", lambda config, name=name: called.append(name))
     return called

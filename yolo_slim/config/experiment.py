@@ -79,8 +79,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _rounds_are_taught_too(self) -> Config:
         tuned = self.prune.iterations
-        if tuned.rounds > 1 and self.finetune.distill:
-            check_lesson(self.finetune.distill, tuned.epochs, f"prune.iterations.epochs={tuned.epochs}")
+        if tuned.rounds > 1 and (lesson := self.finetune.lesson):
+            check_lesson(lesson, tuned.epochs, f"prune.iterations.epochs={tuned.epochs}")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WrapValidator, model_validator
 
 from yolo_slim.config.base import MOST_EPOCHS, MOST_STEPS, Section, TrainSection
 from yolo_slim.errors import shown
@@ -29,10 +29,11 @@ class SparseTrain(TrainSection):
     epochs: int = Field(
         30, ge=0, le=MOST_EPOCHS, description="epochs of it; 0: no sparse training, `run` goes on to prune"
     )
-    mode: Literal["targeted", "uniform", "soft", "polarization"] = Field(
-        "targeted",
-        description="targeted: fade the channels that the prune: section removes to zero; uniform: pull on all scales; "
-        "soft: zero their filters again and again (SFP: prune.criterion=l2 prune.scope=layer prune.ratio=0.3); "
+    mode: Literal["auto", "targeted", "uniform", "soft", "polarization"] = Field(
+        "auto",
+        description="auto: targeted where a cut that nothing has trained keeps too little and the epochs suffice, else "
+        "no sparse training; targeted: fade the channels that the prune: section removes to zero; uniform: pull on all "
+        "scales; soft: zero their filters again and again (SFP: prune.criterion=l2 prune.scope=layer prune.ratio=0.3); "
         "polarization: part the scales in two",
     )
     strength: float = Field(
@@ -153,6 +154,18 @@ def check_lesson(chosen: Distill, epochs: int, named: str) -> None:
         )
 
 
+def _auto_or_section(value: Any, _: Any) -> Any:
+    # As a union, every mistake in the section would be told twice, once as no `auto`.
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, (bool, str)):
+        raise ValueError(
+            f"expected auto, a section such as {{teacher: original}}, or null, which leaves the teacher out, got "
+            f"{shown(value)}"
+        )
+    return Distill.model_validate(value)
+
+
 class Match(Section):
     """Recovery by matching: how long, and on how many images at a time."""
 
@@ -183,30 +196,30 @@ class Finetune(TrainSection):
     """Training the slim detector, which stays slim."""
 
     epochs: int = Field(30, ge=1, le=MOST_EPOCHS, description="epochs of fine-tuning")
-    distill: Distill | None = Field(
-        default_factory=Distill, description="what to learn from a teacher; null: from labels alone"
+    distill: Annotated[Distill | Literal["auto"] | None, WrapValidator(_auto_or_section)] = Field(
+        "auto",
+        description="what to learn from a teacher; auto: the maps of the original, where the cut has lost enough; "
+        "null: from labels alone",
     )
-
-    @field_validator("distill", mode="before")
-    @classmethod
-    def _no_switch(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("expected a section such as {teacher: original}, or null, which leaves the teacher out")
-        return value
 
     @model_validator(mode="after")
     def _something_to_learn_in_time(self) -> Finetune:
-        if self.distill:
+        if lesson := self.lesson:
             if self.train.get("distill_model"):
                 raise ValueError(
                     "train.distill_model is Ultralytics' own teacher: leave ours out with finetune.distill=null, or "
                     "name it as finetune.distill.teacher instead"
                 )
-            check_lesson(self.distill, self.epochs, f"finetune.epochs={self.epochs}")
-            if self.train.get("time") and (self.distill.ramp_epochs or self.distill.stop_before):
+            check_lesson(lesson, self.epochs, f"finetune.epochs={self.epochs}")
+            if self.train.get("time") and (lesson.ramp_epochs or lesson.stop_before):
                 raise ValueError(
                     "train.time ends a training by the clock: distill.ramp_epochs and stop_before need its epochs"
                 )
-            if self.distill.extra_images and self.train.get("rect"):
+            if lesson.extra_images and self.train.get("rect"):
                 raise ValueError("distill.extra_images needs images of one shape: leave out train.rect")
         return self
+
+    @property
+    def lesson(self) -> Distill | None:
+        """What may be learned from a teacher: where `auto` finds that it pays, from the original."""
+        return Distill() if self.distill == "auto" else self.distill

@@ -77,5 +77,11 @@ def answers(detector: nn.Module, images: Tensor) -> Answers:
     output = detector(images)
     rows = output[0] if isinstance(output, (tuple, list)) else output
     if rows.shape[1] == 4 + classes_of(cast(Detector, detector)):
+        rows = _in_full(rows)
         return Answers(rows[:, 4:].clamp(LEAST, 1 - LEAST), rows[:, :4])
-    return Answers(raw(output)["scores"].sigmoid().clamp(LEAST, 1 - LEAST), None)
+    return Answers(_in_full(raw(output)["scores"]).sigmoid().clamp(LEAST, 1 - LEAST), None)
+
+
+def _in_full(values: Tensor) -> Tensor:
+    """In float32 at least: in half precision nothing is as close to 1 as LEAST."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -12,6 +12,7 @@ STAGES = (
     "recovered",
     "finetuned",
     "plan",
+    "trial",
     "sensitivity",
     "sweep",
     "export",

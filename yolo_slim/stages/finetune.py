@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
+from torch import nn
 
-from yolo_slim import checkpoint, record
-from yolo_slim.config import Complete, Distill
+from yolo_slim import checkpoint
+from yolo_slim.config import Complete
 from yolo_slim.console import console
-from yolo_slim.data import dataset_info
-from yolo_slim.data.batches import Batches
-from yolo_slim.data.unlabelled import sum_of_pictures
-from yolo_slim.distill import FEATURES, OUTPUTS, Pair
 from yolo_slim.errors import SlimError
+from yolo_slim.heads import classes_of
 from yolo_slim.measure import accuracy
-from yolo_slim.mould import duplicate
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
-from yolo_slim.stages.begun import begun
 from yolo_slim.stages.common import say, train_arguments
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
-from yolo_slim.training.distill import SETTINGS, DistillTrainer, enrol, losses_between
+from yolo_slim.stages.landing_time import training_images
+from yolo_slim.stages.lesson import check_kin, lesson, pictures, teachers_of
+from yolo_slim.training.distill import SETTINGS, DistillTrainer
 from yolo_slim.training.ending import ENDS, best_end
 from yolo_slim.training.folder import train_in
-from yolo_slim.training.images import twins
+from yolo_slim.training.schedule import schedule
 from yolo_slim.training.trainer import SlimTrainer
 
-ANY_PAIR = Pair([4, 4], [4, 4], [torch.arange(4)] * 2, classes=2, bins=16)
-"""A student and a teacher that every loss can work for."""
+TEACHES = 0.1
+"""Share of the original's mAP50-95 that must be lost for a teacher to pay, where that is to be told (distill=auto)."""
 
 
 @continues
@@ -60,200 +54,82 @@ def finetune(config: Complete) -> Record:
 def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
     """runs/<name>/<stage>/slim.pt: `start` trained as `finetune:` says, measured on `split` (default: the report's)."""
     chosen = config.finetune
+    teaching = chosen.lesson
     settings = {**chosen.model_dump(), "epochs": epochs, "imgsz": config.imgsz, "seed": config.seed}
-    inputs, extra, trainer = [start], {}, SlimTrainer
-    if chosen.distill:
-        teachers = teachers_of(config)
+    inputs = [start]
+    if teaching:
+        teachers = teachers_of(config, teaching)
         inputs += teachers
-        settings |= pictures(chosen.distill)
-        check_kin(chosen.distill, start, teachers)
-        extra, trainer = {SETTINGS: lesson(chosen.distill, teachers)}, DistillTrainer
+        settings |= pictures(teaching)
+        check_kin(teaching, start, teachers)
 
     def work(folder: Path) -> tuple:
         tell_if_unlabelled(config)
-        arguments = train_arguments(config, epochs, chosen.train)
+        worth = _worth_on_val(config)
+        before = worth(checkpoint.load(start)) if worth else None
+        lost = _lost(config, before, worth)
+        extra, trainer = {}, SlimTrainer
+        if teaching and _pays(config, lost):
+            extra, trainer = {SETTINGS: lesson(teaching, teachers)}, DistillTrainer
+        arguments = train_arguments(config, epochs, {**_schedule(config, start, epochs, lost), **chosen.train})
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-        best, found = _ended(config, start, trained / "best.pt")
+        best, found = _ended(start, trained / "best.pt", worth, before)
         weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
-        return {"weights": weights}, row, {"teacher": ", ".join(map(str, inputs[1:])) or None, "end": found}
+        taught = ", ".join(map(str, teachers)) if extra else None
+        return {"weights": weights}, row, {"teacher": taught, "lost": lost, "lr0": arguments.get("lr0"), "end": found}
 
     return run_stage(config, stage, settings, inputs, work)
 
 
-def _ended(config: Complete, start: Path, best: Path) -> tuple[checkpoint.Detector, dict[str, Any] | None]:
-    """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
-    trained = checkpoint.load(best)
+Worth: TypeAlias = Callable[[nn.Module], float]
+"""mAP50-95 of a detector on the val split."""
+
+
+def _worth_on_val(config: Complete) -> Worth | None:
     if not val_labelled(config):
-        return trained, None
-    before = checkpoint.load(start)
-    taken, share, worths = best_end(
-        before, trained, lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
+        return None
+    return lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
+
+
+def _lost(config: Complete, before: float | None, worth: Worth | None) -> float | None:
+    """Share of the original's mAP50-95 on val that is to be recovered; None: nothing tells."""
+    original = finished(config, "original")
+    if worth is None or before is None or original is None or not (whole := worth(checkpoint.load(original))):
+        return None
+    return round(max(1 - before / whole, 0.0), 3)
+
+
+def _pays(config: Complete, lost: float | None) -> bool:
+    """Whether to learn from the teacher; `auto` goes by what there is to learn, and says so."""
+    if config.finetune.distill != "auto" or lost is None:
+        return True
+    pays = lost > TEACHES
+    console.print(
+        f"finetune.distill=auto: {lost:.1%} of the original's mAP50-95 on val is lost: "
+        + ("learning from the original as well" if pays else "too little for a teacher to pay")
     )
-    told = ", ".join(f"{ENDS[each]} {worth:.4f}" for each, worth in worths.items())
-    console.print(f"mAP50-95 on val: {told}: {ENDS[share]} is taken")
-    return taken, {"taken": ENDS[share], "map50_95_val": {ENDS[each]: worth for each, worth in worths.items()}}
+    return pays
 
 
-def check_distill(config: Complete) -> None:
-    """What is wrong with `finetune.distill` shows before hours of training: the original stands for the student.
-
-    Raises:
-        SlimError: a loss that there is not, a file that is not there, a teacher that does not fit.
-    """
-    chosen, train = config.finetune.distill, config.finetune.train
-    if not chosen:
-        return
-    pictures(chosen)
-    files = [Path(teacher) for teacher in asked(chosen)]
-    settings = lesson(chosen, files)
-    if checkpoint.is_stored(config.model):
-        student = begun(config)
-        check_kin(chosen, Path(config.model), files)
-    else:  # it is trained first, for the classes of the data
-        info = dataset_info(config.data) if config.data else {}
-        student = checkpoint.build(config.model, info.get("nc"))
-        student.names = info.get("names", student.names)
-    detectors = [duplicate(student) if n == "original" else checkpoint.load(n) for n in asked(chosen)]
-    square = not (train.get("multi_scale") or train.get("rect"))
-    _, pairs, _ = enrol(student, detectors, settings, config.imgsz, square=square)
-    # How wide the student will be is not known yet: it is not to be refused for that.
-    losses_between([p if p.same is not None else replace(p, student=p.teacher) for p in pairs], settings)
-    if chosen.teacher_images and config.data and "fraction" not in train:
-        twins(Batches(config.data, config.imgsz, 0).dataset.im_files, chosen.teacher_images)
-
-
-def asked(chosen: Distill) -> list[str]:
-    """The teachers as they are named: `original`, or paths."""
-    return [chosen.teacher] if isinstance(chosen.teacher, str) else chosen.teacher
-
-
-def kin_of(chosen: Distill) -> list[bool]:
-    """Of each teacher: whether the student is taken to be cut from it."""
-    return [name == "original" or "channels" in chosen.features for name in asked(chosen)]
-
-
-def check_kin(chosen: Distill, student: Path, teachers: list[Path]) -> None:
-    """Nothing, where the student may have been cut from the files that `channels` compares it with.
-
-    Two trainings of one architecture have channels of the same number, and nothing in common. Which of them a detector
-    comes from is what its card tells; one without a card, made from Python, is believed.
-
-    Args:
-        chosen: the `finetune.distill` section.
-        student: its checkpoint, or that which it will be cut from.
-        teachers: theirs, as `chosen` names them.
-
-    Raises:
-        SlimError: a teacher that comes from another detector.
-    """
-    named = zip(asked(chosen), teachers, kin_of(chosen), strict=True)
-    strangers = [teacher for name, teacher, kin in named if kin and name != "original"]
-    if not strangers or (checkpoint.is_slim(checkpoint.load(student)) and not checkpoint.card(student)):
-        return
-    for teacher in strangers:
-        if origin(teacher) != origin(student):
-            raise SlimError(
-                f"finetune.distill.features: channels compares the student with what it was cut from, but {teacher} "
-                f"comes from another detector than {student}; take `original`, or `mimic`, which has adapters"
-            )
-
-
-def origin(weights: Path) -> Any:
-    """What tells a detector's first checkpoint from others: its sha256; where we trained it, the record of that."""
-    card = checkpoint.card(weights)
-    if not card:
-        return record.sha256(weights)
-    return card["source"]["sha256"] if "source" in card else card["steps"][0]
-
-
-def pictures(chosen: Distill) -> dict[str, str]:
-    """What is in the folders of pictures, as settings.
-
-    Raises:
-        SlimError: a folder that is not there, or holds no picture.
-    """
-    folders = {key: getattr(chosen, key) for key in ("teacher_images", "extra_images")}
-    return {f"{key}_sum": sum_of_pictures(at, f"finetune.distill.{key}") for key, at in folders.items() if at}
-
-
-def teachers_of(config: Complete) -> list[Path]:
-    """The checkpoints that `finetune.distill` names.
-
-    Raises:
-        SlimError: one is not there, or no detector.
-    """
-    found, chosen = [], config.finetune.distill
-    for teacher in asked(chosen) if chosen else ():
-        path = finished(config, "original") if teacher == "original" else Path(teacher)
-        if path is None:
-            raise SlimError(
-                f"the teacher is the original, but {config.folder / 'original'} is not there: run the stages in order, "
-                "or leave the teacher out (finetune.distill=null)"
-            )
-        checkpoint.load(path)  # says what is wrong with it before anything runs
-        found.append(path)
+def _schedule(config: Complete, start: Path, epochs: int, lost: float | None) -> dict[str, Any]:
+    train = config.finetune.train
+    images = training_images(config.dataset, train.get("fraction", 1.0))
+    found = schedule(images, epochs, train, classes=classes_of(checkpoint.load(start)), lost=lost)
+    if "lr0" in found:
+        console.print(f"learning rate {found['lr0']:g}: by how much there is to recover, and in how many steps")
     return found
 
 
-def lesson(chosen: Distill, teachers: list[Path]) -> dict[str, Any]:
-    """The settings file of DistillTrainer.
-
-    Raises:
-        SlimError: a loss, or an option of one, that there is not.
-    """
-    kin = kin_of(chosen)
-    features = dict(chosen.features)
-    if "auto" in features:
-        features = {"channels" if all(kin) else "mimic": features.pop("auto"), **features}
-    asked = {"features": features, "outputs": dict(chosen.outputs)}
-    for kind, known in (("features", FEATURES), ("outputs", OUTPUTS)):
-        for name, options in asked[kind].items():
-            _check_loss(f"finetune.distill.{kind}", name, options, known)
-    layers = chosen.layers
-    return {
-        "teachers": [str(t) for t in teachers],
-        "kin": kin,
-        **asked,
-        "layers": {name: name for name in layers} if isinstance(layers, list) else layers,
-        **{k: getattr(chosen, k) for k in ("ramp_epochs", "stop_before", "teacher_images", "extra_images")},
-    }
-
-
-def _check_loss(where: str, name: str, options: dict[str, Any], known: dict[str, type]) -> None:
-    if name not in known:
-        raise SlimError(f"{where}: no loss {name}; expected one of {', '.join(known)}")
-    _, *takes = inspect.signature(known[name]).parameters
-    if unknown := options.keys() - {"weight", *takes}:
-        raise SlimError(
-            f"{where}.{name}: no option {', '.join(sorted(unknown))}; expected {', '.join(['weight', *takes])}"
-        )
-    if not is_number(weight := options.get("weight", 1.0)) or weight < 0:
-        raise SlimError(f"{where}.{name}.weight: expected a number from 0 on, got {weight!r}")
-    rest = {k: v for k, v in options.items() if k != "weight"}
-    for option, value in rest.items():
-        fits, expected = _kind_of(inspect.signature(known[name]).parameters[option].default)
-        if not fits(value):
-            raise SlimError(f"{where}.{name}.{option}: expected {expected}, got {value!r}")
-    known[name](ANY_PAIR, **rest)  # refuses what only it knows
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite one."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _kind_of(default: Any) -> tuple[Callable[[Any], bool], str]:
-    """Whether a value may stand for an option with this default, and what may in words."""
-    if default is None or isinstance(default, bool):
-        return lambda v: isinstance(v, bool) or v is None is default, "true or false"
-    if isinstance(default, int):
-        return lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "a whole number above 0"
-    if isinstance(default, tuple):
-        return lambda v: isinstance(v, list) and v != [] and all(is_number(x) and x > 0 for x in v), (
-            "a list of numbers above 0"
-        )
-    if isinstance(default, float):
-        return is_number, "a number"
-    return lambda v: True, "anything"
+def _ended(
+    start: Path, best: Path, worth: Worth | None, before: float | None
+) -> tuple[checkpoint.Detector, dict[str, Any] | None]:
+    """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
+    trained = checkpoint.load(best)
+    if worth is None or before is None:
+        return trained, None
+    taken, share, worths = best_end(checkpoint.load(start), trained, worth, before)
+    told = ", ".join(f"{ENDS[each]} {worth:.4f}" for each, worth in worths.items())
+    console.print(f"mAP50-95 on val: {told}: {ENDS[share]} is taken")
+    return taken, {"taken": ENDS[share], "map50_95_val": {ENDS[each]: worth for each, worth in worths.items()}}

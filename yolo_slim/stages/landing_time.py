@@ -16,6 +16,10 @@ from yolo_slim.errors import SlimError
 from yolo_slim.training.steps import accumulated, optimizer_steps
 
 
+class TooFewSteps(SlimError):
+    """A landing has no time."""
+
+
 def landing_arguments(config: Complete) -> dict[str, Any]:
     """`sparse_train.train`, in which a landing takes a step each batch unless it says otherwise (`nbs`).
 
@@ -35,7 +39,8 @@ def check_steps(config: Complete) -> None:
     detection above .25, one of 65 is worse than none, and one of 130 is better.
 
     Raises:
-        SlimError: it takes fewer.
+        TooFewSteps: it takes fewer.
+        SlimError: the training images cannot be read.
     """
     chosen = config.sparse_train
     train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
@@ -51,7 +56,7 @@ def check_steps(config: Complete) -> None:
     each = accumulated(batch, nbs)
     every = f", one every {each} batches (nbs={nbs})" if each > 1 else ""
     sooner = f", or sparse_train.train.nbs={batch}" if each > 1 and taken(chosen.epochs, nbs=batch) >= needed else ""
-    raise SlimError(
+    raise TooFewSteps(
         f"sparse_train.epochs={chosen.epochs} over {images} images at batch={batch} are {steps} optimizer steps{every}"
         f", and a landing needs {needed}: a shorter one may leave mAP and take the confidence from what is found. "
         f"Train longer: sparse_train.epochs={epochs}{sooner}. Or leave the landing out, which is better than a short "

@@ -26,10 +26,11 @@ from yolo_slim.row import Row
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, run_stage
 from yolo_slim.stages.common import look_of, say
-from yolo_slim.stages.finetune import pictures, teachers_of, tune
+from yolo_slim.stages.cut import cut_stage
+from yolo_slim.stages.finetune import tune
 from yolo_slim.stages.labels import check_labels
+from yolo_slim.stages.lesson import pictures, teachers_of
 from yolo_slim.stages.plan import FILE, plan_stage
-from yolo_slim.stages.prune import cut_stage
 
 SPLIT = "val"  # where to stop is a choice, and the test split has no say in choices
 
@@ -64,10 +65,9 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         check_labels(config, "prune.iterations.stop_if_map_drop goes by mAP")
     settings = {**config.prune.model_dump(), "imgsz": config.imgsz, "data": config.data, **config.timing}
     tuning = {**config.finetune.model_dump(exclude={"epochs"}), "seed": config.seed}
-    distill = config.finetune.distill
-    if distill:
-        tuning |= pictures(distill)
-    taught = distill and distill.teacher != "original"
+    teaching = config.finetune.lesson
+    if teaching:
+        tuning |= pictures(teaching)
 
     def work(folder: Path) -> tuple:
         first = finished(config, "original")
@@ -84,7 +84,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         say("pruned", row, weights)
         return {"weights": weights, "plan": folder / FILE}, row, details
 
-    inputs = [start, *(teachers_of(config) if taught else [])]
+    inputs = [start, *(teachers_of(config, teaching) if teaching and teaching.teacher != "original" else [])]
     return run_stage(config, "pruned", {**settings, "finetune": tuning}, inputs, work)
 
 

@@ -10,11 +10,13 @@ from yolo_slim.stages.bench import bench
 from yolo_slim.stages.checks import check_run
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import check_export, export, missing
-from yolo_slim.stages.finetune import check_distill, finetune
+from yolo_slim.stages.finetune import finetune
+from yolo_slim.stages.lesson import check_distill
 from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.recover import recover
 from yolo_slim.stages.report import report_stage
 from yolo_slim.stages.sparse_train import sparse_train
+from yolo_slim.stages.trial import decided
 
 SECONDS = 600
 """Of recovery by matching, where that is all the training there is."""
@@ -28,6 +30,7 @@ def run(config: Complete) -> Record:
     check_run(config)
     check_distill(config)
     check_export(config)
+    config = decided(config)
     if config.sparse_train.epochs:
         sparse_train(config)
     prune_stage(config)

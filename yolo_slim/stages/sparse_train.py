@@ -25,18 +25,25 @@ from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisiv
 from yolo_slim.stages.original import original
 from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.sensitivity import scanned
+from yolo_slim.stages.trial import decided
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.polarization import first_local_min
 from yolo_slim.training.regularized import write_log
 
 
 @begins
-def sparse_train(config: Complete) -> Record:
-    """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales by epoch), and in modes that know what goes, plan.json."""
-    chosen = config.sparse_train
-    if not chosen.epochs:
+def sparse_train(config: Complete) -> Record | None:
+    """runs/<name>/sparse/sparse.pt, sparsity.csv (the scales by epoch), and in modes that know what goes, plan.json.
+
+    None, where mode=auto has come to the conclusion that it does not pay.
+    """
+    if not config.sparse_train.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
     check_data(config)
+    config = decided(config)
+    chosen = config.sparse_train
+    if not chosen.epochs:
+        return None
     planned, by = landing_mode(config), config.prune
     check_compatible(by, planned)
     check_steps(config)

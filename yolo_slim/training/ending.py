@@ -30,7 +30,7 @@ def between(start: nn.Module, trained: Detector, share: float) -> Detector:
 
 
 def best_end(
-    start: nn.Module, trained: Detector, worth: Callable[[nn.Module], float]
+    start: nn.Module, trained: Detector, worth: Callable[[nn.Module], float], begun: float
 ) -> tuple[Detector, float, dict[float, float]]:
     """That of `ENDS` which is worth most.
 
@@ -38,10 +38,11 @@ def best_end(
         start: what the training began with.
         trained: what it came to; of the same widths.
         worth: of a detector, on images that neither was trained on.
+        begun: what the start is worth.
 
     Returns:
         it, its share, and what each share is worth.
     """
-    worths = {share: worth(between(start, trained, share)) for share in ENDS}
+    worths = {share: worth(between(start, trained, share)) if share else begun for share in ENDS}
     taken = max(worths, key=lambda share: worths[share])
     return between(start, trained, taken), taken, worths

@@ -26,7 +26,7 @@ from yolo_slim.measure.loss import answers
 from yolo_slim.mould import duplicate
 from yolo_slim.training.muon import Muon
 from yolo_slim.training.pairs import blocks_of, channels_at, same_channels
-from yolo_slim.training.teacher import Taps
+from yolo_slim.training.teacher import Taps, cheap
 
 RATE = 4e-3
 """How far a step may move a weight, against the size of its tensor's: what is much for one layer is nothing for
@@ -171,11 +171,12 @@ class _Pair:
 
     def loss(self, images: Tensor) -> Tensor:
         """Of maps, as shares of each one's variance, and of what is found; a mean."""
-        with torch.no_grad():
+        with torch.no_grad(), cheap(images.device):
             wanted = answers(self.teacher, images)
-        said = answers(self.student, images)
+        with cheap(images.device, learns=True):
+            said = answers(self.student, images)
         pairs = zip(self.ours.caught(), self.theirs.caught(), self.channels, strict=True)
-        maps = [error_share(ours, theirs[:, channels]) for ours, theirs, channels in pairs]
+        maps = [error_share(ours.float(), theirs[:, channels].float()) for ours, theirs, channels in pairs]
         scores, boxes = disagreement(said, wanted)
         return torch.stack(maps).mean() + scores + boxes
 

@@ -137,7 +137,7 @@ class Teacher:
         """What it says of images (B, C, H, W)."""
         self.detector.eval()
         head_of(self.detector).training = True  # the head says what it sees, and does not decode it
-        with _cheap(images.device):
+        with cheap(images.device):
             found = raw(self.detector(images.contiguous(memory_format=torch.channels_last)))
         if not self.predicts or self.bins is None:
             return _of_maps(self.taps.caught(), images)
@@ -147,9 +147,14 @@ class Teacher:
         return View(self.taps.caught(), found["boxes"][..., at], found["scores"][..., at])
 
 
-def _cheap(device: torch.device) -> AbstractContextManager:
-    """Half precision where the device is made for it; what a teacher says needs no more."""
-    if device.type == "cuda":
+def cheap(device: torch.device, *, learns: bool = False) -> AbstractContextManager:
+    """Half precision where the device is made for it; what a teacher says needs no more.
+
+    Args:
+        device: that it runs on.
+        learns: gradients pass: fp16, whose smallest ones are 0, will not do.
+    """
+    if device.type == "cuda" and (torch.cuda.is_bf16_supported() or not learns):
         return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
     if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return torch.autocast("cpu", torch.bfloat16)
