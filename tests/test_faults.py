@@ -556,7 +556,7 @@ def test_a_full_disk_in_a_stage(
     words = [command, f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={runs}", "prune.ratio=0.2"]
     words += [f"{stage}.{word}" for stage in ("sparse_train", "finetune") for word in ("epochs=1", "train.workers=0")]
     with full_disk(left):
-        answer = run(*words, SHORT, "export.images=1", "report.latency_runs=1")
+        answer = run(*words, SHORT, "sparse_train.mode=targeted", "export.images=1", "report.latency_runs=1")
     refused(answer, f"{runs / 'slim'}/{expected}")
     assert half_written(runs) == []
     after = contents(runs)

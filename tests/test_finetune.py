@@ -14,7 +14,7 @@ from yolo_slim import SlimError, checkpoint, record
 from yolo_slim.config import Distill, check
 from yolo_slim.distill import FEATURES, OUTPUTS
 from yolo_slim.stages import finetune as stage
-from yolo_slim.stages.finetune import check_distill, check_kin, lesson, pictures
+from yolo_slim.stages.lesson import check_distill, check_kin, lesson, pictures
 
 
 def draw(folder: Path, *names: str, side: int = 16) -> Path:
@@ -61,7 +61,7 @@ def test_pictures_are_among_the_settings_of_the_stage(tmp_path, monkeypatch):
     folder = draw(tmp_path / "more", "a.png")
     config = check({"model": "best.pt", "finetune": {"distill": {"extra_images": str(folder)}}})
     seen = []
-    monkeypatch.setattr(stage, "teachers_of", lambda config: [tmp_path / "teacher.pt"])
+    monkeypatch.setattr(stage, "teachers_of", lambda config, chosen: [tmp_path / "teacher.pt"])
     monkeypatch.setattr(stage, "check_kin", lambda chosen, student, teachers: None)
     monkeypatch.setattr(stage, "run_stage", lambda config, name, settings, inputs, work: seen.append(settings))
     stage.tune(config, "finetuned", tmp_path / "start.pt", 1)
@@ -150,8 +150,9 @@ def test_options_that_can_be():
     lesson(Distill(features=list(FEATURES), outputs=list(OUTPUTS)), [])
 
 
-def test_the_original_teaches_unless_it_is_left_out():
-    assert check({"model": "best.pt"}).finetune.distill == Distill(teacher="original")
+def test_the_original_teaches_where_that_pays_unless_it_is_left_out():
+    usual = check({"model": "best.pt"}).finetune
+    assert usual.distill == "auto" and usual.lesson == Distill(teacher="original", features="auto")
     assert check({"model": "best.pt", "finetune": {"distill": None}}).finetune.distill is None
     with pytest.raises(SlimError, match=r"finetune\.distill: .*null, which leaves the teacher out"):
         check({"model": "best.pt", "finetune": {"distill": False}})

@@ -235,7 +235,7 @@ def whole_blocks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blocks")
     model = saved(tiny(folder), folder / "model.pt")
     words = [f"model={model}", f"data={draw_shapes(folder)}", f"imgsz={PX}"]
-    words += ["sparse_train.epochs=2", "sparse_train.min_steps=0"]
+    words += ["sparse_train.mode=targeted", "sparse_train.epochs=2", "sparse_train.min_steps=0"]
     return [*words, "prune.target.flops=0.6", "prune.criterion=l1", *(f"prune.{k}={v}" for k, v in PRUNE.items())]
 
 

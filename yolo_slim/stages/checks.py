@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from yolo_slim.channels import Curve, trace
@@ -42,7 +43,11 @@ def check_run(config: Complete) -> None:
         labelled(config.data, "val")  # its images can be read
 
 
-def check_training(config: Complete, detector: Detector) -> None:
+SECTIONS = ("original", "sparse_train", "finetune")
+"""Those that train."""
+
+
+def check_training(config: Complete, detector: Detector, sections: Sequence[str] = SECTIONS) -> None:
     """What the `train:` sections ask for is there: layers, classes, a teacher; told before hours of training.
 
     Raises:
@@ -51,8 +56,8 @@ def check_training(config: Complete, detector: Detector) -> None:
     classes = dataset_info(config.data)["nc"] if is_yaml(config.model) and config.data else None
     if config.original.train.get("single_cls"):
         classes = 1
-    for name in (*(["original"] if is_trained_first(config) else []), "sparse_train", "finetune"):
+    for name in sections:
         chosen, where = getattr(config, name), f"{name}.train"
-        if not chosen.epochs:
+        if not chosen.epochs or (name == "original" and not is_trained_first(config)):
             continue
         check_fits(detector, {**chosen.train, "data": config.data, "imgsz": config.imgsz}, where, classes)

@@ -18,6 +18,8 @@ from yolo_slim.pruning.choose import sources
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.begun import begun
+from yolo_slim.stages.checks import check_training
 from yolo_slim.stages.common import check_data, look_of, say, train_arguments
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landing_time import check_steps, landing_arguments
@@ -40,6 +42,7 @@ def sparse_train(config: Complete) -> Record | None:
     if not config.sparse_train.epochs:
         raise SlimError("sparse_train.epochs=0 leaves this stage out: say how long, e.g. sparse_train.epochs=30")
     check_data(config)
+    check_training(config, begun(config), ["sparse_train"])
     config = decided(config)
     chosen = config.sparse_train
     if not chosen.epochs:
