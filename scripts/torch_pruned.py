@@ -60,7 +60,10 @@ def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float 
         "groupnorm_max": (tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2, normalizer="max")),
     }[kind]
     head = detector.model[-1]
-    outputs = [branch[-1] for branches in (head.cv2, head.cv3) for branch in branches]
+    if hasattr(head, "dfl"):
+        outputs = [*(branch[-1] for branches in (head.cv2, head.cv3) for branch in branches), head.dfl]
+    else:  # of the YOLOv5 repository
+        outputs = list(head.m)
     detector.eval().requires_grad_(True)  # in training mode, tracing would move running statistics
     return cls(
         detector,
@@ -69,7 +72,7 @@ def pruner(detector: nn.Module, kind: str, scope: str, imgsz: int, ratio: float 
         pruning_ratio=ratio,
         iterative_steps=steps,
         global_pruning=scope == "global",
-        ignored_layers=[*outputs, head.dfl],
+        ignored_layers=outputs,
         round_to=8,
         in_channel_groups={},
         out_channel_groups={},
