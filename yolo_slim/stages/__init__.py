@@ -46,7 +46,7 @@ STAGES = {
     ),
     "sparse-train": Stage(
         "yolo_slim.stages.sparse_train:sparse_train",
-        "pull batch-norm scales towards zero, so that the channels that do not matter show",
+        "bring the channels that will go to zero while training goes on, where that pays (sparse_train.mode)",
         ("original", "sparse_train", "prune", "latency"),
         "yolo-slim sparse-train configs/bccd.yaml sparse_train.epochs=20",
     ),
@@ -70,7 +70,7 @@ STAGES = {
     ),
     "finetune": Stage(
         "yolo_slim.stages.finetune:finetune",
-        "train the slim detector, which stays slim, with the unpruned one as its teacher (finetune.distill)",
+        "train the slim detector, which stays slim; where much was lost, the unpruned one teaches it (finetune.distill)",
         ("recover", "finetune"),
         "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
     ),
