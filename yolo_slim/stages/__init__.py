@@ -70,7 +70,7 @@ STAGES = {
     ),
     "finetune": Stage(
         "yolo_slim.stages.finetune:finetune",
-        "train the slim detector, which stays slim; where much was lost, the unpruned one teaches it (finetune.distill)",
+        "train the slim detector, which stays slim; where much is lost, the unpruned one teaches it (finetune.distill)",
         ("recover", "finetune"),
         "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
     ),
