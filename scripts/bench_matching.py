@@ -5,7 +5,7 @@
 
 Images of the training split and of the folder, without their labels; measured on val. A run of the stages themselves,
 so that the same command goes on where it was interrupted; rows are kept in scripts/bench_matching_rows.json, and
-`--print` shows what there is. Some 4 s a step for YOLOv5n at 416 px on two cores.
+`--print` shows what there is. Half a second to a second a step for YOLOv5n at 416 px on two cores.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=416)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.75, 0.5])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seconds", type=float, help="so long instead, on this machine")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("bench_matching_rows.json"))
     parser.add_argument("--print", action="store_true", help="print what is there and make nothing")
@@ -54,13 +55,14 @@ def make(args: argparse.Namespace, share: float, rows: list[dict[str, Any]]) -> 
         "report": {"split": "val"},
         "sparse_train": {"epochs": 0},
         "prune": {"target": {"flops": share}},
-        "recover": {"match": {"steps": args.steps}},
+        "recover": {"match": {"seconds": args.seconds} if args.seconds else {"steps": args.steps}},
     }
     config = Complete.of(check(asked, "scripts/bench_matching.py"))
     of = {"data": Path(args.data).stem, "model": Path(args.model).name, "imgsz": args.imgsz}
     keep(args.rows, rows, {**of, "share": 1.0, "way": "original"}, original(config))
     keep(args.rows, rows, {**of, "share": share, "way": "least squares"}, prune_stage(config))
-    keep(args.rows, rows, {**of, "share": share, "way": f"matching, {args.steps} steps"}, recover(config))
+    long = f"{args.seconds / 60:g} minutes" if args.seconds else f"{args.steps} steps"
+    keep(args.rows, rows, {**of, "share": share, "way": f"matching, {long}"}, recover(config))
 
 
 def keep(file: Path, rows: list[dict[str, Any]], key: dict[str, Any], done: Record) -> None:
