@@ -13,6 +13,7 @@ from tiny import PX, ROOT, build, contents, refused, run
 from yolo_slim import SlimError, checkpoint, prune
 from yolo_slim.measure.agreement import disagreement
 from yolo_slim.measure.loss import answers
+from yolo_slim.mould import duplicate
 from yolo_slim.stages import recover as stage
 from yolo_slim.training import matching
 from yolo_slim.training.matching import Length, Progress, match, shuffled
@@ -59,6 +60,19 @@ def test_it_comes_closer_to_the_original(pair):
     assert at.step == 20 and len(at.history) == 1 + matching.LOOKS
     for detector, state in zip(pair, before, strict=True):
         assert all(torch.equal(state[name], t) for name, t in detector.state_dict().items()), "both are left alone"
+
+
+@pytest.mark.parametrize("sure", [-20.0, 20.0])
+def test_in_half_precision_a_score_is_never_0_or_1(loaded, sure):
+    """bfloat16 knows nothing between 0.996 and 1: a divergence from there would be infinite."""
+    detector = duplicate(loaded).eval()
+    for branch in detector.model[-1].cv3:
+        torch.nn.init.constant_(branch[-1].bias, sure)
+    with torch.autocast("cpu", torch.bfloat16):
+        said = answers(detector, images(1, 3, PX, PX))
+    assert said.scores.dtype == said.boxes.dtype == torch.float32
+    assert 0 < said.scores.min() and said.scores.max() < 1
+    assert all(gap.isfinite() for gap in disagreement(said, said._replace(scores=1 - said.scores)))
 
 
 def test_statistics_of_batch_norm_stay(pair):
