@@ -71,7 +71,7 @@ def test_in_half_precision_a_score_is_never_0_or_1(loaded, sure):
     with torch.autocast("cpu", torch.bfloat16):
         said = answers(detector, images(1, 3, PX, PX))
     assert said.scores.dtype == said.boxes.dtype == torch.float32
-    assert 0 < said.scores.min() and said.scores.max() < 1
+    assert said.scores.min() > 0 and said.scores.max() < 1
     assert all(gap.isfinite() for gap in disagreement(said, said._replace(scores=1 - said.scores)))
 
 
