@@ -99,6 +99,16 @@ def test_words_win_over_the_yaml(tmp_path: Path, words: list[str], expected: dic
     assert {key: value(config, key) for key in expected} == expected
 
 
+def test_a_word_that_stands_for_a_section_gives_way_to_what_is_said_of_the_section(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: a.pt\nfinetune: {distill: auto}\n")
+    assert read_config(path, []).finetune.distill == "auto"
+    assert value(read_config(path, ["finetune.distill.features=cwd"]), "finetune.distill.features") == {"cwd": {}}
+    for wrong in ("fast", "autos"):
+        path = written(tmp_path, f"model: a.pt\nfinetune: {{distill: {wrong}}}\n")
+        with pytest.raises(SlimError, match=f"finetune.distill is given as '{wrong}'"):
+            read_config(path, ["finetune.distill.features=cwd"])
+
+
 def test_words_alone_are_enough() -> None:
     config = read_config(None, ["model=a.pt", "name=mine", "runs=out"])
     assert config == Config(model="a.pt", name="mine", runs="out")

@@ -154,8 +154,9 @@ def test_the_original_teaches_where_that_pays_unless_it_is_left_out():
     usual = check({"model": "best.pt"}).finetune
     assert usual.distill == "auto" and usual.lesson == Distill(teacher="original", features="auto")
     assert check({"model": "best.pt", "finetune": {"distill": None}}).finetune.distill is None
-    with pytest.raises(SlimError, match=r"finetune\.distill: .*null, which leaves the teacher out"):
-        check({"model": "best.pt", "finetune": {"distill": False}})
+    for wrong in (False, 3, "yes", [], ["original"]):
+        with pytest.raises(SlimError, match=r"finetune\.distill: .*null, which leaves the teacher out"):
+            check({"model": "best.pt", "finetune": {"distill": wrong}})
 
 
 def test_no_teacher_at_all_is_refused():

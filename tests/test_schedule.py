@@ -20,7 +20,8 @@ def rate(images: int, epochs: int, lost: float | None, **train) -> float:
         pytest.param(320, 15, 0.0, 1.0, id="three hundred steps: all of it, whatever was lost"),
         pytest.param(320, 100, 0.0, 1.0, id="more steps: no more than all of it"),
         pytest.param(320, 5, 0.0, 1 / 3, id="a third of the steps: a third"),
-        pytest.param(320, 5, None, 1 / 3, id="by the steps alone, where nothing tells what was lost"),
+        pytest.param(320, 5, None, 0.5, id="nothing tells what was lost: half of it"),
+        pytest.param(320, 15, None, 1.0, id="nothing tells, but there is time"),
         pytest.param(320, 1, 0.25, 0.5, id="half of what makes it all: half, though there are few steps"),
         pytest.param(320, 1, 0.9, 1.0, id="nearly all is lost: there is nothing to spoil"),
         pytest.param(16, 1, 0.0, LEAST, id="a step or none: it moves at all"),
@@ -51,10 +52,13 @@ def test_it_warms_up_over_a_tenth_of_few_epochs(epochs):
     [
         pytest.param({"lr0": 0.01}, {"optimizer", "momentum", "nbs", "warmup_epochs"}, id="a rate"),
         pytest.param({"optimizer": "SGD"}, {"nbs", "warmup_epochs"}, id="an optimizer has a rate of its own"),
-        pytest.param({"optimizer": "auto"}, {"nbs", "warmup_epochs"}, id="Ultralytics' choice"),
+        pytest.param({"optimizer": "auto"}, set(), id="Ultralytics' choice in all"),
+        pytest.param({"optimizer": "AUTO", "lr0": 0.01}, set(), id="whatever it makes of a rate"),
         pytest.param({"nbs": 64, "warmup_epochs": 1}, {"optimizer", "lr0", "momentum"}, id="steps"),
         pytest.param({"time": 0.5}, set(), id="by the clock: how many steps that is nobody knows"),
+        pytest.param({"time": 0.5, "lr0": 0.01}, {"optimizer", "momentum"}, id="a rate by the clock"),
         pytest.param({"batch": -1}, set(), id="as many images as fit into a GPU"),
+        pytest.param({"batch": 0.5, "lr0": 0.01}, {"optimizer", "momentum"}, id="a rate, and as many as fit"),
     ],
 )
 def test_what_is_given_stays(train, ours):
@@ -63,3 +67,4 @@ def test_what_is_given_stays(train, ours):
 
 def test_long_trainings_are_ultralytics():
     assert schedule(118_000, 300, {}, classes=80, lost=0.1) == {}
+    assert schedule(118_000, 300, {"lr0": 0.01}, classes=80, lost=0.1) == {"optimizer": "AdamW", "momentum": 0.9}

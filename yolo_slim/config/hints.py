@@ -31,6 +31,11 @@ def takes_several(annotation: Any) -> bool:
     return any(map(_holds_others, members(annotation)))
 
 
+def is_choice(annotation: Any, value: Any) -> bool:
+    """Whether a value is one of the words that may stand here."""
+    return any(get_origin(each) is Literal and value in get_args(each) for each in members(annotation))
+
+
 def takes_number(annotation: Any) -> bool:
     """Whether a number may stand here, and no yes or no."""
     options = members(annotation)

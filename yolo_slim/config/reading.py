@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from yolo_slim.config.experiment import Config, section
-from yolo_slim.config.hints import inside, names_single_values
+from yolo_slim.config.hints import inside, is_choice, names_single_values
 from yolo_slim.config.yaml_text import Unreadable, parse, parse_word
 from yolo_slim.errors import SlimError, check_file, plain, shown, why
 
@@ -94,6 +94,8 @@ def _set(values: dict[str, Any], word: str, before: Words) -> None:
     *outer, last = path
     for i, step in enumerate(outer, 1):
         inner = values.get(step)
+        if is_choice(_annotation(path[:i]), inner):
+            inner = None  # auto, say, which stands for a section: what is said of the section comes later
         if inner is not None and not isinstance(inner, dict):
             raise SlimError(
                 f"{plain(word)}: {plain('.'.join(outer[:i]))} is given as {shown(inner)}, in which nothing is"
@@ -134,6 +136,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"{key}: needed, e.g. {key}=best.pt"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "model_type":
+        message = "expected a section, {name: value, ...}"
     got = "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
     return f"{key}: {message}{got}" if key else message
 

@@ -158,7 +158,7 @@ def _auto_or_section(value: Any, _: Any) -> Any:
     # As a union, every mistake in the section would be told twice, once as no `auto`.
     if value is None or value == "auto":
         return value
-    if isinstance(value, (bool, str)):
+    if not isinstance(value, (dict, Distill)):
         raise ValueError(
             f"expected auto, a section such as {{teacher: original}}, or null, which leaves the teacher out, got "
             f"{shown(value)}"

@@ -34,11 +34,8 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
     """Do a stage unless it was done with the same settings, inputs and code; then write its record, last."""
     check_device(config.device)
     folder = config.folder / stage
-    settings = json.loads(json.dumps(settings))  # as it will be read back
-    if data := yaml_of(config.data):
-        inputs = [*inputs, data]
-    sums = sums_of(inputs)
-    if done := record.unchanged(folder, stage, settings, sums):
+    settings, inputs = _as_read_back(settings), [*inputs, *_described(config)]
+    if done := record.unchanged(folder, stage, settings, sums := sums_of(inputs)):
         console.print(f"[bold]{stage}[/]: done before, nothing has changed ({folder / record.FILE})")
         _remove_replaced(folder, done)
         return done
@@ -83,6 +80,21 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
     record.write(folder, done)
     _remove_replaced(folder, done)
     return done
+
+
+def done_before(config: Complete, stage: str, settings: dict[str, Any], inputs: list[Path]) -> Record | None:
+    """The record of a stage, if it was done with the same settings, inputs and code."""
+    sums = sums_of([*inputs, *_described(config)])
+    return record.unchanged(config.folder / stage, stage, _as_read_back(settings), sums)
+
+
+def _as_read_back(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings))
+
+
+def _described(config: Complete) -> list[Path]:
+    """The YAML of the data set, an input of every stage."""
+    return [data] if (data := yaml_of(config.data)) else []
 
 
 def _remove_replaced(folder: Path, done: Record) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from yolo_slim import checkpoint, report
-from yolo_slim.config import Complete
+from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.data.unlabelled import sum_of_pictures
 from yolo_slim.errors import SlimError
@@ -63,6 +63,16 @@ def looked_at(config: Complete) -> dict[str, str | None]:
     if config.data or not config.images:
         return {"data": config.data}
     return {"data": None, "images": config.images, "images_sum": sum_of_pictures(config.images, "images")}
+
+
+def cut_settings(config: Complete, chosen: Prune) -> dict[str, Any]:
+    """What decides a cut by a plan, as settings of its stage."""
+    return {
+        **chosen.model_dump(exclude={"iterations"}),
+        "imgsz": config.imgsz,
+        **looked_at(config),
+        **config.timing,
+    }
 
 
 def say(stage: str, row: Row, weights: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,22 @@ from yolo_slim.pruning.cut import Pruned, cut_to_plan
 from yolo_slim.pruning.plan import read_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
-from yolo_slim.runs.stage import run_stage
-from yolo_slim.stages.common import Look, looked_at, say
+from yolo_slim.runs.stage import done_before, run_stage
+from yolo_slim.stages.auto import BESIDE, TRIAL
+from yolo_slim.stages.common import Look, cut_settings, say
 from yolo_slim.stages.plan import FIGURES, tell_cost
 
 
 def cut_stage(
-    config: Complete, stage: str, weights: Path, chosen: Prune, by: Record, look: Look, *, split: str | None = None
+    config: Complete,
+    stage: str,
+    weights: Path,
+    chosen: Prune,
+    by: Record,
+    look: Look,
+    *,
+    split: str | None = None,
+    more: Callable[[float], dict[str, Any]] = lambda worth: {},
 ) -> Record:
     """runs/<name>/<stage>/pruned.pt: `weights` cut by the plan that another stage has made.
 
@@ -31,16 +42,18 @@ def cut_stage(
         by: the stage that made the plan.
         look: what is looked at.
         split: what the cut is measured on; None: the report's.
+        more: details of the record beside the cut's own, from its mAP50-95.
     """
     plan, landed = by.output(config.folder / by.stage, "plan"), by.stage == "sparse"
-    settings = {
-        **chosen.model_dump(exclude={"iterations"}),
-        "imgsz": config.imgsz,
-        **looked_at(config),
-        **config.timing,
-    }
+    settings, inputs = cut_settings(config, chosen), [weights, plan]
 
     def work(folder: Path) -> tuple:
+        if stage != TRIAL and (tried := done_before(config, TRIAL, settings, inputs)):
+            console.print("the cut that was tried is taken")
+            pruned = Path(shutil.copyfile(tried.output(config.folder / TRIAL), folder / "pruned.pt"))
+            row = measured(config, pruned, split)
+            say(stage, row, pruned)
+            return {"weights": pruned}, row, {k: v for k, v in tried.details.items() if k not in BESIDE}
         detector = checkpoint.load(weights)
         if not config.data:
             console.print(
@@ -62,9 +75,9 @@ def cut_stage(
         if landed and row["map50_95"] is not None:
             console.print(f"mAP50-95 before the cut {by.metrics['map50_95']:.4f}, after it {row['map50_95']:.4f}")
         told = {key: by.details[key] for key in FIGURES if key in by.details}
-        return {"weights": pruned}, row, {**_details(result), **told}
+        return {"weights": pruned}, row, {**_details(result), **told, **more(row["map50_95"])}
 
-    return run_stage(config, stage, settings, [weights, plan], work)
+    return run_stage(config, stage, settings, inputs, work)
 
 
 def _details(result: Pruned) -> dict[str, Any]:

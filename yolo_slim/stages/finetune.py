@@ -17,7 +17,7 @@ from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
-from yolo_slim.stages.common import say, train_arguments
+from yolo_slim.stages.common import check_data, say, train_arguments
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
 from yolo_slim.stages.landing_time import training_images
@@ -35,6 +35,7 @@ TEACHES = 0.1
 @continues
 def finetune(config: Complete) -> Record:
     """runs/<name>/finetuned/slim.pt."""
+    check_data(config)
     done = lineage(config, "finetuned")
     stage = "recovered" if config.recover.match else "pruned"
     if stage == "recovered" and "pruned" in done and stage not in done:
@@ -71,18 +72,20 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
         extra, trainer = {}, SlimTrainer
         if teaching and _pays(config, lost):
             extra, trainer = {SETTINGS: lesson(teaching, teachers)}, DistillTrainer
-        arguments = train_arguments(config, epochs, {**_schedule(config, start, epochs, lost), **chosen.train})
+        scheduled = _schedule(config, start, epochs, lost)
+        arguments = train_arguments(config, epochs, {**scheduled, **chosen.train})
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
         best, found = _ended(start, trained / "best.pt", worth, before)
         weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
         taught = ", ".join(map(str, teachers)) if extra else None
-        return {"weights": weights}, row, {"teacher": taught, "lost": lost, "lr0": arguments.get("lr0"), "end": found}
+        return {"weights": weights}, row, {"teacher": taught, "lost": lost, "schedule": scheduled, "end": found}
 
     return run_stage(config, stage, settings, inputs, work)
 
 
+NOT_KNOWN = "how much was lost is not known, for val does not tell"
 Worth: TypeAlias = Callable[[nn.Module], float]
 """mAP50-95 of a detector on the val split."""
 
@@ -103,12 +106,13 @@ def _lost(config: Complete, before: float | None, worth: Worth | None) -> float 
 
 def _pays(config: Complete, lost: float | None) -> bool:
     """Whether to learn from the teacher; `auto` goes by what there is to learn, and says so."""
-    if config.finetune.distill != "auto" or lost is None:
+    if config.finetune.distill != "auto":
         return True
-    pays = lost > TEACHES
+    pays = lost is None or lost > TEACHES
     console.print(
-        f"finetune.distill=auto: {lost:.1%} of the original's mAP50-95 on val is lost: "
-        + ("learning from the original as well" if pays else "too little for a teacher to pay")
+        "finetune.distill=auto: "
+        + (NOT_KNOWN if lost is None else f"{lost:.1%} of the original's mAP50-95 on val is lost")
+        + (": learning from the original as well" if pays else ": too little for a teacher to pay")
     )
     return pays
 
@@ -118,7 +122,8 @@ def _schedule(config: Complete, start: Path, epochs: int, lost: float | None) ->
     images = training_images(config.dataset, train.get("fraction", 1.0))
     found = schedule(images, epochs, train, classes=classes_of(checkpoint.load(start)), lost=lost)
     if "lr0" in found:
-        console.print(f"learning rate {found['lr0']:g}: by how much there is to recover, and in how many steps")
+        how = NOT_KNOWN if lost is None else f"{lost:.1%} of mAP50-95 is to be recovered"
+        console.print(f"learning rate {found['lr0']:g}: {how}, in {epochs} epochs over {images} images")
     return found
 
 

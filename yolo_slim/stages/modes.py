@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_slim import record
 from yolo_slim.config import Complete, Prune
 from yolo_slim.errors import SlimError
 from yolo_slim.training.choosing import CHOICE
@@ -41,14 +40,9 @@ def files_of(config: Complete) -> dict[str, Any]:
 
 
 def landing_mode(config: Complete) -> str | None:
-    """The mode of a sparse training that knows which channels go; None: they are chosen after it, or without it.
-
-    With `auto`, that of the training there was.
-    """
-    chosen, mode = config.sparse_train, config.sparse_train.mode
-    if mode == "auto" and (done := record.read(config.folder / "sparse")):
-        mode = done.settings["mode"]
-    return mode if chosen.epochs and mode in PLANNED else None
+    """The mode of a sparse training that knows which channels go; None: they are chosen after it, or without it."""
+    chosen = config.sparse_train
+    return chosen.mode if chosen.epochs and chosen.mode in PLANNED else None
 
 
 def decisive(config: Complete, chosen: Prune) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from yolo_slim.pruning.choose import findings, sources
 from yolo_slim.pruning.plan import make_plan
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage
+from yolo_slim.stages.auto import settled
 from yolo_slim.stages.common import Look, look_of, looked_at
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
@@ -30,6 +31,7 @@ FIGURES = ("asked", "achieved", "measured", "looser", "tighter")
 @begins
 def plan(config: Complete) -> Record:
     """runs/<name>/plan/plan.json, of the detector that is cut, or that a landing begins with."""
+    config = settled(config)
     mode = landing_mode(config)
     check_compatible(config.prune, mode)
     if mode == "soft":

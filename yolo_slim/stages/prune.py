@@ -5,13 +5,13 @@ from __future__ import annotations
 from yolo_slim.config import Complete
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import finished
+from yolo_slim.stages.auto import settled
 from yolo_slim.stages.common import look_of
 from yolo_slim.stages.cut import cut_stage
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, landing_mode
 from yolo_slim.stages.plan import planned
 from yolo_slim.stages.rounds import prune_in_rounds
-from yolo_slim.stages.trial import settled
 from yolo_slim.stages.unpruned import unpruned
 
 

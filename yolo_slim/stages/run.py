@@ -8,6 +8,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.bench import bench
 from yolo_slim.stages.checks import check_run
+from yolo_slim.stages.common import check_data
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import check_export, export, missing
 from yolo_slim.stages.finetune import finetune
@@ -27,6 +28,8 @@ def run(config: Complete) -> Record:
     """From detector to slim detector, with its report."""
     if config.images and not config.data:
         config = from_pictures(config)
+    else:
+        check_data(config)
     check_run(config)
     check_distill(config)
     check_export(config)

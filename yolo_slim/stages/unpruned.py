@@ -31,7 +31,7 @@ def unpruned(config: Complete) -> Path:
             "sparse-train` first, prune without it (sparse_train.epochs=0), or give this one a name= of its own"
         )
     if start is None:
-        console.print("no sparse training in this run: pruning the original")
+        console.print("without sparse training: the original is pruned")
         start = original(config).output(config.folder / "original")
     return start
 

@@ -16,6 +16,8 @@ STEPS = 300
 """Of the optimizer, from which on a training takes the full rate."""
 LOST = 0.5
 """Share of the original's mAP50-95 that is lost, from which on it takes the full rate however short it is."""
+UNKNOWN = 0.25
+"""What counts as lost where nothing tells: half of the rate at least."""
 LEAST = 0.02
 """Of the full rate, what a training of a few steps takes."""
 WARM = 0.1
@@ -28,23 +30,30 @@ def schedule(images: int, epochs: int, train: Mapping[str, Any], *, classes: int
     """Ultralytics' arguments for training a trained detector on, but for those that `train` gives.
 
     A step each batch, AdamW at the rate that Ultralytics' `optimizer=auto` takes for so many classes, or at a part of
-    it: as large a part as the steps are of `STEPS`, or what was lost is of `LOST`, whichever is more.
+    it: as large a part as the steps are of `STEPS`, or what was lost is of `LOST`, whichever is more. A training by the
+    clock, of as many images at a time as fit, or of more than `LONG` steps is left as it is, and so is one that says
+    optimizer=auto; but a rate that `train` gives always holds.
 
     Args:
         images: to train on.
         epochs: over them.
-        train: arguments that were chosen; optimizer=auto among them leaves the rate to Ultralytics.
+        train: arguments that were chosen.
         classes: that the detector tells apart.
         lost: share of the original's mAP50-95 that is to be recovered; None: it is not known.
     """
-    batch = train.get("batch", 16)
-    if batch < 1 or train.get("time") or math.ceil(images / max(batch, GATHERED)) * epochs > LONG:
-        return {}
-    found: dict[str, Any] = {"nbs": int(batch), "warmup_epochs": min(3.0, WARM * epochs)}
-    warm, nbs = train.get("warmup_epochs", found["warmup_epochs"]), int(train.get("nbs", batch))
-    if "optimizer" not in train:
+    batch, optimizer = train.get("batch", 16), train.get("optimizer")
+    adam = {} if optimizer else {"optimizer": "AdamW", "momentum": 0.9}
+    long = math.ceil(images / max(batch, GATHERED)) * epochs > LONG
+    if batch < 1 or train.get("time") or long or str(optimizer).lower() == "auto":
+        return _left_open(adam if "lr0" in train else {}, train)
+    nbs, warm = int(train.get("nbs", batch)), train.get("warmup_epochs", min(3.0, WARM * epochs))
+    if not optimizer:
         steps = optimizer_steps(images, epochs, batch=int(batch), nbs=nbs, warmup_epochs=warm)
-        part = min(max(steps / STEPS, (lost or 0.0) / LOST, LEAST), 1.0)
+        part = min(max(steps / STEPS, (UNKNOWN if lost is None else lost) / LOST, LEAST), 1.0)
         full = 0.002 * 5 / (4 + classes)  # ultralytics/engine/trainer.py, build_optimizer
-        found |= {"optimizer": "AdamW", "lr0": float(f"{full * part:.2g}"), "momentum": 0.9}
+        adam["lr0"] = float(f"{full * part:.2g}")
+    return _left_open({"nbs": nbs, "warmup_epochs": warm, **adam}, train)
+
+
+def _left_open(found: dict[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in train}
