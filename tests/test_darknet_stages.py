@@ -40,7 +40,13 @@ CFG = (
 )
 """A backbone with a shortcut, and two maps as in YOLOv3-tiny."""
 QUICK = ("prune.target.flops=0.6", "prune.round_to=2", "prune.min_channels=2", "prune.calib_images=4")
-TRAINED = ("sparse_train.epochs=1", "sparse_train.min_steps=0", "finetune.epochs=1", "report.latency_runs=1")
+TRAINED = (
+    "sparse_train.mode=targeted",
+    "sparse_train.epochs=1",
+    "sparse_train.min_steps=0",
+    "finetune.epochs=1",
+    "report.latency_runs=1",
+)
 FILES = ("export.formats=[torchscript]", "export.images=2", "export.map_tolerance=1", "bench=null")
 
 

@@ -204,7 +204,8 @@ def test_patterns_are_no_folders(own, place):
 def test_labels_are_needed_for_training(own, original, tmp_path):
     shutil.rmtree(own.parent / "labels" / "train")
     words = [f"model={original}", f"data={own}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}"]
-    words += ["sparse_train.epochs=1", "sparse_train.min_steps=0", "prune.ratio=0.2", "prune.criterion=l1"]
+    words += ["sparse_train.mode=targeted", "sparse_train.epochs=1", "sparse_train.min_steps=0"]
+    words += ["prune.ratio=0.2", "prune.criterion=l1"]
     refused(run("sparse-train", *words), "images/train", "No labels found")
 
 

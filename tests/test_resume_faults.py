@@ -24,7 +24,7 @@ from yolo_slim.training.trainer import SlimTrainer
 EPOCHS = 2
 WORDS = (
     "prune.ratio=0.3 prune.criterion=l1 prune.round_to=4 prune.min_channels=4 prune.reconstruct=none prune.absorb=beta "
-    f"sparse_train.epochs={EPOCHS} sparse_train.min_steps=0"
+    f"sparse_train.mode=targeted sparse_train.epochs={EPOCHS} sparse_train.min_steps=0"
 ).split()
 GARBAGE = bytes(range(256)) * 8
 DAMAGES = {

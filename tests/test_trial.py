@@ -160,7 +160,10 @@ def test_a_sparse_training_of_another_mode_is_what_prune_goes_on_from(words, tmp
     assert "sparse/sparse.pt" in record.read(tmp_path / "slim" / "plan").inputs
 
 
-@pytest.mark.parametrize("command", ["run", "finetune"])
-def test_without_data_it_is_told_first(original, tmp_path, command):
-    refused(run(command, f"model={original}", f"runs={tmp_path}", f"imgsz={PX}", "prune.ratio=0.3"), "data=")
+def test_without_data_it_is_told_first(original, tmp_path):
+    words = [f"model={original}", f"runs={tmp_path}", f"imgsz={PX}", "prune.ratio=0.3"]
+    refused(run("run", *words), "training needs a data set: data=")
     assert not (tmp_path / "slim").exists()
+    assert run("prune", *words).code == 0
+    refused(run("finetune", *words), "training needs a data set: data=")
+    assert not (tmp_path / "slim" / "finetuned").exists()

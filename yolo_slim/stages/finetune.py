@@ -35,7 +35,6 @@ TEACHES = 0.1
 @continues
 def finetune(config: Complete) -> Record:
     """runs/<name>/finetuned/slim.pt."""
-    check_data(config)
     done = lineage(config, "finetuned")
     stage = "recovered" if config.recover.match else "pruned"
     if stage == "recovered" and "pruned" in done and stage not in done:
@@ -54,6 +53,7 @@ def finetune(config: Complete) -> Record:
 
 def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | None = None) -> Record:
     """runs/<name>/<stage>/slim.pt: `start` trained as `finetune:` says, measured on `split` (default: the report's)."""
+    check_data(config)
     chosen = config.finetune
     teaching = chosen.lesson
     settings = {**chosen.model_dump(), "epochs": epochs, "imgsz": config.imgsz, "seed": config.seed}

@@ -13,6 +13,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, remove_colorstr
 from yolo_slim.config import Complete
 from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
+from yolo_slim.training.schedule import warming
 from yolo_slim.training.steps import accumulated, optimizer_steps
 
 
@@ -21,7 +22,7 @@ class TooFewSteps(SlimError):
 
 
 def landing_arguments(config: Complete) -> dict[str, Any]:
-    """`sparse_train.train`, in which a landing takes a step each batch unless it says otherwise (`nbs`).
+    """`sparse_train.train`; by default a landing takes a step each batch and warms up in a tenth of few epochs.
 
     Ultralytics gathers 64 images for a step. On a small data set that leaves a landing few of them
     (scripts/bench_landing.py).
@@ -29,7 +30,8 @@ def landing_arguments(config: Complete) -> dict[str, Any]:
     chosen = config.sparse_train
     batch = chosen.train.get("batch", DEFAULT_CFG_DICT["batch"])
     fixed = chosen.mode == "targeted" and batch >= 1
-    return {**({"nbs": int(batch)} if fixed else {}), **chosen.train}
+    fitted = {"nbs": int(batch), "warmup_epochs": warming(chosen.epochs)} if fixed else {}
+    return {**fitted, **chosen.train}
 
 
 def check_steps(config: Complete) -> None:

@@ -46,13 +46,18 @@ def schedule(images: int, epochs: int, train: Mapping[str, Any], *, classes: int
     long = math.ceil(images / max(batch, GATHERED)) * epochs > LONG
     if batch < 1 or train.get("time") or long or str(optimizer).lower() == "auto":
         return _left_open(adam if "lr0" in train else {}, train)
-    nbs, warm = int(train.get("nbs", batch)), train.get("warmup_epochs", min(3.0, WARM * epochs))
+    nbs, warm = int(train.get("nbs", batch)), train.get("warmup_epochs", warming(epochs))
     if not optimizer:
         steps = optimizer_steps(images, epochs, batch=int(batch), nbs=nbs, warmup_epochs=warm)
         part = min(max(steps / STEPS, (UNKNOWN if lost is None else lost) / LOST, LEAST), 1.0)
         full = 0.002 * 5 / (4 + classes)  # ultralytics/engine/trainer.py, build_optimizer
         adam["lr0"] = float(f"{full * part:.2g}")
     return _left_open({"nbs": nbs, "warmup_epochs": warm, **adam}, train)
+
+
+def warming(epochs: int) -> float:
+    """Epochs over which the rate rises: Ultralytics' three, or a tenth of few."""
+    return min(3.0, WARM * epochs)
 
 
 def _left_open(found: dict[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
