@@ -59,7 +59,7 @@ def test_pictures_that_change_undo_the_stage(tmp_path, key, change, other):
 
 def test_pictures_are_among_the_settings_of_the_stage(tmp_path, monkeypatch):
     folder = draw(tmp_path / "more", "a.png")
-    config = check({"model": "best.pt", "finetune": {"distill": {"extra_images": str(folder)}}})
+    config = check({"model": "best.pt", "data": "x.yaml", "finetune": {"distill": {"extra_images": str(folder)}}})
     seen = []
     monkeypatch.setattr(stage, "teachers_of", lambda config, chosen: [tmp_path / "teacher.pt"])
     monkeypatch.setattr(stage, "check_kin", lambda chosen, student, teachers: None)

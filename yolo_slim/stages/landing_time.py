@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -50,7 +49,11 @@ def check_steps(config: Complete) -> None:
         return
     images, nbs = training_images(config.data, train["fraction"]), int(train["nbs"])
     batch = int(train["batch"]) if train["batch"] >= 1 else nbs  # what fits into the GPU's memory
-    taken = partial(optimizer_steps, images, batch=batch, warmup_epochs=train["warmup_epochs"])
+
+    def taken(epochs: int, *, nbs: int) -> int:
+        warm = chosen.train.get("warmup_epochs", warming(epochs))
+        return optimizer_steps(images, epochs, batch=batch, nbs=nbs, warmup_epochs=warm)
+
     steps, needed = taken(chosen.epochs, nbs=nbs), chosen.min_steps
     if steps >= needed:
         return
