@@ -69,8 +69,8 @@ class Case:
     @property
     def key(self) -> dict[str, Any]:
         """What its row is kept under; the first two are trained for no epoch, and have one seed."""
-        alone = self.way in ("original", "imgsz")
-        return {"data": Path(self.args.data).stem, "share": self.args.share, "way": self.way, "imgsz": self.args.imgsz,
+        alone, share = self.way in ("original", "imgsz"), 1.0 if self.way == "original" else self.args.share
+        return {"data": Path(self.args.data).stem, "share": share, "way": self.way, "imgsz": self.args.imgsz,
                 "epochs": 0 if alone else self.epochs, "seed": 0 if alone else self.seed,
                 "bf16": self.args.bf16}  # fmt: skip
 

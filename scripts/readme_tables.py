@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+import bench_budget
 import bench_distill
 import bench_equal_latency
 import bench_evidence
@@ -53,9 +54,9 @@ ROWS = {
 
 def others() -> dict[str, str]:
     """Tables that take no arguments, by name."""
-    trials, landings, evidence, matching, yolov5 = (
+    trials, landings, evidence, matching, yolov5, budget = (
         json.loads((ROOT / f"scripts/{name}_rows.json").read_text())
-        for name in ("kill", "bench_landing", "bench_evidence", "bench_matching", "bench_yolov5")
+        for name in ("kill", "bench_landing", "bench_evidence", "bench_matching", "bench_yolov5", "bench_budget")
     )
     kills = kill.table([row for trial in trials for row in trial])
     return {
@@ -64,6 +65,7 @@ def others() -> dict[str, str]:
         "landing": bench_landing.table(landings),
         "evidence": bench_evidence.table(evidence),
         "matching": bench_matching.table(matching),
+        "budget": bench_budget.table(budget),
         **{f"yolov5-{part}": bench_yolov5.table(yolov5, part) for part in bench_yolov5.PARTS},
     }
 
