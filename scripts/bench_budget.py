@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch_pruned as peer
+from bench_peers import spread
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, check
@@ -32,6 +33,7 @@ from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.pruning.recalibrate import recalibrate
 from yolo_slim.runs.given import complete
 from yolo_slim.runs.rows import measured, split_of
+from yolo_slim.stages.auto import trained
 from yolo_slim.stages.finetune import finetune, tune
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import prune_stage
@@ -174,8 +176,7 @@ def landing(case: Case) -> dict[str, Any]:
     """Landed for half of the epochs, cut, then fine-tuned for the other half; and whether `auto` would."""
     config = case.config(sparse=case.epochs // 2)
     takes = decided(config).sparse_train.epochs > 0
-    sparse = config.sparse_train.model_copy(update={"mode": "targeted", "min_steps": 0})
-    config = config.model_copy(update={"sparse_train": sparse})
+    config = trained(config, mode="targeted", min_steps=0)
     sparse_train(config)
     return {**stages(config), "auto": takes}
 
@@ -236,10 +237,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             str(same[0]["epochs"]),
             named(same[0], rows),
             f"{same[0]['params'] / 1e6:.3f}",
-            spread([r["before"] for r in same if "before" in r]),
-            spread([r["map50_95"] for r in same]),
+            spread(r.get("before") for r in same),
+            spread(r["map50_95"] for r in same),
             f"{low:.3f}–{high:.3f}",
-            spread([r["f1_at_25"] for r in same]),
+            spread(r["f1_at_25"] for r in same),
             f"{statistics.fmean(r['best_confidence'] for r in same):.2f}",
             str(len(same)),
         ]
@@ -255,13 +256,6 @@ def named(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     landed = next((r["auto"] for r in rows if has(r, key)), None)
     taken = landed is not None and landed == (row["way"] == "landing")
     return WAYS[row["way"]] + (" (`auto`)" if taken else "")
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation; a dash for nothing."""
-    if not values:
-        return "–"
-    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from tiny import PX, run
 
 from yolo_slim import checkpoint
-from yolo_slim.stages import finetune as stage
+from yolo_slim.stages import labels
 from yolo_slim.training.ending import best_end, between
 
 pytest_plugins = ["tiny"]
@@ -62,7 +62,7 @@ def test_the_stage_keeps_what_val_says_and_tells_it(original, data, tmp_path, mo
     cut = ("prune.ratio=0.3", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4")
     assert run("prune", *words, *cut, "sparse_train.epochs=0").code == 0
     shares = iter((0.0, 0.0, 1.0, 0.5))  # the start, the original, what was trained, half way
-    monkeypatch.setattr(stage, "accuracy", lambda *args: {"map50_95": 1 - abs(next(shares) - best)})
+    monkeypatch.setattr(labels, "accuracy", lambda *args: {"map50_95": 1 - abs(next(shares) - best)})
     answer = run("finetune", *words, "finetune.epochs=1", "finetune.distill=null")
     assert answer.code == 0 and f"{taken} is taken" in answer.out, answer
     done = json.loads((tmp_path / "slim" / "finetuned" / "stage.json").read_text())

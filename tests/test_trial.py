@@ -34,9 +34,9 @@ def kept(monkeypatch, share: float | None) -> list[int]:
     """Let a cut keep this share of what the original is worth (None: of nothing); counts how often that is measured."""
     asked = []
 
-    def accuracy(detector, data, imgsz, split, device):
+    def whole(config, detector):
         asked.append(1)
-        return {"map50_95": cut[-1] / share if share else 0.0}
+        return cut[-1] / share if share else 0.0
 
     cut: list[float] = []
     measured = cut_module.measured
@@ -47,7 +47,7 @@ def kept(monkeypatch, share: float | None) -> list[int]:
         return {**measured(config, weights, split), "map50_95": worth}
 
     monkeypatch.setattr(cut_module, "measured", row)
-    monkeypatch.setattr(stage, "accuracy", accuracy)
+    monkeypatch.setattr(stage, "worth_on_val", whole)
     return asked
 
 

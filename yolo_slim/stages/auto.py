@@ -15,8 +15,6 @@ TRIAL = "trial"
 """The stage that tries the cut."""
 BESIDE = ("original", "kept")
 """What its record holds beside the details of a cut."""
-PLANNED_BY = "plan"
-"""The stage that it follows."""
 ENOUGH = 0.97
 """Share of the original's mAP50-95 that a cut may keep at most without any training, for a landing to pay."""
 
@@ -61,10 +59,11 @@ def settled(config: Complete) -> Complete:
 
 def verdict(config: Complete) -> Record | None:
     """The record of a trial of this very cut, if there was one."""
-    start, plan = finished(config, "original"), config.folder / PLANNED_BY / "plan.json"
-    if start is None or not plan.exists():
+    start, plan = finished(config, "original"), record.read(config.folder / "plan")
+    if start is None or plan is None:
         return None
-    return done_before(config, TRIAL, cut_settings(config, config.prune), [start, plan])
+    inputs = [start, plan.output(config.folder / plan.stage, "plan")]
+    return done_before(config, TRIAL, cut_settings(config, config.prune), inputs)
 
 
 def lands(found: Record) -> bool:

@@ -48,20 +48,27 @@ def cut_stage(
     settings, inputs = cut_settings(config, chosen), [weights, plan]
 
     def work(folder: Path) -> tuple:
+        pruned = folder / "pruned.pt"
         if stage != TRIAL and (tried := done_before(config, TRIAL, settings, inputs)):
             console.print("the cut that was tried is taken")
-            pruned = Path(shutil.copyfile(tried.output(config.folder / TRIAL), folder / "pruned.pt"))
-            row = measured(config, pruned, split)
-            say(stage, row, pruned)
-            return {"weights": pruned}, row, {k: v for k, v in tried.details.items() if k not in BESIDE}
-        detector = checkpoint.load(weights)
+            shutil.copyfile(tried.output(config.folder / TRIAL), pruned)
+            details = {key: value for key, value in tried.details.items() if key not in BESIDE}
+        else:
+            details = made(pruned)
+        row = measured(config, pruned, split)
+        say(stage, row, pruned)
+        if landed and row["map50_95"] is not None:
+            console.print(f"mAP50-95 before the cut {by.metrics['map50_95']:.4f}, after it {row['map50_95']:.4f}")
+        return {"weights": pruned}, row, {**details, **more(row["map50_95"])}
+
+    def made(pruned: Path) -> dict[str, Any]:
+        detector, found = checkpoint.load(weights), NOTHING
         if not config.data:
             console.print(
                 f"no data: mAP is not measured, and what reads removed channels is refitted on {config.images}"
                 if config.images
                 else "no data: nothing is measured, and batch norm is not recalibrated"
             )
-        found = NOTHING
         if landed:
             console.print(f"following the plan that sparse training has landed: {plan}")
             found = findings(config, detector)
@@ -69,13 +76,8 @@ def cut_stage(
         if landed:
             tell_cost(result.cost, config)
         _tell(result)
-        pruned = checkpoint.save(result.model, folder / "pruned.pt")
-        row = measured(config, pruned, split)
-        say(stage, row, pruned)
-        if landed and row["map50_95"] is not None:
-            console.print(f"mAP50-95 before the cut {by.metrics['map50_95']:.4f}, after it {row['map50_95']:.4f}")
-        told = {key: by.details[key] for key in FIGURES if key in by.details}
-        return {"weights": pruned}, row, {**_details(result), **told, **more(row["map50_95"])}
+        checkpoint.save(result.model, pruned)
+        return {**_details(result), **{key: by.details[key] for key in FIGURES if key in by.details}}
 
     return run_stage(config, stage, settings, inputs, work)
 

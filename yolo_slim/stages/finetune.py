@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from torch import nn
+from typing import Any
 
 from yolo_slim import checkpoint
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
+from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of
-from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import finished, lineage, run_stage
 from yolo_slim.stages.common import check_data, say, train_arguments
 from yolo_slim.stages.entry import continues
-from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled
+from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled, worth_on_val
 from yolo_slim.stages.landing_time import training_images
 from yolo_slim.stages.lesson import check_kin, lesson, pictures, teachers_of
 from yolo_slim.training.distill import SETTINGS, DistillTrainer
@@ -66,16 +64,16 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
 
     def work(folder: Path) -> tuple:
         tell_if_unlabelled(config)
-        worth = _worth_on_val(config)
-        before = worth(checkpoint.load(start)) if worth else None
-        lost = _lost(config, before, worth)
+        slim = checkpoint.load(start)
+        before = worth_on_val(config, slim) if val_labelled(config) else None
+        lost = _lost(config, before)
         extra, trainer = {}, SlimTrainer
         if teaching and _pays(config, lost):
             extra, trainer = {SETTINGS: lesson(teaching, teachers)}, DistillTrainer
-        scheduled = _schedule(config, start, epochs, lost)
+        scheduled = _schedule(config, classes_of(slim), epochs, lost)
         arguments = train_arguments(config, epochs, {**scheduled, **chosen.train})
         trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-        best, found = _ended(start, trained / "best.pt", worth, before)
+        best, found = _ended(config, slim, checkpoint.load(trained / "best.pt"), before)
         weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
         say(stage, row, weights)
@@ -86,20 +84,12 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
 
 
 NOT_KNOWN = "how much was lost is not known, for val does not tell"
-Worth: TypeAlias = Callable[[nn.Module], float]
-"""mAP50-95 of a detector on the val split."""
 
 
-def _worth_on_val(config: Complete) -> Worth | None:
-    if not val_labelled(config):
-        return None
-    return lambda d: accuracy(d, config.dataset, config.imgsz, "val", config.device)["map50_95"]
-
-
-def _lost(config: Complete, before: float | None, worth: Worth | None) -> float | None:
+def _lost(config: Complete, before: float | None) -> float | None:
     """Share of the original's mAP50-95 on val that is to be recovered; None: nothing tells."""
     original = finished(config, "original")
-    if worth is None or before is None or original is None or not (whole := worth(checkpoint.load(original))):
+    if before is None or original is None or not (whole := worth_on_val(config, checkpoint.load(original))):
         return None
     return round(max(1 - before / whole, 0.0), 3)
 
@@ -117,10 +107,10 @@ def _pays(config: Complete, lost: float | None) -> bool:
     return pays
 
 
-def _schedule(config: Complete, start: Path, epochs: int, lost: float | None) -> dict[str, Any]:
+def _schedule(config: Complete, classes: int, epochs: int, lost: float | None) -> dict[str, Any]:
     train = config.finetune.train
     images = training_images(config.dataset, train.get("fraction", 1.0))
-    found = schedule(images, epochs, train, classes=classes_of(checkpoint.load(start)), lost=lost)
+    found = schedule(images, epochs, train, classes=classes, lost=lost)
     if "lr0" in found:
         how = NOT_KNOWN if lost is None else f"{lost:.1%} of mAP50-95 is to be recovered"
         console.print(f"learning rate {found['lr0']:g}: {how}, in {epochs} epochs over {images} images")
@@ -128,13 +118,12 @@ def _schedule(config: Complete, start: Path, epochs: int, lost: float | None) ->
 
 
 def _ended(
-    start: Path, best: Path, worth: Worth | None, before: float | None
-) -> tuple[checkpoint.Detector, dict[str, Any] | None]:
+    config: Complete, start: Detector, trained: Detector, before: float | None
+) -> tuple[Detector, dict[str, Any] | None]:
     """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
-    trained = checkpoint.load(best)
-    if worth is None or before is None:
+    if before is None:
         return trained, None
-    taken, share, worths = best_end(checkpoint.load(start), trained, worth, before)
+    taken, share, worths = best_end(start, trained, partial(worth_on_val, config), before)
     told = ", ".join(f"{ENDS[each]} {worth:.4f}" for each, worth in worths.items())
     console.print(f"mAP50-95 on val: {told}: {ENDS[share]} is taken")
     return taken, {"taken": ENDS[share], "map50_95_val": {ENDS[each]: worth for each, worth in worths.items()}}

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import labelled
 from yolo_slim.errors import SlimError
+from yolo_slim.measure import accuracy
 
 
 def val_labelled(config: Complete) -> bool:
     """Whether any image of val has a label; false where there is no data set."""
     return config.data is not None and labelled(config.data, "val")
+
+
+def worth_on_val(config: Complete, detector: nn.Module) -> float:
+    """mAP50-95 on val, by which choices are made; of a split with labels."""
+    return accuracy(detector, config.dataset, config.imgsz, "val", config.device)["map50_95"]
 
 
 def check_labels(config: Complete, purpose: str) -> None:

@@ -6,6 +6,7 @@ from yolo_slim.config import Complete, Match, Recover
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.stages.auto import trained
 from yolo_slim.stages.bench import bench
 from yolo_slim.stages.checks import check_run
 from yolo_slim.stages.common import check_data
@@ -39,7 +40,7 @@ def run(config: Complete) -> Record:
     prune_stage(config)
     if config.recover.match:
         recover(config)
-    if config.data or not config.images:
+    if config.data:
         finetune(config)
     try:
         if lacking := missing(config):
@@ -61,6 +62,5 @@ def from_pictures(config: Complete) -> Complete:
         "exported, since exported files are compared on labelled images"
     )
     chosen = config.recover if config.recover.match else Recover(match=Match(seconds=SECONDS))
-    sparse = config.sparse_train.model_copy(update={"epochs": 0})
     export = config.export.model_copy(update={"formats": [], "int8": []})
-    return config.model_copy(update={"recover": chosen, "sparse_train": sparse, "export": export})
+    return trained(config, epochs=0).model_copy(update={"recover": chosen, "export": export})

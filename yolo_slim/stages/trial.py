@@ -5,12 +5,11 @@ from __future__ import annotations
 from yolo_slim import checkpoint
 from yolo_slim.config import Complete
 from yolo_slim.console import console
-from yolo_slim.measure import accuracy
 from yolo_slim.record import Record
-from yolo_slim.stages.auto import PLANNED_BY, TRIAL, in_its_way, lands, said, trained, undecided
+from yolo_slim.stages.auto import TRIAL, in_its_way, lands, said, trained, undecided
 from yolo_slim.stages.common import look_of
 from yolo_slim.stages.cut import cut_stage
-from yolo_slim.stages.labels import val_labelled
+from yolo_slim.stages.labels import val_labelled, worth_on_val
 from yolo_slim.stages.landing_time import TooFewSteps, check_steps
 from yolo_slim.stages.original import original
 from yolo_slim.stages.plan import plan_stage
@@ -39,10 +38,10 @@ def trial(config: Complete) -> Record:
     """runs/<name>/trial/pruned.pt: the original, cut and recovered; what it keeps on val."""
     start = original(config).output(config.folder / "original")
     look = look_of(config, start)
-    plan = plan_stage(config, PLANNED_BY, start, config.prune, look)
+    plan = plan_stage(config, "plan", start, config.prune, look)
 
     def against_the_original(cut: float) -> dict[str, float | None]:
-        whole = accuracy(checkpoint.load(start), config.dataset, config.imgsz, "val", config.device)["map50_95"]
+        whole = worth_on_val(config, checkpoint.load(start))
         return {"original": whole, "kept": cut / whole if whole else None}
 
     return cut_stage(config, TRIAL, start, config.prune, plan, look, split="val", more=against_the_original)
