@@ -24,6 +24,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors", "mould"},
     "importance": {"channels", "errors", "mould"},
     "distill": {"errors"},
+    "compress": {"channels", "errors", "mould"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
@@ -66,7 +67,7 @@ MAY_IMPORT["python"] = {"channels", "checkpoint", "config", "errors", "given", "
 MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal"}
 MAY_IMPORT["__init__"] = {"errors", "python", "training"}  # each only when first asked for
 
-PURE = {"channels", "importance", "distill"}
+PURE = {"channels", "importance", "distill", "compress"}
 NOT_FROM_OUTSIDE = {**{room: {"ultralytics"} for room in PURE}, "report": {"torch", "ultralytics", "matplotlib"}}
 METHODS = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "save", "load", "cuda"}
 DEVICE = re.compile(r"(cuda|cpu|mps|xpu)(:\d+)?")

@@ -1,0 +1,77 @@
+"""What every way of making a detector smaller is: settings, a plan, a new detector, a proof, and what training keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from yolo_slim.channels.reconstruct import Moments
+
+Hold: TypeAlias = Callable[[nn.Module, float], None]
+"""Brings a detector's numbers back to where a method wants them, in place; after every step of the optimizer, in the
+detector and in the average of its weights. It gets the share of the training that has passed, 0 to 1, and goes by that
+and by the plan alone: a training that is resumed goes on with nothing else."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a method may look at beside the weights."""
+
+    imgsz: int
+    images: Iterable[Tensor] = ()  # batches (B, C, H, W) in [0, 1], without labels; may be read again and again
+    zeros: Mapping[str, Tensor] = field(default_factory=dict)  # parameter -> bool, like it: False is held at zero
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method would do to a detector; made without touching it, kept in files, followed by `apply`."""
+
+    layers: dict[str, dict[str, Any]]  # layer -> what is decided for it, plain values; in the detector's order
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> bool mask, or numbers of a codebook, like it
+    kept: dict[str, str] = field(default_factory=dict)  # layer -> why it stays as it is
+    refit: dict[str, str] = field(default_factory=dict)  # layer of the new detector -> of the old one, whose output it
+    # is to give again by least squares
+
+
+class Method(Protocol):
+    """One way of making a detector smaller. A frozen dataclass: its fields are its settings, checked by their types."""
+
+    help: ClassVar[str]  # one line: what it does
+    speed: ClassVar[str]  # one line: what runtimes make of it
+    changes_layers: ClassVar[bool]  # other layers, not other numbers: then it comes before what changes numbers
+
+    def plan(self, detector: nn.Module, material: Material) -> Plan:
+        """What it would do; leaves the detector alone.
+
+        Raises:
+            SlimError: there is nothing that it can do, or it lacks what it has to look at.
+        """
+
+    def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
+        """A new detector; leaves the one given alone."""
+
+    def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """That the new detector is what the plan says; figures to be kept.
+
+        Raises:
+            SlimError: it is not: nothing may be written then.
+        """
+
+    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Weights (Co, a) and intercept (Co,), as the plan allows, that give again what the layer gave.
+
+        Args:
+            layer: of `plan.refit`.
+            weight: (Co, a), what it has now.
+            moments: of what it reads now (a) against what it gave (Co).
+        """
+
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        """A few figures of a plan, for the card and the report: plain values."""
+
+    def hold(self, plan: Plan) -> Hold | None:
+        """What training has to keep; None: nothing."""
