@@ -12,18 +12,14 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
     Args:
         trace: of the detector.
         first: those that read the image as well.
-        predictions: those whose outputs the head decodes as well.
+        predictions: those that predict as well: without a batch norm, of a width that must stay.
     """
+    whole = {name for group in trace.groups if group.reason for name in group.producers}
     return [
         conv
         for conv in trace.convs.values()
-        if (first or not reads_image(conv, trace)) and (predictions or not predicts(conv))
+        if (first or not reads_image(conv, trace)) and (predictions or conv.norm is not None or conv.name not in whole)
     ]
-
-
-def predicts(conv: Conv) -> bool:
-    """Whether nothing of its output has a batch norm or may be removed: what the head decodes."""
-    return conv.norm is None and bool((conv.outputs == FIXED).all())
 
 
 def reads_image(conv: Conv, trace: Trace) -> bool:
