@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels.groups import FIXED, Conv, Trace
+from yolo_slim.channels.groups import FIXED, Conv, NormLayer, Trace
 from yolo_slim.channels.memo import Memo
 from yolo_slim.channels.moments import RIDGE, Moments, draw, patches
 from yolo_slim.channels.surgery import stays
@@ -199,11 +199,24 @@ def install(
     intercept: Tensor,
 ) -> None:
     """Put weights (Co', a') and an intercept (Co',) into a layer of a slim detector; the latter into its batch norm."""
-    layer = conv.layer(slim)
+    norm = mean = None
+    if conv.norm is not None:  # from the original's mean: the slim one's may hold what was absorbed
+        norm = trace.norms[conv.norm].layer(slim)
+        mean = trace.norms[conv.norm].layer(detector).running_mean[torch.as_tensor(stays(conv.outputs, kept))]
+    put(conv.layer(slim), norm, mean, weights, intercept)
+
+
+def put(layer: nn.Conv2d, norm: NormLayer | None, mean: Tensor | None, weights: Tensor, intercept: Tensor) -> None:
+    """Put weights (Co, a) and an intercept (Co,) into a layer; the latter into its bias or the batch norm behind it.
+
+    Args:
+        layer: with a bias, or a norm.
+        norm: that reads it.
+        mean: (Co,), the running mean that the norm would have if the intercept were nothing; None: the one it has.
+        weights, intercept: to be put there.
+    """
     layer.weight.copy_(weights.reshape(layer.weight.shape))
     if layer.bias is not None:
         layer.bias.copy_(intercept)
-    elif conv.norm is not None:  # from the original's mean: the slim one's may hold what was absorbed
-        norm = trace.norms[conv.norm]
-        mean = norm.layer(detector).running_mean[torch.as_tensor(stays(conv.outputs, kept))]
-        norm.layer(slim).running_mean.copy_(mean - intercept)
+    elif norm is not None:
+        norm.running_mean.copy_((norm.running_mean if mean is None else mean) - intercept)

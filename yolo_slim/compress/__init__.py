@@ -1,8 +1,9 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
 from yolo_slim.compress.method import Hold, Material, Method, Plan
+from yolo_slim.compress.weights import Weights
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {"weights": Weights}
 """Name -> method. One of your own is put in here."""
 
 __all__ = ["METHODS", "Hold", "Material", "Method", "Plan"]

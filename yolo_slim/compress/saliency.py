@@ -1,0 +1,130 @@
+"""What a unit of weights is worth: by its size, by its share of its layer, or by what its layer would say without it.
+
+All take the weights of a layer (Co, a), zero where they are so for good, its units, and how many weights of each unit
+are left (U, J); they give (U, J) scores, the lowest of which go first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.channels import Conv
+from yolo_slim.channels.hooks import hooked
+from yolo_slim.channels.moments import RIDGE, Moments, damp, draw, patches
+from yolo_slim.channels.surgery import evaluating
+from yolo_slim.compress.patterns import Units
+from yolo_slim.errors import SlimError
+
+POINTS = 64
+"""Output positions drawn in each image for a layer's covariance."""
+
+MEMORY = 2 << 30
+"""Bytes of covariances to hold at most; with fewer, images are looked at more often. One layer may take more."""
+
+
+def magnitude(weight: Tensor, units: Units, alive: Tensor) -> Tensor:
+    """Root of the mean square over a unit: its L2 norm, divided by the root of its size."""
+    return (units.sums(weight.square()) / alive.clamp(min=1)).sqrt()
+
+
+def lamp(weight: Tensor, units: Units, alive: Tensor) -> Tensor:
+    """A unit's square over the squares of all that are not smaller (Lee et al., LAMP, arXiv:2010.07611, Eq. 2).
+
+    The largest of a layer scores 1; scores of different layers compare.
+    """
+    squares = units.sums(weight.double().square())
+    ascending, order = squares.flatten().sort(stable=True)
+    larger = ascending.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(ascending)
+    scores[order] = torch.where(larger > 0, ascending / larger.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+    return scores.reshape(squares.shape)
+
+
+def chance(units: Units, weight: Tensor, seed: list[int]) -> Tensor:
+    """Uniform in [0, 1)."""
+    shape = len(weight) // units.rows, len(units.columns)
+    return torch.from_numpy(np.random.default_rng(seed).random(shape))
+
+
+def surgeon(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor) -> Tensor:
+    """w_S' ([A^-1]_SS)^-1 w_S per weight, S a unit's columns in each of its rows, as a share of the output's variance.
+
+    By how much the squared error of what a layer says grows if the unit goes and the rest of its row is refitted
+    (Hassibi & Stork, Optimal Brain Surgeon, NIPS 1992, Eq. 5; of a layer by itself: Dong et al., arXiv:1705.07565;
+    Frantar & Alistarh, SparseGPT, arXiv:2301.00774). A (a, a) is the covariance of its inputs: an intercept is refitted
+    as well. Shares, so that layers compare.
+    """
+    weight = weight.double()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    if units.columns.shape[1] == 1:
+        costs = (weight.square() / inverse.diagonal())[:, units.columns[:, 0]]
+    else:
+        blocks = inverse[units.columns[:, :, None], units.columns[:, None, :]]  # [J, q, q]
+        w = weight[:, units.columns].permute(1, 2, 0)  # [J, q, Co]
+        costs = (w * torch.linalg.solve(blocks, w)).sum(1).T
+    costs = costs.reshape(-1, units.rows, costs.shape[1]).sum(1) / alive.clamp(min=1)
+    said = ((weight @ covariance) * weight).sum(1).mean()
+    return costs / said.clamp(min=1e-30)
+
+
+def covariances(
+    detector: nn.Module, convs: Iterable[Conv], images: Iterable[Tensor], seed: int, memory: int = MEMORY
+) -> Iterator[tuple[str, Tensor]]:
+    """Damped covariances (a, a) of what dense convolutions read, one after another; none of those that never run.
+
+    Args:
+        detector: left alone.
+        convs: of it.
+        images: batches (B, C, H, W), read once for as many layers as there is memory for.
+        seed: of the positions.
+        memory: bytes.
+
+    Raises:
+        SlimError: there are no images, or a layer reads what is not finite.
+    """
+    waiting = [(conv.name, 8 * conv.layer(detector).weight[0].numel() ** 2) for conv in convs]
+    while waiting:
+        count = 1
+        while count < len(waiting) and sum(size for _, size in waiting[: count + 1]) <= memory:
+            count += 1
+        found = _watched(detector, [name for name, _ in waiting[:count]], images, seed)
+        waiting = waiting[count:]
+        for name in [*found]:
+            moments = found.pop(name)
+            if not moments.finite():
+                raise SlimError(
+                    f"weights.criterion=obs: what {name} reads is not finite, or too large. Are the images in [0, 1], "
+                    "and all weights of the detector finite?"
+                )
+            covariance = moments.covariance()
+            damp(covariance, RIDGE)
+            yield name, covariance.cpu()
+
+
+@torch.no_grad()
+def _watched(detector: nn.Module, names: list[str], images: Iterable[Tensor], seed: int) -> dict[str, Moments]:
+    """One pass over the images: moments of what these convolutions read."""
+    moments = {name: Moments() for name in names}
+    number = -1
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
+            x = patches(args[0], layer, *draw(out, POINTS, [seed, number]))
+            moments[name].add(x, x[:, :0])
+
+        return hook
+
+    with evaluating(detector), hooked(detector.get_submodule(n).register_forward_hook(watch(n)) for n in names):
+        for batch in images:
+            number += 1
+            detector(batch)
+    if number < 0:
+        raise SlimError(
+            "weights.criterion=obs looks at images, and there are none: give data=, or choose criterion=magnitude or "
+            "lamp, which look at the weights alone"
+        )
+    return {name: sums for name, sums in moments.items() if sums.n}
