@@ -24,7 +24,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors", "mould"},
     "importance": {"channels", "errors", "mould"},
     "distill": {"errors"},
-    "compress": {"channels", "errors", "mould"},
+    "compress": {"channels", "config", "errors", "mould"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
