@@ -120,7 +120,7 @@ def _schedule(config: Complete, classes: int, epochs: int, lost: float | None) -
 def _ended(
     config: Complete, start: Detector, trained: Detector, before: float | None
 ) -> tuple[Detector, dict[str, Any] | None]:
-    """What the best epoch, the start, and the middle between them are worth on val: that which is worth most."""
+    """What the best epoch, the start, and what lies between them are worth on val: that which is worth most."""
     if before is None:
         return trained, None
     taken, share, worths = best_end(start, trained, partial(worth_on_val, config), before)
