@@ -26,7 +26,7 @@ class Step(TrainSection):
 def _as_steps(value: Any) -> Any:
     """`[{low_rank: {energy: 0.97}}, prune, {weights: {pattern: "2:4", epochs: 10}}]` as steps."""
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of methods, e.g. [prune, {{weights: {{pattern: '2:4'}}}}], got {shown(value)}")
+        raise ValueError(f"expected a list of methods, e.g. [prune, {{cluster: {{bits: 5}}}}], got {shown(value)}")
     steps = [each if isinstance(each, Step) else Step(**_as_step(each)) for each in value]
     if sum(step.method == PRUNE for step in steps) > 1:
         raise ValueError("prune is named more than once: channels are pruned in one place")

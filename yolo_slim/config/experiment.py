@@ -64,8 +64,8 @@ class Config(Section):
     compress: Steps = Field(
         ["prune"],
         validate_default=True,
-        description="what makes the detector smaller, in this order: prune (channels, with all that belongs to it), and "
-        "methods with their settings, e.g. [{low_rank: {energy: 0.97}}, prune, {weights: {pattern: '2:4', epochs: 10}}]",
+        description="what makes the detector smaller, in this order: prune (channels, with all that belongs to it), "
+        "and methods with their settings, e.g. [{low_rank: {energy: 0.97}}, prune, {weights: {pattern: '2:4'}}]",
     )
     latency: Latency = Latency()
     bench: Bench | None = Bench()

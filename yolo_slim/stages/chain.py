@@ -1,0 +1,93 @@
+"""The list of methods, read: what comes before channel pruning, what behind it, and whether each is set soundly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from yolo_slim.compress import METHODS, Method
+from yolo_slim.config import Complete, Step
+from yolo_slim.config.compress import PRUNE
+from yolo_slim.errors import SlimError, shown
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A method's turn in the list."""
+
+    number: int  # from 1 on
+    step: Step
+    method: Method
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.number}_{self.step.method}"
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What decides it, as settings of a stage."""
+        return {"method": self.step.method, **self.step.model_dump(exclude={"method"})}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The methods in order."""
+
+    before: tuple[Turn, ...]
+    prunes: bool
+    behind: tuple[Turn, ...]
+
+
+def chain_of(config: Complete) -> Chain:
+    """The list of methods; without `prune` in it, all of them come behind.
+
+    Raises:
+        SlimError: a method is set wrongly, or comes where it cannot.
+    """
+    steps = config.compress
+    place = next((i for i, step in enumerate(steps) if step.method == PRUNE), None)
+    turns = {i: _turn(i + 1, step) for i, step in enumerate(steps) if i != place}
+    _check_order(steps, turns)
+    cut = -1 if place is None else place
+    before, behind = (tuple(t for i, t in turns.items() if (i < cut) is early) for early in (True, False))
+    return Chain(before, place is not None, behind)
+
+
+def _turn(number: int, step: Step) -> Turn:
+    method = METHODS.get(step.method)
+    if method is None:
+        raise SlimError(f"compress: no method {step.method}; expected one of {', '.join(METHODS)}")
+    try:
+        return Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))
+    except ValidationError as e:
+        wrong = "; ".join(_explained(step.method, error) for error in e.errors(include_url=False))
+        raise SlimError(f"compress, entry {number}: {wrong}") from e
+
+
+def _explained(method: str, error: Any) -> str:
+    key = ".".join([method, *map(str, error["loc"])])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key}: unknown setting; `yolo-slim compress --help` lists those of {method}"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}" + (
+        "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
+    )
+
+
+def _check_order(steps: Sequence[Step], turns: dict[int, Turn]) -> None:
+    """What changes numbers alone is undone by what makes other layers of them."""
+    numbers = next((i for i, turn in turns.items() if not turn.method.changes_layers), len(steps))
+    late = next((s.method for i, s in enumerate(steps) if i > numbers and (i not in turns or _reshapes(turns[i]))), None)
+    if late:
+        first = steps[numbers].method
+        raise SlimError(
+            f"compress: {late} comes behind {first}, and would undo it: first what makes other layers (prune, low_rank, "
+            f"compact, ...), then what changes their numbers (weights, quantize, cluster). Put {late} before {first}"
+        )
+
+
+def _reshapes(turn: Turn) -> bool:
+    return turn.method.changes_layers
