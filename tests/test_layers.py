@@ -59,7 +59,7 @@ MAY_IMPORT["pruning"] = {
     "mould",
     "timing",
 }
-MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "runs"}
+MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "compress", "pruning", "distill", "formats", "heads", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors", "mould"}
