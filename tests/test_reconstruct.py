@@ -18,7 +18,7 @@ from ultralytics.nn.modules import C3, SPPF, C2f
 from yolo_slim import SlimError
 from yolo_slim.channels import Trace, cut, masked, reconstruct, relative_difference, trace
 from yolo_slim.channels.groups import same_wiring
-from yolo_slim.channels.reconstruct import Moments, draw, patches
+from yolo_slim.channels.moments import Moments, draw, patches
 
 ALL = 10**6  # points: all of a map
 SEEDS = range(8)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from yolo_slim.channels.groups import FIXED, Trace
 from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.reconstruct import RIDGE, Moments, damp, draw, install, patches, refittable, to_refit
+from yolo_slim.channels.moments import RIDGE, Moments, damp, draw, patches
+from yolo_slim.channels.reconstruct import install, refittable, to_refit
 from yolo_slim.channels.surgery import cut, evaluating, stays
 from yolo_slim.errors import SlimError
 

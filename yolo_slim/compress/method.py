@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 
 Hold: TypeAlias = Callable[[nn.Module, float], None]
 """Brings a detector's numbers back to where a method wants them, in place; after every step of the optimizer, in the

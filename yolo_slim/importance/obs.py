@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Group, Trace
 from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.reconstruct import Moments, damp, draw, patches
+from yolo_slim.channels.moments import Moments, damp, draw, patches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance.combine import Rows, scored
 from yolo_slim.importance.evidence import Evidence
