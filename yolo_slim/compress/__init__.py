@@ -1,7 +1,7 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
-from yolo_slim.config.choices import COMPRESSIONS, Registry
 from yolo_slim.compress.method import Hold, Material, Method, Plan
+from yolo_slim.config.choices import COMPRESSIONS, Registry
 
 METHODS: Registry[type[Method]] = Registry({}, (COMPRESSIONS, lambda method: True))
 """Name -> method. One of your own is put in here."""

@@ -1,12 +1,15 @@
-"""Compress: methods beside channel pruning, one after the other: planned, applied, proven, refitted, trained, measured."""
+"""Compress: methods beside channel pruning in turn: each is planned, applied, proven, refitted, trained, measured."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
 from yolo_slim import checkpoint
 from yolo_slim.compress import Material, Plan
@@ -18,13 +21,13 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
-from yolo_slim.runs.stage import finished, lineage, run_stage
+from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.chain import Turn, chain_of
-from yolo_slim.stages.common import looked_at, say
-from yolo_slim.stages.entry import begins, continues
+from yolo_slim.stages.common import check_data, looked_at, say
+from yolo_slim.stages.entry import continues
 from yolo_slim.stages.original import original
 from yolo_slim.stages.tuning import Taught, trained_on
-from yolo_slim.training.holding import SETTINGS, HoldingTrainer
+from yolo_slim.training.holding import SETTINGS, HoldingTrainer, read_holds
 from yolo_slim.training.plans import load_plan, save_plan
 
 WEIGHTS, PLAN = "step.pt", "plan.pt"
@@ -59,17 +62,113 @@ def whole(config: Complete) -> Path:
 
 
 def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...]) -> Record:
-    weights, plans, rows = start, list[Path](), {}
+    """runs/<name>/<stage>/<stage>.pt: what the last of the methods has made, each in a folder of its own below."""
+    done: list[Record] = []
     for turn in turns:
-        done = _turn(config, f"{stage}/{turn.name}", weights, turn, plans)
-        folder = config.folder / done.stage
-        weights, plans = done.output(folder), [*plans, done.output(folder, "plan")]
-        rows[turn.name] = {**done.metrics, **done.details}
+        before = done[-1].output(config.folder / done[-1].stage) if done else start
+        done.append(_turn(config, f"{stage}/{turn.name}", before, turn, list(zip(turns, done, strict=False))))
+    last = done[-1]
 
     def work(folder: Path) -> tuple:
         final = folder / f"{stage}.pt"
-        shutil.copyfile(weights, final)
-        row = dict(list(rows.values())[-1])
-        return {"weights": final}, measured_of(row), {"steps": list(rows)}
+        shutil.copyfile(last.output(config.folder / last.stage), final)
+        return {"weights": final}, dict(last.metrics), {"steps": [each.stage for each in done]}
 
-    return run_stage(config, stage, {"steps": [turn.said for turn in turns]}, [start, weights], work)
+    inputs = [start, last.output(config.folder / last.stage)]
+    return run_stage(config, stage, {"steps": [turn.said for turn in turns]}, inputs, work)
+
+
+def _turn(config: Complete, stage: str, start: Path, turn: Turn, before: list[tuple[Turn, Record]]) -> Record:
+    """runs/<name>/<stage>/step.pt: `start` after one method.
+
+    Args:
+        config: of the run.
+        stage: the folder, below that of the run.
+        start: the checkpoint that the method is given.
+        turn: which it is.
+        before: those that changed it before, in order, and their records.
+    """
+    settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed, **looked_at(config)}
+    settings |= {"calib_images": config.prune.calib_images}
+    plans = [done.output(config.folder / done.stage, "plan") for _, done in before]
+
+    def held(own: Path) -> list[dict[str, Any]]:
+        turns = [*(each for each, _ in before), turn]
+        return [_held(each, plan) for each, plan in zip(turns, [*plans, own], strict=True)]
+
+    def work(folder: Path) -> tuple:
+        detector = checkpoint.load(start)
+        images = evidence_from(config, detector).images
+        material = Material(config.imgsz, images, _zeros(plans), config.seed)
+        console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
+        plan = turn.method.plan(detector, material)
+        made = turn.method.apply(detector, plan)
+        figures = turn.method.prove(detector, made, plan)
+        if turn.step.refit and images and plan.refit and not turn.gradual:
+            made = _refitted(made, detector, plan, turn, images, config.seed)
+            turn.method.prove(detector, made, plan)
+        checkpoint.mark_slim(made, {})
+        file = save_plan(plan, folder / PLAN)
+        weights = checkpoint.save(cast(Detector, made), folder / WEIGHTS)
+        details = {"plan": turn.method.describe(plan), "kept": plan.kept, "proof": figures}
+        if turn.step.epochs:
+            weights, more = _trained(config, folder, weights, turn, held(file), settings)
+            details |= more
+        row = measured(config, weights)
+        say(stage, row, weights)
+        return {"weights": weights, "plan": file}, row, details
+
+    return run_stage(config, stage, settings, [start, *plans], work)
+
+
+def _held(turn: Turn, plan: Path) -> dict[str, Any]:
+    """An entry of the settings of training that holds."""
+    return {"method": turn.step.method, "options": turn.step.options, "plan": str(plan.absolute())}
+
+
+def _zeros(plans: list[Path]) -> dict[str, Tensor]:
+    """What methods before hold at zero: parameter -> bool, False there."""
+    zeros: dict[str, Tensor] = {}
+    for plan in map(load_plan, plans):
+        masks = {name: mask for name, mask in plan.tensors.items() if mask.dtype == torch.bool}
+        zeros |= {name: mask & zeros[name] if name in zeros else mask for name, mask in masks.items()}
+    return zeros
+
+
+def _refitted(
+    made: nn.Module, detector: nn.Module, plan: Plan, turn: Turn, images: Iterable[Tensor], seed: int
+) -> nn.Module:
+    next(iter(images), None)  # reading them has a bar of its own: before this one
+    columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def on_step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return refit(made, detector, plan, turn.method, images, seed=seed, step=on_step)
+
+
+def _trained(
+    config: Complete, folder: Path, start: Path, turn: Turn, held: list[dict[str, Any]], settings: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """The step's detector after its epochs of training, in which what was made is held."""
+    check_data(config)
+
+    def taught(lost: float | None) -> Taught:
+        return HoldingTrainer, {SETTINGS: held}
+
+    best, details = trained_on(
+        config,
+        folder,
+        start,
+        turn.step.epochs,
+        turn.step.train,
+        settings=settings,
+        inputs=[start, *(Path(each["plan"]) for each in held)],
+        taught=taught,
+        start_counts=not turn.gradual,
+    )
+    for hold in read_holds(folder / "train", best):  # what lies between two ends is rounded, and is no grid's value
+        hold(best, 1.0)
+    return checkpoint.save(best, folder / WEIGHTS), details

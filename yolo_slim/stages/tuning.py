@@ -74,9 +74,7 @@ def _lost(config: Complete, before: float | None) -> float | None:
     return round(max(1 - before / whole, 0.0), 3)
 
 
-def _schedule(
-    config: Complete, classes: int, epochs: int, lost: float | None, train: dict[str, Any]
-) -> dict[str, Any]:
+def _schedule(config: Complete, classes: int, epochs: int, lost: float | None, train: dict[str, Any]) -> dict[str, Any]:
     images = training_images(config.dataset, train.get("fraction", 1.0))
     found = schedule(images, epochs, train, classes=classes, lost=lost)
     if "lr0" in found:
