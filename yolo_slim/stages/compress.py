@@ -107,9 +107,10 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, before: list[tu
         if turn.step.refit and images and plan.refit and not turn.gradual:
             made = _refitted(made, detector, plan, turn, images, config.seed)
             turn.method.prove(detector, made, plan)
-        checkpoint.mark_slim(made, {})
+        slim = cast(Detector, made)
+        checkpoint.mark_slim(slim, {})
         file = save_plan(plan, folder / PLAN)
-        weights = checkpoint.save(cast(Detector, made), folder / WEIGHTS)
+        weights = checkpoint.save(slim, folder / WEIGHTS)
         details = {"plan": turn.method.describe(plan), "kept": plan.kept, "proof": figures}
         if turn.step.epochs:
             weights, more = _trained(config, folder, weights, turn, held(file), settings)
