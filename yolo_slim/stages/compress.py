@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_slim import checkpoint
-from yolo_slim.compress import Material, Plan
-from yolo_slim.compress.refit import refit
+from yolo_slim.compress import Material
+from yolo_slim.compress.apply import Compressed, applied
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
@@ -101,17 +100,12 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, before: list[tu
         images = evidence_from(config, detector).images
         material = Material(config.imgsz, images, _zeros(plans), config.seed)
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
-        plan = turn.method.plan(detector, material)
-        made = turn.method.apply(detector, plan)
-        figures = turn.method.prove(detector, made, plan)
-        if turn.step.refit and images and plan.refit and not turn.gradual:
-            made = _refitted(made, detector, plan, turn, images, config.seed)
-            turn.method.prove(detector, made, plan)
-        slim = cast(Detector, made)
+        made = _applied(detector, turn, material)
+        slim, plan = cast(Detector, made.model), made.plan
         checkpoint.mark_slim(slim, {})
         file = save_plan(plan, folder / PLAN)
         weights = checkpoint.save(slim, folder / WEIGHTS)
-        details = {"plan": turn.method.describe(plan), "kept": plan.kept, "proof": figures}
+        details = {"plan": turn.method.describe(plan), "kept": plan.kept, "proof": made.proof}
         if turn.step.epochs:
             weights, more = _trained(config, folder, weights, turn, held(file), settings)
             details |= more
@@ -136,18 +130,16 @@ def _zeros(plans: list[Path]) -> dict[str, Tensor]:
     return zeros
 
 
-def _refitted(
-    made: nn.Module, detector: nn.Module, plan: Plan, turn: Turn, images: Iterable[Tensor], seed: int
-) -> nn.Module:
-    next(iter(images), None)  # reading them has a bar of its own: before this one
-    columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
+def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
+    next(iter(material.images), None)  # reading them has a bar of its own: before this one
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task(turn.step.method, total=None)
 
         def on_step(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, description="least squares, layer", completed=done, total=total)
 
-        return refit(made, detector, plan, turn.method, images, seed=seed, step=on_step)
+        return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
 
 
 def _trained(
