@@ -1,8 +1,10 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
+from yolo_slim.compress.compact import Compact
+from yolo_slim.compress.low_rank import LowRank
 from yolo_slim.compress.method import Hold, Material, Method, Plan
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {"low_rank": LowRank, "compact": Compact}
 """Name -> method. One of your own is put in here."""
 
 __all__ = ["METHODS", "Hold", "Material", "Method", "Plan"]
