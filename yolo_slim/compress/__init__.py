@@ -1,9 +1,17 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
+from yolo_slim.compress.compact import Compact
+from yolo_slim.compress.low_rank import LowRank
 from yolo_slim.compress.method import Hold, Material, Method, Plan
 from yolo_slim.config.choices import COMPRESSIONS, Registry
 
-METHODS: Registry[type[Method]] = Registry({}, (COMPRESSIONS, lambda method: True))
+METHODS: Registry[type[Method]] = Registry(
+    {
+        "low_rank": LowRank,
+        "compact": Compact,
+    },
+    (COMPRESSIONS, lambda method: True),
+)
 """Name -> method. One of your own is put in here."""
 
 __all__ = ["METHODS", "Hold", "Material", "Method", "Plan"]
