@@ -1,14 +1,18 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
+from yolo_slim.compress.cluster import Cluster
 from yolo_slim.compress.compact import Compact
 from yolo_slim.compress.low_rank import LowRank
 from yolo_slim.compress.method import Hold, Material, Method, Plan
+from yolo_slim.compress.quantize import Quantize
 from yolo_slim.config.choices import COMPRESSIONS, Registry
 
 METHODS: Registry[type[Method]] = Registry(
     {
         "low_rank": LowRank,
         "compact": Compact,
+        "quantize": Quantize,
+        "cluster": Cluster,
     },
     (COMPRESSIONS, lambda method: True),
 )
