@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from yolo_slim import checkpoint
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 from yolo_slim.compress import METHODS, Material, Plan
 from yolo_slim.compress.cluster import Cluster, rate, tied
 from yolo_slim.compress.kmeans import INITS, kmeans

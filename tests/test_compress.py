@@ -119,7 +119,7 @@ def test_what_is_made_is_held_while_it_is_trained(original, data, tmp_path):
     assert answer.code == 0, answer
     final = checkpoint.load(tmp_path / "slim" / "compressed" / "compressed.pt")
     plain = checkpoint.load(original).state_dict()
-    plan = json.loads((tmp_path / "slim" / "compressed" / "1_weights" / "stage.json").read_text())
+    plan = json.loads((tmp_path / "slim" / "compressed" / "1_weights" / "trained" / "stage.json").read_text())
     assert plan["settings"]["epochs"] == 1
     changed = 0
     for name, value in final.state_dict().items():

@@ -7,7 +7,7 @@ from tiny import PX
 from torch import nn
 
 from yolo_slim import checkpoint
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 from yolo_slim.compress import METHODS, Material, Plan
 from yolo_slim.compress.coding import encode
 from yolo_slim.compress.quantize import Quantize, grid, on_grid

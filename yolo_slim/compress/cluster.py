@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.kmeans import INITS, kmeans
 from yolo_slim.compress.method import Hold, Material, Plan
 from yolo_slim.compress.tied import checked, chosen, in_half, intercept, pull, to_refit, weight_of, zeros_of

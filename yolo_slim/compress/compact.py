@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.chains import chained, described, finite_weight, noted, positions, prove_chains, sizes
 from yolo_slim.compress.factors import Chain, balanced, damped, symmetric
 from yolo_slim.compress.layers import chosen, some_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from yolo_slim.channels.groups import Ints
-from yolo_slim.channels.reconstruct import damp
+from yolo_slim.channels.moments import damp
 
 Chain: TypeAlias = list[tuple[str, Tensor]]
 """Convolutions in a row: of each the axes of stride, padding and dilation that it takes, and its weights, in fp64."""

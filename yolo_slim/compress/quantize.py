@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels.reconstruct import Moments
+from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.method import Hold, Material, Plan
 from yolo_slim.compress.tied import checked, chosen, in_half, intercept, pull, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError

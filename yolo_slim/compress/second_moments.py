@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.reconstruct import draw, patches
+from yolo_slim.channels.moments import draw, patches
 from yolo_slim.channels.surgery import evaluating
 from yolo_slim.errors import SlimError
 

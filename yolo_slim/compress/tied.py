@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.reconstruct import RIDGE, Moments, damp, refittable
+from yolo_slim.channels.moments import RIDGE, Moments, damp
+from yolo_slim.channels.reconstruct import refittable
 from yolo_slim.compress.layers import eligible
 from yolo_slim.compress.method import Material
 from yolo_slim.errors import SlimError

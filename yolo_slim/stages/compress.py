@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +26,24 @@ from yolo_slim.stages.chain import Turn, chain_of
 from yolo_slim.stages.common import check_data, looked_at, say
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.original import original
-from yolo_slim.stages.tuning import Taught, trained_on
+from yolo_slim.stages.tuning import trained_on
 from yolo_slim.training.holding import SETTINGS, HoldingTrainer, read_holds
 from yolo_slim.training.plans import load_plan, save_plan
 
-WEIGHTS, PLAN = "step.pt", "plan.pt"
+WEIGHTS, PLAN = "step.pt", "step.plan"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a method has made, and training holds."""
+
+    turn: Turn
+    plan: Path
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """For the settings of a training that holds it."""
+        return {"method": self.turn.step.method, "options": self.turn.step.options, "plan": str(self.plan.absolute())}
 
 
 @continues
@@ -62,63 +76,51 @@ def whole(config: Complete) -> Path:
 
 def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...]) -> Record:
     """runs/<name>/<stage>/<stage>.pt: what the last of the methods has made, each in a folder of its own below."""
-    done: list[Record] = []
+    weights, held, steps = start, list[Held](), list[str]()
     for turn in turns:
-        before = done[-1].output(config.folder / done[-1].stage) if done else start
-        done.append(_turn(config, f"{stage}/{turn.name}", before, turn, list(zip(turns, done, strict=False))))
-    last = done[-1]
+        done = _turn(config, f"{stage}/{turn.name}", weights, turn, held)
+        held.append(Held(turn, done.output(config.folder / done.stage, "plan")))
+        if turn.step.epochs:
+            done = _trained(config, f"{done.stage}/trained", done.output(config.folder / done.stage), held)
+        weights = done.output(config.folder / done.stage)
+        steps.append(done.stage)
 
     def work(folder: Path) -> tuple:
         final = folder / f"{stage}.pt"
-        shutil.copyfile(last.output(config.folder / last.stage), final)
-        return {"weights": final}, dict(last.metrics), {"steps": [each.stage for each in done]}
+        shutil.copyfile(weights, final)
+        return {"weights": final}, dict(done.metrics), {"steps": steps}
 
-    inputs = [start, last.output(config.folder / last.stage)]
-    return run_stage(config, stage, {"steps": [turn.said for turn in turns]}, inputs, work)
+    return run_stage(config, stage, {"steps": [turn.said for turn in turns]}, [start, weights], work)
 
 
-def _turn(config: Complete, stage: str, start: Path, turn: Turn, before: list[tuple[Turn, Record]]) -> Record:
-    """runs/<name>/<stage>/step.pt: `start` after one method.
+def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held]) -> Record:
+    """runs/<name>/<stage>/step.pt: `start` after one method, and its plan beside it; nothing is trained.
 
     Args:
         config: of the run.
         stage: the folder, below that of the run.
         start: the checkpoint that the method is given.
         turn: which it is.
-        before: those that changed it before, in order, and their records.
+        held: what methods before it have made.
     """
-    settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed, **looked_at(config)}
-    settings |= {"calib_images": config.prune.calib_images}
-    plans = [done.output(config.folder / done.stage, "plan") for _, done in before]
-
-    def held(own: Path) -> list[dict[str, Any]]:
-        turns = [*(each for each, _ in before), turn]
-        return [_held(each, plan) for each, plan in zip(turns, [*plans, own], strict=True)]
+    settings = {"method": turn.step.method, "options": turn.step.options, "refit": turn.step.refit}
+    settings |= {"imgsz": config.imgsz, "seed": config.seed, "calib_images": config.prune.calib_images}
+    plans = [each.plan for each in held]
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(start)
         images = evidence_from(config, detector).images
-        material = Material(config.imgsz, images, _zeros(plans), config.seed)
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
-        made = _applied(detector, turn, material)
-        slim, plan = cast(Detector, made.model), made.plan
+        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(plans), config.seed))
+        slim = cast(Detector, made.model)
         checkpoint.mark_slim(slim, {})
-        file = save_plan(plan, folder / PLAN)
-        weights = checkpoint.save(slim, folder / WEIGHTS)
-        details = {"plan": turn.method.describe(plan), "kept": plan.kept, "proof": made.proof}
-        if turn.step.epochs:
-            weights, more = _trained(config, folder, weights, turn, held(file), settings)
-            details |= more
+        weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
         say(stage, row, weights)
-        return {"weights": weights, "plan": file}, row, details
+        details = {"plan": turn.method.describe(made.plan), "kept": made.plan.kept, "proof": made.proof}
+        return {"weights": weights, "plan": plan}, row, details
 
-    return run_stage(config, stage, settings, [start, *plans], work)
-
-
-def _held(turn: Turn, plan: Path) -> dict[str, Any]:
-    """An entry of the settings of training that holds."""
-    return {"method": turn.step.method, "options": turn.step.options, "plan": str(plan.absolute())}
+    return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
 
 
 def _zeros(plans: list[Path]) -> dict[str, Tensor]:
@@ -142,26 +144,29 @@ def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
         return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
 
 
-def _trained(
-    config: Complete, folder: Path, start: Path, turn: Turn, held: list[dict[str, Any]], settings: dict[str, Any]
-) -> tuple[Path, dict[str, Any]]:
-    """The step's detector after its epochs of training, in which what was made is held."""
+def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
+    """runs/<name>/<stage>/step.pt: a step's detector after its epochs of training, in which what was made is held."""
     check_data(config)
+    turn, plans = held[-1].turn, [each.plan for each in held]
+    settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed}
 
-    def taught(lost: float | None) -> Taught:
-        return HoldingTrainer, {SETTINGS: held}
+    def work(folder: Path) -> tuple:
+        best, details = trained_on(
+            config,
+            folder,
+            start,
+            turn.step.epochs,
+            turn.step.train,
+            settings=settings,
+            inputs=[start, *plans],
+            taught=lambda lost: (HoldingTrainer, {SETTINGS: [each.said for each in held]}),
+            start_counts=not turn.gradual,
+        )
+        for hold in read_holds(folder / "train", best):  # between two ends lies what is on no grid
+            hold(best, 1.0)
+        weights = checkpoint.save(best, folder / WEIGHTS)
+        row = measured(config, weights)
+        say(stage, row, weights)
+        return {"weights": weights}, row, details
 
-    best, details = trained_on(
-        config,
-        folder,
-        start,
-        turn.step.epochs,
-        turn.step.train,
-        settings=settings,
-        inputs=[start, *(Path(each["plan"]) for each in held)],
-        taught=taught,
-        start_counts=not turn.gradual,
-    )
-    for hold in read_holds(folder / "train", best):  # what lies between two ends is rounded, and is no grid's value
-        hold(best, 1.0)
-    return checkpoint.save(best, folder / WEIGHTS), details
+    return run_stage(config, stage, settings, [start, *plans], work)
