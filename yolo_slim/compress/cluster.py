@@ -29,6 +29,7 @@ class Cluster:
     help: ClassVar[str] = "weights of a layer share few values (k-means): a table and a few bits a weight"
     speed: ClassVar[str] = "no faster: a smaller file once it is packed"
     changes_layers: ClassVar[bool] = False
+    gradual: ClassVar[bool] = False
 
     bits: int = field(default=5, metadata={"help": "of a weight's number in the table: 2^bits values a layer"})
     init: str = field(default="linear", metadata={"help": f"where the means begin: {', '.join(INITS)}"})

@@ -102,6 +102,7 @@ class Compact:
     help: ClassVar[str] = "k x k convolutions become depthwise-separable, grouped or ghost modules; train them after"
     speed: ClassVar[str] = "depthwise and grouped layers gain less than their FLOPs say, on GPUs often nothing: measure"
     changes_layers: ClassVar[bool] = True
+    gradual: ClassVar[bool] = False
 
     module: str = field(default="dwsep", metadata={"help": ", ".join(MODULES)})
     groups: int = field(default=2, metadata={"help": "of module group: how many"})

@@ -54,6 +54,7 @@ class LowRank:
     help: ClassVar[str] = "k x k and 1 x 1 convolutions become products of smaller ones (SVD, Tucker, CP)"
     speed: ClassVar[str] = "dense layers, so every runtime gains; but more of them: measure at the batch you use"
     changes_layers: ClassVar[bool] = True
+    gradual: ClassVar[bool] = False
 
     how: str = field(
         default="auto",

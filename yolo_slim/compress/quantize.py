@@ -33,6 +33,7 @@ class Quantize:
     help: ClassVar[str] = "weights on a grid of whole numbers, one for each output channel"
     speed: ClassVar[str] = "no faster in float: a smaller file once it is packed; export.int8 makes files that are"
     changes_layers: ClassVar[bool] = False
+    gradual: ClassVar[bool] = False
 
     bits: int = field(default=8, metadata={"help": "of a weight: 8, down to 4"})
     layers: tuple[str, ...] = field(default=(), metadata={"help": "names of the layers; none: all that are eligible"})

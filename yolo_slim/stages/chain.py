@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from yolo_slim.compress import METHODS, Method
 from yolo_slim.config import Complete, Step
 from yolo_slim.config.compress import PRUNE
-from yolo_slim.errors import SlimError, shown
+from yolo_slim.errors import SlimError, plain, shown
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,31 @@ def _turn(number: int, step: Step) -> Turn:
     method = METHODS.get(step.method)
     if method is None:
         raise SlimError(f"compress: no method {step.method}; expected one of {', '.join(METHODS)}")
+    known = [field.name for field in fields(cast(Any, method))]
+    if unknown := [key for key in step.options if key not in known]:
+        near = get_close_matches(unknown[0][:100], known, n=1, cutoff=0.5)
+        raise SlimError(
+            f"compress, entry {number}: {step.method}.{plain(unknown[0])}: unknown setting"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + f" {step.method} has {', '.join(known)}, and refit, epochs and train"
+        )
     try:
-        return Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))
+        turn = Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))
     except ValidationError as e:
-        wrong = "; ".join(_explained(step.method, method, error) for error in e.errors(include_url=False))
+        wrong = "; ".join(_explained(step.method, error) for error in e.errors(include_url=False))
         raise SlimError(f"compress, entry {number}: {wrong}") from e
+    if turn.gradual and not step.epochs:
+        raise SlimError(
+            f"compress, entry {number}: what {step.method} is to do is done in training, little by little, and there is "
+            f"none: give it epochs, e.g. {{{step.method}: {{epochs: 10}}}}"
+        )
+    return turn
 
 
-def _explained(name: str, method: type[Method], error: Any) -> str:
-    key = ".".join([name, *map(str, error["loc"])])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [field.name for field in fields(cast(Any, method))]
-        near = get_close_matches(str(error["loc"][-1])[:100], known, n=1, cutoff=0.5)
-        told = f"did you mean {near[0]}? {name}" if near else name
-        return f"{key}: unknown setting; {told} has {', '.join(known)}, and refit, epochs and train"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}" + (
-        "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
-    )
+def _explained(method: str, error: Any) -> str:
+    key = ".".join([method, *map(str, error["loc"])])
+    got = "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _check_order(steps: Sequence[Step], turns: dict[int, Turn]) -> None:

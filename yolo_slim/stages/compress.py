@@ -62,7 +62,7 @@ def compress(config: Complete) -> Record:
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
             "configuration first, or leave prune out of compress"
         )
-    last = list(done)[-1]
+    last = [stage for stage in done if stage != "compressed"][-1]
     return _in_turn(config, "compressed", done[last].output(config.folder / last), chain.behind)
 
 
