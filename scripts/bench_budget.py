@@ -51,6 +51,8 @@ WAYS = {
     "random": "random channels, our recovery",
     "tp_magnitude": "Torch-Pruning, MagnitudePruner, global",
     "tp_groupnorm_max": "Torch-Pruning, GroupNormPruner, global",
+    "tp_taylor": "Torch-Pruning, Taylor, global",
+    "tp_hessian": "Torch-Pruning, Hessian, global",
 }
 CHOSEN_BY = {"cut": None, "landing": None, "l1": "l1", "random": "random"}
 """Way -> `prune.criterion`."""
@@ -191,8 +193,9 @@ def torch_pruned(case: Case) -> dict[str, Any]:
     """Cut by Torch-Pruning and recalibrated on the images that we refit on, then fine-tuned as ours is."""
     config = plain(case.config())
     source = checkpoint.load(original(config).output(config.folder / "original"))
-    narrow = peer.cut(source, case.way.removeprefix("tp_"), "global", config.imgsz, case.args.share)
-    recalibrate(narrow, first(evidence_from(config, source).images, 256))
+    evidence = evidence_from(config, source)
+    narrow = peer.cut(source, case.way.removeprefix("tp_"), "global", config.imgsz, case.args.share, evidence)
+    recalibrate(narrow, first(evidence.images, 256))
     start = checkpoint.save(narrow, config.folder / "torch_pruned.pt")
     return {
         **worth(tune(config, "finetuned", start, case.epochs).metrics),
@@ -215,6 +218,8 @@ MAKE: dict[str, Callable[[Case], dict[str, Any]]] = {
     "random": cut,
     "tp_magnitude": torch_pruned,
     "tp_groupnorm_max": torch_pruned,
+    "tp_taylor": torch_pruned,
+    "tp_hessian": torch_pruned,
 }
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tiny import PX, run
 
 from yolo_slim import checkpoint
 from yolo_slim.stages import labels
-from yolo_slim.training.ending import best_end, between
+from yolo_slim.training.ending import ENDS, best_end, between
 
 pytest_plugins = ["tiny"]
 
@@ -37,11 +37,12 @@ def test_every_number_lies_that_share_of_the_way(ends, share):
 @pytest.mark.parametrize(
     ("worths", "taken"),
     [
-        ({1.0: 0.3, 0.5: 0.2, 0.0: 0.1}, 1.0),
-        ({1.0: 0.1, 0.5: 0.3, 0.0: 0.2}, 0.5),
-        ({1.0: 0.1, 0.5: 0.2, 0.0: 0.3}, 0.0),
-        ({1.0: 0.2, 0.5: 0.2, 0.0: 0.2}, 1.0),
-        ({1.0: 0.1, 0.5: 0.2, 0.0: 0.2}, 0.5),
+        ({1.0: 0.4, 0.75: 0.3, 0.5: 0.2, 0.0: 0.1}, 1.0),
+        ({1.0: 0.1, 0.75: 0.4, 0.5: 0.3, 0.0: 0.2}, 0.75),
+        ({1.0: 0.1, 0.75: 0.2, 0.5: 0.3, 0.0: 0.2}, 0.5),
+        ({1.0: 0.1, 0.75: 0.2, 0.5: 0.2, 0.0: 0.3}, 0.0),
+        ({1.0: 0.2, 0.75: 0.2, 0.5: 0.2, 0.0: 0.2}, 1.0),
+        ({1.0: 0.1, 0.75: 0.1, 0.5: 0.2, 0.0: 0.2}, 0.5),
     ],
 )
 def test_what_is_worth_most_is_taken(ends, worths, taken):
@@ -56,12 +57,12 @@ def test_what_is_worth_most_is_taken(ends, worths, taken):
     torch.testing.assert_close(found.state_dict()[bias], ends[0].state_dict()[bias] + taken)
 
 
-@pytest.mark.parametrize(("best", "taken"), [(0.0, "start"), (0.5, "half way"), (1.0, "trained")])
+@pytest.mark.parametrize(("best", "taken"), ENDS.items())
 def test_the_stage_keeps_what_val_says_and_tells_it(original, data, tmp_path, monkeypatch, best, taken):
     words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}")
     cut = ("prune.ratio=0.3", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4")
     assert run("prune", *words, *cut, "sparse_train.epochs=0").code == 0
-    shares = iter((0.0, 0.0, 1.0, 0.5))  # the start, the original, what was trained, half way
+    shares = iter((0.0, 0.0, 1.0, 0.75, 0.5))  # the start, the original, what was trained, and between
     monkeypatch.setattr(labels, "accuracy", lambda *args: {"map50_95": 1 - abs(next(shares) - best)})
     answer = run("finetune", *words, "finetune.epochs=1", "finetune.distill=null")
     assert answer.code == 0 and f"{taken} is taken" in answer.out, answer

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "channels": {"errors", "mould"},
     "importance": {"channels", "errors", "mould"},
     "distill": {"errors"},
-    "compress": {"channels", "errors", "mould"},
+    "compress": {"channels", "config", "errors", "mould"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
@@ -59,7 +59,7 @@ MAY_IMPORT["pruning"] = {
     "mould",
     "timing",
 }
-MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "pruning", "distill", "formats", "heads", "runs"}
+MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "compress", "pruning", "distill", "formats", "heads", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors", "mould"}

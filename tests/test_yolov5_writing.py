@@ -15,8 +15,9 @@ from yolov5_files import FOLDER, each, of, spoilt
 
 import yolo_slim
 from yolo_slim import checkpoint
-from yolo_slim.checkpoint import CARD, STOCK_TRAINER_STOP
+from yolo_slim.checkpoint import CARD
 from yolo_slim.formats.families import YOLOV5, family_at
+from yolo_slim.formats.notes import STOCK_TRAINER_STOP
 
 
 def named(path: Path) -> set[str]:

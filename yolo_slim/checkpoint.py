@@ -26,16 +26,15 @@ from yolo_slim.formats.arguments import arguments_of
 from yolo_slim.formats.building import build, check_local, check_there
 from yolo_slim.formats.cards import card_of
 from yolo_slim.formats.detector import Detector
-from yolo_slim.formats.door import cuts_of
 from yolo_slim.formats.families import ULTRALYTICS, family_at, family_in, family_of, known_family
 from yolo_slim.formats.layers import check_finite, clamp_overflow
+from yolo_slim.formats.notes import is_slim as is_slim
+from yolo_slim.formats.notes import mark_grown as mark_grown
+from yolo_slim.formats.notes import mark_slim as mark_slim
 from yolo_slim.formats.writing import write_whole
 
 CARD = "yolo_slim"
 """The entry of a checkpoint that holds its model card. Ultralytics leaves it alone."""
-
-STOCK_TRAINER_STOP = "this detector is slim, and the stock trainer would rebuild it at full width: train it with {}"
-"""With how that is done: it stands where a model YAML names its first layer; the stock trainer stops and says it."""
 
 
 def load(path: str | Path, weights: str | None = None) -> Detector:
@@ -261,27 +260,6 @@ def file_bytes(detector: nn.Module) -> int:
     return file.tell()
 
 
-def mark_slim(detector: Detector, kept: dict[str, list[int]]) -> None:
-    """Note in the detector that its widths are not its YAML's, so that the stock trainer stops instead of regrowing it.
-
-    `detector.yaml` keeps the full description under `slim`, with the cut: convolution -> outputs kept, of `full`;
-    none are kept of the convolutions of a residual branch that was taken out.
-    Cutting a second time keeps the indices of each cut in order.
-    """
-    full = detector.yaml.get("slim", {}).get("full") or {k: detector.yaml[k] for k in ("backbone", "head")}
-    cuts = [*cuts_of(detector), kept]
-    detector.yaml = {
-        **detector.yaml,
-        "backbone": [[-1, 1, STOCK_TRAINER_STOP.format(known_family(detector, "what is slim").trained), []]],
-        "slim": {"full": full, "cuts": cuts},
-    }
-
-
 def is_detector(module: Any) -> bool:
     """Whether it is a detector of a family that is read here."""
     return family_of(module) is not None
-
-
-def is_slim(detector: nn.Module) -> bool:
-    """Whether `mark_slim` was here."""
-    return "slim" in (getattr(detector, "yaml", None) or {})

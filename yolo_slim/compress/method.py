@@ -1,4 +1,4 @@
-"""What every way of making a detector smaller is: settings, a plan, a new detector, a proof, and what training keeps."""
+"""What every way of making a detector smaller is: settings, a plan, a detector, a proof, and what training keeps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
     """What a method would do to a detector; made without touching it, kept in files, followed by `apply`."""
 
     layers: dict[str, dict[str, Any]]  # layer -> what is decided for it, plain values; in the detector's order
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> bool mask, or numbers of a codebook, like it
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> bool mask or codebook numbers, like it
     kept: dict[str, str] = field(default_factory=dict)  # layer -> why it stays as it is
     refit: dict[str, str] = field(default_factory=dict)  # layer of the new detector -> of the old one, whose output it
     # is to give again by least squares
@@ -43,6 +43,10 @@ class Method(Protocol):
     help: ClassVar[str]  # one line: what it does
     speed: ClassVar[str]  # one line: what runtimes make of it
     changes_layers: ClassVar[bool]  # other layers, not other numbers: then it comes before what changes numbers
+
+    @property
+    def gradual(self) -> bool:
+        """Whether training brings about what it does, by `hold`, and `apply` changes nothing yet."""
 
     def plan(self, detector: nn.Module, material: Material) -> Plan:
         """What it would do; leaves the detector alone.

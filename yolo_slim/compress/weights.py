@@ -77,6 +77,11 @@ class Weights:
         if not 0 < self.until <= 1:
             raise ValueError(f"until: expected a share above 0, 1 at most, got {self.until!r}")
 
+    @property
+    def gradual(self) -> bool:
+        """Whether training zeroes."""
+        return self.schedule == "cubic"
+
     @torch.no_grad()
     def plan(self, detector: nn.Module, material: Material) -> Plan:
         """Which weights go; those of `material.zeros` are zero already, and count.

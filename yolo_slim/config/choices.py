@@ -15,6 +15,8 @@ TIMED_BY_LAYER = ["onnxruntime", "openvino"]
 """Of those, what tells how long each layer takes."""
 QUANTIZERS = ["onnx", "openvino"]
 """Formats that can be rounded to INT8."""
+COMPRESSIONS = ["weights", "low_rank", "compact", "cluster", "quantize", "grow"]
+"""Methods beside channel pruning."""
 
 
 class Registry(UserDict[str, Entry]):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from yolo_slim.config.base import WIDEST, Section
+from yolo_slim.config.compress import Steps, prune_apart
 from yolo_slim.config.pruning import Prune
 from yolo_slim.config.results import Bench, Convert, Export, Latency, Report, Sweep
 from yolo_slim.config.training import Finetune, Original, Recover, SparseTrain, check_lesson
@@ -60,12 +61,23 @@ class Config(Section):
     prune: Prune = Prune()
     recover: Recover = Recover()
     finetune: Finetune = Finetune()
+    compress: Steps = Field(
+        ["prune"],
+        validate_default=True,
+        description="what makes the detector smaller, in this order: prune (channels, with all that belongs to it), "
+        "and methods with their settings, e.g. [{low_rank: {energy: 0.97}}, prune, {weights: {pattern: '2:4'}}]",
+    )
     latency: Latency = Latency()
     bench: Bench | None = Bench()
     report: Report = Report()
     sweep: Sweep = Sweep()
     export: Export = Export()
     convert: Convert = Convert()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prune_apart(cls, values: Any) -> Any:
+        return prune_apart(values)
 
     @field_validator("name")
     @classmethod

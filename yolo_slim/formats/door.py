@@ -105,25 +105,47 @@ def check_slim(slim: Any) -> dict[str, Any]:
     """
     if not isinstance(slim, dict) or not isinstance(slim.get("full"), dict) or not isinstance(slim.get("cuts"), list):
         raise SlimError("is no sound detector: `yaml.slim` is not what cutting writes there, its `full` and its `cuts`")
+    _check_cuts(slim["cuts"], "yaml.slim.cuts")
+    grown = slim.get("grown", [])
+    if not isinstance(grown, list) or not all(isinstance(step, dict) for step in grown):
+        raise SlimError("is no sound detector: `yaml.slim.grown` is not what growing writes there, a list of steps")
+    for i, step in enumerate(grown):
+        place, outputs = f"yaml.slim.grown[{i}]", step.get("outputs")
+        if not isinstance(step.get("cuts"), list) or not isinstance(outputs, dict):
+            raise SlimError(f"is no sound detector: `{place}` lacks its `cuts` or its `outputs`")
+        _check_cuts(step["cuts"], f"{place}.cuts")
+        for name, took in outputs.items():
+            if type(name) is not str or not are_whole(took, 0, WIDEST):
+                raise SlimError(f"is no sound detector: `{place}` makes {took!r:.60} of {name!r:.60}")
+    return slim
+
+
+def _check_cuts(cuts: list[Any], place: str) -> None:
+    """Nothing, where each follows from the one before."""
     widths: dict[str, int] = {}
-    for i, cut in enumerate(slim["cuts"]):
+    for i, cut in enumerate(cuts):
         if not isinstance(cut, dict):
-            raise SlimError(f"is no sound detector: `yaml.slim.cuts[{i}]` is a {type(cut).__name__}, expected a dict")
+            raise SlimError(f"is no sound detector: `{place}[{i}]` is a {type(cut).__name__}, expected a dict")
         for name, kept in cut.items():
             left = widths.get(name, WIDEST)
             rising = are_whole(kept, 0, left - 1) and all(a < b for a, b in pairwise(kept))
             if type(name) is not str or not rising:
                 raise SlimError(
-                    f"is no sound detector: `yaml.slim.cuts[{i}]` keeps {kept!r:.60} of {name!r:.60}, "
+                    f"is no sound detector: `{place}[{i}]` keeps {kept!r:.60} of {name!r:.60}, "
                     f"expected rising numbers of those that were left"
                 )
             widths[name] = len(kept)
-    return slim
 
 
 def cuts_of(detector: Any) -> list[dict[str, list[int]]]:
-    """The cuts that a detector tells of, one after the other: convolution -> outputs that were kept."""
+    """The cuts that a detector tells of, since it last grew, one after the other: convolution -> outputs kept."""
     return list((detector.yaml.get("slim") or {}).get("cuts", []))
+
+
+def grown_of(detector: Any) -> list[dict[str, Any]]:
+    """How a detector has grown, one step after the other: `cuts` made before, `outputs` (convolution -> of each of its
+    outputs then, which it was)."""
+    return list((detector.yaml.get("slim") or {}).get("grown", []))
 
 
 def whole(description: dict[str, Any]) -> dict[str, Any]:

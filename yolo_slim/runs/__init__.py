@@ -7,10 +7,12 @@ from __future__ import annotations
 
 STAGES = (
     "original",
+    "reshaped",
     "sparse",
     "pruned",
     "recovered",
     "finetuned",
+    "compressed",
     "plan",
     "trial",
     "sensitivity",
@@ -21,8 +23,8 @@ STAGES = (
 )
 """The folders that stages write, below that of the run. Anything else there is the user's."""
 
-WEIGHTS = STAGES[:5]
+WEIGHTS = STAGES[:7]
 """The stages that write a detector, in order."""
 
-SLIM = WEIGHTS[2:]
+SLIM = WEIGHTS[3:]
 """Those that write a slim one."""

@@ -26,8 +26,8 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, entering, raw
 from yolo_slim.training.images import any_labelled, labelled, mixed, paired
 from yolo_slim.training.pairs import blocks_of, channels_at, check_sees_the_same, pair, same_channels
+from yolo_slim.training.stepping import SteppingTrainer
 from yolo_slim.training.teacher import Taps, Teacher, scene_of, view_of
-from yolo_slim.training.trainer import SlimTrainer
 
 SETTINGS = "distill.yaml"
 """In the run folder: teachers (paths), kin (of each: whether the student was cut from it), features and outputs (loss
@@ -35,8 +35,8 @@ SETTINGS = "distill.yaml"
 file, because multi-GPU workers rebuild the trainer from its arguments alone, and so does a resumed run."""
 
 
-class DistillTrainer(SlimTrainer):
-    """SlimTrainer with the losses that `SETTINGS` names, each logged under its own name."""
+class DistillTrainer(SteppingTrainer):
+    """SteppingTrainer with the losses that `SETTINGS` names, each logged under its own name."""
 
     def setup_model(self) -> dict[str, Any] | None:
         """Load the student, then its teachers and what stands between them."""
@@ -100,16 +100,10 @@ class DistillTrainer(SlimTrainer):
         super()._setup_train()
         detector = self.detector
         detector.criterion = _WithTeachers(detector.criterion or detector.init_criterion(), self)
-        self.batches = 0
-        self.add_callback("on_train_epoch_start", DistillTrainer._epoch_starts)
         self.add_callback("on_train_batch_start", DistillTrainer._batch_starts)
         self.add_callback("on_train_batch_end", DistillTrainer._batch_ends)
 
-    def _epoch_starts(self) -> None:
-        self.batches = 0
-
     def _batch_starts(self) -> None:
-        self.batches += 1
         if self.taps and self.strength():
             self.taps.open()
 
@@ -137,7 +131,7 @@ class DistillTrainer(SlimTrainer):
 
     def extra_state(self) -> dict[str, Any]:
         """What the losses have learned, so that a resumed run goes on with it."""
-        return {"distill": {k: v.cpu() for k, v in self.losses.state_dict().items()}}
+        return {**super().extra_state(), "distill": {k: v.cpu() for k, v in self.losses.state_dict().items()}}
 
     def label_loss_items(self, loss_items: dict | None = None, prefix: str = "train") -> Any:
         """As Ultralytics', without validation columns of ours: teachers do not look at validation images."""

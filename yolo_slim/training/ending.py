@@ -1,6 +1,6 @@
-"""Where a fine-tuning ends: at what was trained, where it began, or half way between, whichever is worth most.
+"""Where a fine-tuning ends: at what was trained, where it began, or on the way between, whichever is worth most.
 
-Short trainings of a detector that has lost little do harm before they help; weights half way between two ends of one
+Short trainings of a detector that has lost little do harm before they help; weights between two ends of one
 descent are often better than either (Wortsman et al., WiSE-FT, CVPR 2022, arXiv:2109.01903).
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 from yolo_slim.formats.detector import Detector
 from yolo_slim.mould import duplicate
 
-ENDS = {1.0: "trained", 0.5: "half way", 0.0: "start"}
+ENDS = {1.0: "trained", 0.75: "three quarters of the way", 0.5: "half way", 0.0: "start"}
 """Share of the way from the start to what was trained -> what is said of it; of equals the first is taken."""
 
 

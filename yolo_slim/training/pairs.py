@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels import Plan, image_channels, survivors
+from yolo_slim.channels import Plan, image_channels, replay, survivors, trace
+from yolo_slim.compress.replicate import sources, times_of, widen
 from yolo_slim.distill import Pair
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
-from yolo_slim.formats.door import cuts_of
+from yolo_slim.formats.door import cuts_of, grown_of
 from yolo_slim.heads import bins_of, classes_of, entering
 from yolo_slim.training.teacher import Taps, Teacher, names_of
 
@@ -48,17 +49,33 @@ def same_channels(student: Detector, teacher: Detector, imgsz: int) -> dict[str,
     """Which channel of the teacher's map each channel of the student's is: module -> (Cs,), as far as it is known.
 
     Args:
-        student: cut from `teacher`, or from what was.
+        student: cut from `teacher`, or from what was; it may have grown on the way.
         teacher: it may be slim itself.
         imgsz: image side in pixels.
 
     Raises:
         SlimError: the student does not say that it was cut from such a detector.
     """
-    cuts, before = (cuts_of(d) for d in (student, teacher))
-    if cuts[: len(before)] != before:
+    (grown, cuts), (grown_before, before) = ((grown_of(d), cuts_of(d)) for d in (student, teacher))
+    since = grown[len(grown_before) :]
+    first = since[0]["cuts"] if since else cuts
+    if grown[: len(grown_before)] != grown_before or first[: len(before)] != before:
         raise SlimError("the student was not cut from this teacher: their first cuts differ")
-    return survivors(teacher, imgsz, Plan.composed(cuts[len(before) :]))
+    found: dict[str, np.ndarray] = {}
+    at: nn.Module = teacher
+    for i, step in enumerate(since):
+        plan = Plan.composed(step["cuts"][len(before) if i == 0 else 0 :])
+        at, found = replay(at, imgsz, plan), _within(found, survivors(at, imgsz, plan))
+        wiring = trace(at, imgsz)
+        times = times_of(wiring, step["outputs"])
+        at = widen(at, wiring, times, 0.0)
+        found = _within(found, {name: sources(slots, times) for name, slots in wiring.maps.items()})
+    return _within(found, survivors(at, imgsz, Plan.composed(cuts if since else cuts[len(before) :])))
+
+
+def _within(found: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Who is who after a further step, in which each channel is one of those of the step before."""
+    return {name: found[name][who] for name, who in then.items() if name in found} if found else dict(then)
 
 
 def channels_at(names: Sequence[str], who: Mapping[str, np.ndarray]) -> list[Tensor]:

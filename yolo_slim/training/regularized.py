@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
@@ -14,22 +13,17 @@ from ultralytics.utils import LOGGER, RANK
 from yolo_slim.channels import trace
 from yolo_slim.mould import duplicate
 from yolo_slim.training.penalty import Penalty
-from yolo_slim.training.trainer import SlimTrainer
+from yolo_slim.training.stepping import SteppingTrainer
 
 SETTINGS = "sparsity.yaml"
 """In the run folder: what a mode wants to know. A file, because multi-GPU workers rebuild the trainer from its
 arguments alone, and so does a resumed run."""
 
 
-class RegularizedTrainer(SlimTrainer):
-    """SlimTrainer that knows how far it is, and calls `begin` once everything is set up.
-
-    What acts once a step does so from hooks that the optimizer calls inside its own step: after gradients are unscaled
-    and clipped, once a step whatever the accumulation, and not at all when AMP skips the step.
-    """
+class RegularizedTrainer(SteppingTrainer):
+    """SteppingTrainer that calls `begin` once everything is set up."""
 
     def _setup_train(self) -> None:
-        self.progress, self.stepped_to, self.steps = 0.0, 0.0, 0
         self.first: dict[str, float] = {}  # a resumed one finds its own
         self.log: list[dict[str, str]] = []
         super()._setup_train()
@@ -38,8 +32,6 @@ class RegularizedTrainer(SlimTrainer):
         detector = self.detector
         self.wiring = trace(detector, self.args.imgsz)
         self.penalty = self.make_penalty(detector)
-        self.add_callback("on_train_epoch_start", RegularizedTrainer._epoch_starts)
-        self.add_callback("on_train_batch_start", RegularizedTrainer._batch_starts)
         self.first = self.first or self.penalty.summary()
         self.begin()
         self.add_callback("on_train_epoch_end", lambda trainer: trainer._log())  # after whatever `begin` added
@@ -63,30 +55,12 @@ class RegularizedTrainer(SlimTrainer):
         return duplicate(self.detector).cpu().float().eval()
 
     def extra_state(self) -> dict[str, Any]:
-        """Where the scales began, and how far training has come: steps may lie batches behind the end of the epoch."""
-        return {"stepped_to": self.stepped_to, "steps": self.steps, "first": self.first, "log": self.log}
+        """Where the scales began, and their log."""
+        return {**super().extra_state(), "first": self.first, "log": self.log}
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
-        self.stepped_to, self.steps, self.first = ckpt["stepped_to"], ckpt["steps"], ckpt["first"]
-        self.log = list(ckpt["log"])
-
-    def _epoch_starts(self) -> None:
-        self.batches = 0
-
-    def _batch_starts(self) -> None:
-        self.batches += 1
-        self.progress = (self.epoch + self.batches / len(self.train_loader)) / self.epochs
-
-    def stepped(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Count a step, up to `stepped_to`; no when a fused optimizer has found infinities and does nothing."""
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
-            return False
-        # Out of memory in the first epoch, Ultralytics begins it again with the weights as they are: never back.
-        self.stepped_to = max(self.progress, self.stepped_to)
-        self.steps += 1
-        return True
+        self.first, self.log = ckpt["first"], list(ckpt["log"])
 
     def _log(self) -> None:
         if RANK not in {-1, 0}:
