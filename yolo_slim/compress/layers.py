@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 from torch import nn
@@ -46,16 +46,24 @@ def chosen(detector: nn.Module, trace: Trace, patterns: Iterable[str]) -> tuple[
     Raises:
         SlimError: a pattern matches no layer.
     """
-    found = eligible(trace)
-    if patterns := tuple(patterns):
-        for pattern in patterns:
-            if not any(matches(name, pattern) for name in trace.convs):
-                near = get_close_matches(pattern, trace.convs, n=1, cutoff=0.3)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise SlimError(f"layers: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
-        found = [conv for conv in trace.convs.values() if any(matches(conv.name, pattern) for pattern in patterns)]
+    patterns = tuple(patterns)
+    found = named(trace, patterns) if patterns else eligible(trace)
     kept = {conv.name: "grouped" if conv.groups > 1 else obstacle(detector, conv.name) for conv in found}
     return [conv for conv in found if not kept[conv.name]], {name: why for name, why in kept.items() if why}
+
+
+def named(trace: Trace, patterns: Collection[str]) -> list[Conv]:
+    """Convolutions that patterns match, in the order they run, whatever they are.
+
+    Raises:
+        SlimError: a pattern matches no layer.
+    """
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in trace.convs):
+            near = get_close_matches(pattern, trace.convs, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SlimError(f"layers: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
+    return [conv for conv in trace.convs.values() if any(matches(conv.name, pattern) for pattern in patterns)]
 
 
 def some_of(kept: Mapping[str, str]) -> str:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Conv, Trace, trace
 from yolo_slim.channels.moments import Moments
-from yolo_slim.channels.patterns import matches
 from yolo_slim.channels.reconstruct import refittable
 from yolo_slim.compress import patterns, saliency
 from yolo_slim.compress.held import ORDER, check_zeros, holding, masks, share_gone, untouched
-from yolo_slim.compress.layers import eligible, reads_image
+from yolo_slim.compress.layers import eligible, named, some_of
 from yolo_slim.compress.masking import NEVER, Layer, choose, choose_of_m
 from yolo_slim.compress.method import Hold, Material, Plan
 from yolo_slim.compress.support import fit_on
@@ -64,7 +63,9 @@ class Weights:
     )
     first: bool = field(default=False, metadata={"help": "also the layer that reads the image"})
     predictions: bool = field(default=False, metadata={"help": "also the layers that predict"})
-    layers: tuple[str, ...] = field(default=(), metadata={"help": "only layers of these names or patterns; none: all"})
+    layers: tuple[str, ...] = field(
+        default=(), metadata={"help": "names or patterns of layers; none: all that are eligible"}
+    )
 
     def __post_init__(self) -> None:
         """Bounds."""
@@ -96,9 +97,10 @@ class Weights:
             for conv in wiring.convs.values()
             if f"{conv.name}.weight" in material.zeros
         }
-        layers = self._scored(detector, convs, zeros, kept, material)
+        layers, unfit = self._scored(detector, convs, zeros, material)
         if not layers:
-            raise SlimError(f"weights.pattern={self.pattern}: no layer can be masked so; {_some(kept)}")
+            raise SlimError(f"weights.pattern={self.pattern}: no layer can be masked so; {some_of(unfit or kept)}")
+        kept |= unfit
         ways = self._ways(layers, {name: wiring.convs[name].layer(detector).weight.shape for name in layers})
         rows: dict[str, dict[str, Any]] = {}
         tensors: dict[str, Tensor] = {}
@@ -119,30 +121,26 @@ class Weights:
 
     def _concerned(self, wiring: Trace) -> tuple[list[Conv], dict[str, str]]:
         """Layers to be masked as far as the settings go, and why others are not."""
-        some = eligible(wiring, first=self.first, predictions=self.predictions)
-        names = {conv.name for conv in some}
-        kept = {
-            conv.name: "reads the image" if reads_image(conv, wiring) and not self.first else "predicts"
-            for conv in wiring.convs.values()
-            if conv.name not in names
-        }
-        for pattern in self.layers:
-            if not any(matches(name, pattern) for name in names):
-                told = {name: why for name, why in kept.items() if matches(name, pattern)}
-                raise SlimError(f"weights.layers: {pattern} matches no layer that is masked; {_some(told or names)}")
-        return [c for c in some if not self.layers or any(matches(c.name, p) for p in self.layers)], kept
+        if self.layers:
+            some, why = named(wiring, self.layers), "not among the layers asked for"
+        else:
+            some = eligible(wiring, first=self.first, predictions=self.predictions)
+            why = "reads the image, or predicts"
+        there = {conv.name for conv in some}
+        return some, {name: why for name in wiring.convs if name not in there}
 
     def _scored(
-        self, detector: nn.Module, convs: list[Conv], zeros: dict[str, Tensor], kept: dict[str, str], material: Material
-    ) -> dict[str, Layer]:
-        """Layers with their units and scores; those that have none are noted in `kept`."""
+        self, detector: nn.Module, convs: list[Conv], zeros: dict[str, Tensor], material: Material
+    ) -> tuple[dict[str, Layer], dict[str, str]]:
+        """Layers with their units and scores, and why others have none."""
         units: dict[str, patterns.Units] = {}
+        unfit: dict[str, str] = {}
         for conv in convs:
             found = patterns.units(self.pattern, conv.layer(detector).weight.shape)
             if self.criterion == "obs" and conv.groups > 1:
                 found = "is in groups, which obs does not look into"
             if isinstance(found, str):
-                kept[conv.name] = found
+                unfit[conv.name] = found
             else:
                 units[conv.name] = found
         some = [conv for conv in convs if conv.name in units]
@@ -163,11 +161,11 @@ class Weights:
         if self.criterion == "obs":
             for name, covariance in saliency.covariances(detector, some, material.images, material.seed):
                 add(name, covariance)
-            kept |= {name: "never runs on an image" for name in units.keys() - scored.keys()}
+            unfit |= {name: "never runs on an image" for name in units if name not in scored}
         else:
             for conv in some:
                 add(conv.name)
-        return {name: scored[name] for name in units if name in scored}
+        return {name: scored[name] for name in units if name in scored}, unfit
 
     def _ways(self, layers: dict[str, Layer], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         if of := patterns.n_of_m(self.pattern):
@@ -246,9 +244,3 @@ def _weights(detector: nn.Module, name: str) -> Tensor:
     if not torch.isfinite(weight).all():
         raise SlimError(f"{name}.weight holds numbers that are not finite: no order of weights can be made of these")
     return weight
-
-
-def _some(layers: Any) -> str:
-    """A few of them, with what is said of them."""
-    told = [f"{name} {layers[name]}" if isinstance(layers, dict) else name for name in sorted(layers)]
-    return f"there {'is' if len(told) == 1 else 'are'} " + "; ".join(told[:4]) + ("; ..." if len(told) > 4 else "")
