@@ -25,6 +25,8 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "export": {"export"},
     "sweep": {"original", "prune", "latency", "sweep", "report"},
     "convert": {"convert"},
+    "pack": {"pack"},
+    "unpack": {"unpack"},
     "inspect": set(),
 }
 

@@ -110,6 +110,18 @@ STAGES = {
         ("convert",),
         "yolo-slim convert model=yolov3.cfg convert.to=yolov3.onnx",
     ),
+    "pack": Stage(
+        "yolo_slim.stages.pack:pack",
+        "write a checkpoint as one small file, from which it comes back byte for byte; a table of sizes by layer",
+        ("pack",),
+        "yolo-slim pack model=slim.pt pack.to=slim.yslim",
+    ),
+    "unpack": Stage(
+        "yolo_slim.stages.unpack:unpack",
+        "the checkpoint in a packed file, as it was",
+        ("unpack",),
+        "yolo-slim unpack model=slim.yslim unpack.to=again.pt",
+    ),
     "inspect": Stage(
         "yolo_slim.stages.inspect:inspect",
         "a detector's layers: widths, groups, what must stay and why; and how a slim one came about",
