@@ -152,7 +152,7 @@ def test_variation_is_of_neighbours():
 
 
 def remembering() -> nn.Module:
-    """Three layers that remember smooth, dark images; an untrained detector amplifies what it sees beyond all bounds."""
+    """Three layers that remember smooth, dark images; an untrained detector amplifies without bounds what it sees."""
     torch.manual_seed(0)
     layers = [(nn.Conv2d(c, 8, 3), nn.BatchNorm2d(8, momentum=None), nn.SiLU()) for c in (3, 8, 8)]
     net = nn.Sequential(*[module for layer in layers for module in layer])
