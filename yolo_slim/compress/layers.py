@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from torch import nn
+
 from yolo_slim.channels import Trace
 from yolo_slim.channels.groups import FIXED, Conv
+from yolo_slim.channels.patterns import matches
+from yolo_slim.compress.chains import obstacle
+from yolo_slim.errors import SlimError
 
 
 def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) -> list[Conv]:
@@ -25,3 +33,31 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
 def reads_image(conv: Conv, trace: Trace) -> bool:
     """Whether it reads the image, or what was cut out of it (`Focus`)."""
     return bool((conv.inputs == FIXED).all()) and len(conv.inputs) % trace.image_channels == 0
+
+
+def chosen(detector: nn.Module, trace: Trace, patterns: Iterable[str]) -> tuple[list[Conv], dict[str, str]]:
+    """Dense convolutions that others may take the place of, and those that stay, with the reason.
+
+    Args:
+        detector: that was traced.
+        trace: of it.
+        patterns: of layers; none: all that are `eligible`.
+
+    Raises:
+        SlimError: a pattern matches no layer.
+    """
+    found = eligible(trace)
+    if patterns := tuple(patterns):
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name in trace.convs):
+                near = get_close_matches(pattern, trace.convs, n=1, cutoff=0.3)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise SlimError(f"layers: {pattern} matches no layer{hint} (`yolo-slim inspect` lists them)")
+        found = [conv for conv in trace.convs.values() if any(matches(conv.name, pattern) for pattern in patterns)]
+    kept = {conv.name: "grouped" if conv.groups > 1 else obstacle(detector, conv.name) for conv in found}
+    return [conv for conv in found if not kept[conv.name]], {name: why for name, why in kept.items() if why}
+
+
+def some_of(kept: Mapping[str, str]) -> str:
+    """The first few layers that stay, with their reasons, for a message."""
+    return "; ".join(f"{name}: {reason}" for name, reason in [*kept.items()][:3]) or "no layer may be changed"

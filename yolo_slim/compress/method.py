@@ -44,6 +44,10 @@ class Method(Protocol):
     speed: ClassVar[str]  # one line: what runtimes make of it
     changes_layers: ClassVar[bool]  # other layers, not other numbers: then it comes before what changes numbers
 
+    @property
+    def gradual(self) -> bool:
+        """Whether training brings about what it does, by `hold`, and `apply` changes nothing yet."""
+
     def plan(self, detector: nn.Module, material: Material) -> Plan:
         """What it would do; leaves the detector alone.
 

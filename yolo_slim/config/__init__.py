@@ -1,5 +1,6 @@
 """Everything a user may set, checked at the door: a YAML, `key=value` on top of it, all errors at once."""
 
+from yolo_slim.config.compress import Step
 from yolo_slim.config.experiment import Complete, Config, section
 from yolo_slim.config.pruning import RECOVERIES, SCORING, Prune, Search, Target
 from yolo_slim.config.reading import check, read_config, words
@@ -19,6 +20,7 @@ __all__ = [
     "Recover",
     "Search",
     "SparseTrain",
+    "Step",
     "Sweep",
     "Target",
     "check",

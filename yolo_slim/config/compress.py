@@ -40,8 +40,7 @@ def prune_apart(values: Any) -> Any:
         ValueError: it says otherwise there.
     """
     steps = values.get("compress") if isinstance(values, dict) else None
-    place = next((i for i, step in enumerate(steps) if _is_prune(step)), None) if isinstance(steps, list) else None
-    if place is None:
+    if not isinstance(steps, list) or (place := next((i for i, s in enumerate(steps) if _is_prune(s)), None)) is None:
         return values
     said, section = steps[place][PRUNE], values.get("prune") or {}
     if not isinstance(said, dict) or not isinstance(section, dict):

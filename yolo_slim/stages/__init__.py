@@ -74,6 +74,12 @@ STAGES = {
         ("recover", "finetune"),
         "yolo-slim finetune configs/bccd.yaml finetune.epochs=50",
     ),
+    "compress": Stage(
+        "yolo_slim.stages.compress:compress",
+        "other methods than channel pruning, in the order that `compress` names them: zeros, low rank, codebooks, ...",
+        ("prune", "finetune"),
+        "yolo-slim compress configs/bccd.yaml compress=[prune,{weights:{pattern:'2:4',epochs:10}}]",
+    ),
     "report": Stage(
         "yolo_slim.stages.report:report_stage",
         "parameters, FLOPs, mAP and latency of every stage side by side, with plots",

@@ -9,6 +9,7 @@ from yolo_slim.config import Complete
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import done_before, finished
+from yolo_slim.stages.chain import chain_of
 from yolo_slim.stages.common import cut_settings
 
 TRIAL = "trial"
@@ -59,7 +60,8 @@ def settled(config: Complete) -> Complete:
 
 def verdict(config: Complete) -> Record | None:
     """The record of a trial of this very cut, if there was one."""
-    start, plan = finished(config, "original"), record.read(config.folder / "plan")
+    start = finished(config, "reshaped" if chain_of(config).before else "original")
+    plan = record.read(config.folder / "plan")
     if start is None or plan is None:
         return None
     inputs = [start, plan.output(config.folder / plan.stage, "plan")]

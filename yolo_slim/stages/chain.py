@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from yolo_slim.compress import METHODS, Method
 from yolo_slim.config import Complete, Step
 from yolo_slim.config.compress import PRUNE
-from yolo_slim.errors import SlimError, shown
+from yolo_slim.errors import SlimError, plain, shown
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Turn:
     def name(self) -> str:
         """Of its folder."""
         return f"{self.number}_{self.step.method}"
+
+    @property
+    def gradual(self) -> bool:
+        """Whether training brings about what it does, little by little."""
+        return self.method.gradual
 
     @property
     def said(self) -> dict[str, Any]:
@@ -61,33 +67,44 @@ def _turn(number: int, step: Step) -> Turn:
     method = METHODS.get(step.method)
     if method is None:
         raise SlimError(f"compress: no method {step.method}; expected one of {', '.join(METHODS)}")
+    known = [field.name for field in fields(cast(Any, method))]
+    if unknown := [key for key in step.options if key not in known]:
+        near = get_close_matches(unknown[0][:100], known, n=1, cutoff=0.5)
+        raise SlimError(
+            f"compress, entry {number}: {step.method}.{plain(unknown[0])}: unknown setting"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + f" {step.method} has {', '.join(known)}, and refit, epochs and train"
+        )
     try:
-        return Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))
+        turn = Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))
     except ValidationError as e:
         wrong = "; ".join(_explained(step.method, error) for error in e.errors(include_url=False))
         raise SlimError(f"compress, entry {number}: {wrong}") from e
+    if turn.gradual and not step.epochs:
+        raise SlimError(
+            f"compress, entry {number}: what {step.method} is to do is done in training, little by little, and there is "
+            f"none: give it epochs, e.g. {{{step.method}: {{epochs: 10}}}}"
+        )
+    return turn
 
 
 def _explained(method: str, error: Any) -> str:
     key = ".".join([method, *map(str, error["loc"])])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: unknown setting; `yolo-slim compress --help` lists those of {method}"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}" + (
-        "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
-    )
+    got = "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _check_order(steps: Sequence[Step], turns: dict[int, Turn]) -> None:
     """What changes numbers alone is undone by what makes other layers of them."""
     numbers = next((i for i, turn in turns.items() if not turn.method.changes_layers), len(steps))
-    late = next((s.method for i, s in enumerate(steps) if i > numbers and (i not in turns or _reshapes(turns[i]))), None)
+    late = next((s.method for i, s in enumerate(steps) if i > numbers and _reshapes(turns.get(i))), None)
     if late:
         first = steps[numbers].method
         raise SlimError(
-            f"compress: {late} comes behind {first}, and would undo it: first what makes other layers (prune, low_rank, "
-            f"compact, ...), then what changes their numbers (weights, quantize, cluster). Put {late} before {first}"
+            f"compress: {late} comes behind {first}, and would undo it: first what makes other layers (prune, low_rank "
+            f"and the like), then what changes their numbers (weights, cluster and the like). Put {late} before {first}"
         )
 
 
-def _reshapes(turn: Turn) -> bool:
-    return turn.method.changes_layers
+def _reshapes(turn: Turn | None) -> bool:
+    return turn is None or turn.method.changes_layers  # None: channel pruning

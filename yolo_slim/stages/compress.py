@@ -1,16 +1,19 @@
-"""Compress: methods beside channel pruning, one after the other: planned, applied, proven, refitted, trained, measured."""
+"""Compress: methods beside channel pruning in turn: each is planned, applied, proven, refitted, trained, measured."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from yolo_slim import checkpoint
-from yolo_slim.compress import Material, Plan
-from yolo_slim.compress.refit import refit
+from yolo_slim.compress import Material
+from yolo_slim.compress.apply import Compressed, applied
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
@@ -18,16 +21,29 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured
-from yolo_slim.runs.stage import finished, lineage, run_stage
+from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.chain import Turn, chain_of
-from yolo_slim.stages.common import looked_at, say
-from yolo_slim.stages.entry import begins, continues
+from yolo_slim.stages.common import check_data, looked_at, say
+from yolo_slim.stages.entry import continues
 from yolo_slim.stages.original import original
-from yolo_slim.stages.tuning import Taught, trained_on
-from yolo_slim.training.holding import SETTINGS, HoldingTrainer
+from yolo_slim.stages.tuning import trained_on
+from yolo_slim.training.holding import SETTINGS, HoldingTrainer, read_holds
 from yolo_slim.training.plans import load_plan, save_plan
 
-WEIGHTS, PLAN = "step.pt", "plan.pt"
+WEIGHTS, PLAN = "step.pt", "step.plan"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a method has made, and training holds."""
+
+    turn: Turn
+    plan: Path
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """For the settings of a training that holds it."""
+        return {"method": self.turn.step.method, "options": self.turn.step.options, "plan": str(self.plan.absolute())}
 
 
 @continues
@@ -46,7 +62,7 @@ def compress(config: Complete) -> Record:
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
             "configuration first, or leave prune out of compress"
         )
-    last = list(done)[-1]
+    last = [stage for stage in done if stage != "compressed"][-1]
     return _in_turn(config, "compressed", done[last].output(config.folder / last), chain.behind)
 
 
@@ -59,17 +75,98 @@ def whole(config: Complete) -> Path:
 
 
 def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...]) -> Record:
-    weights, plans, rows = start, list[Path](), {}
+    """runs/<name>/<stage>/<stage>.pt: what the last of the methods has made, each in a folder of its own below."""
+    weights, held, steps = start, list[Held](), list[str]()
     for turn in turns:
-        done = _turn(config, f"{stage}/{turn.name}", weights, turn, plans)
-        folder = config.folder / done.stage
-        weights, plans = done.output(folder), [*plans, done.output(folder, "plan")]
-        rows[turn.name] = {**done.metrics, **done.details}
+        done = _turn(config, f"{stage}/{turn.name}", weights, turn, held)
+        held.append(Held(turn, done.output(config.folder / done.stage, "plan")))
+        if turn.step.epochs:
+            done = _trained(config, f"{done.stage}/trained", done.output(config.folder / done.stage), held)
+        weights = done.output(config.folder / done.stage)
+        steps.append(done.stage)
 
     def work(folder: Path) -> tuple:
         final = folder / f"{stage}.pt"
         shutil.copyfile(weights, final)
-        row = dict(list(rows.values())[-1])
-        return {"weights": final}, measured_of(row), {"steps": list(rows)}
+        return {"weights": final}, dict(done.metrics), {"steps": steps}
 
     return run_stage(config, stage, {"steps": [turn.said for turn in turns]}, [start, weights], work)
+
+
+def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held]) -> Record:
+    """runs/<name>/<stage>/step.pt: `start` after one method, and its plan beside it; nothing is trained.
+
+    Args:
+        config: of the run.
+        stage: the folder, below that of the run.
+        start: the checkpoint that the method is given.
+        turn: which it is.
+        held: what methods before it have made.
+    """
+    settings = {"method": turn.step.method, "options": turn.step.options, "refit": turn.step.refit}
+    settings |= {"imgsz": config.imgsz, "seed": config.seed, "calib_images": config.prune.calib_images}
+    plans = [each.plan for each in held]
+
+    def work(folder: Path) -> tuple:
+        detector = checkpoint.load(start)
+        images = evidence_from(config, detector).images
+        console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
+        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(plans), config.seed))
+        slim = cast(Detector, made.model)
+        checkpoint.mark_slim(slim, {})
+        weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
+        row = measured(config, weights)
+        say(stage, row, weights)
+        details = {"plan": turn.method.describe(made.plan), "kept": made.plan.kept, "proof": made.proof}
+        return {"weights": weights, "plan": plan}, row, details
+
+    return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
+
+
+def _zeros(plans: list[Path]) -> dict[str, Tensor]:
+    """What methods before hold at zero: parameter -> bool, False there."""
+    zeros: dict[str, Tensor] = {}
+    for plan in map(load_plan, plans):
+        masks = {name: mask for name, mask in plan.tensors.items() if mask.dtype == torch.bool}
+        zeros |= {name: mask & zeros[name] if name in zeros else mask for name, mask in masks.items()}
+    return zeros
+
+
+def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
+    next(iter(material.images), None)  # reading them has a bar of its own: before this one
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(turn.step.method, total=None)
+
+        def on_step(done: int, total: int) -> None:
+            bar.update(task, description="least squares, layer", completed=done, total=total)
+
+        return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
+
+
+def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
+    """runs/<name>/<stage>/step.pt: a step's detector after its epochs of training, in which what was made is held."""
+    check_data(config)
+    turn, plans = held[-1].turn, [each.plan for each in held]
+    settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed}
+
+    def work(folder: Path) -> tuple:
+        best, details = trained_on(
+            config,
+            folder,
+            start,
+            turn.step.epochs,
+            turn.step.train,
+            settings=settings,
+            inputs=[start, *plans],
+            taught=lambda lost: (HoldingTrainer, {SETTINGS: [each.said for each in held]}),
+            start_counts=not turn.gradual,
+        )
+        for hold in read_holds(folder / "train", best):  # between two ends lies what is on no grid
+            hold(best, 1.0)
+        weights = checkpoint.save(best, folder / WEIGHTS)
+        row = measured(config, weights)
+        say(stage, row, weights)
+        return {"weights": weights}, row, details
+
+    return run_stage(config, stage, settings, [start, *plans], work)

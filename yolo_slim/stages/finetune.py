@@ -85,5 +85,3 @@ def _pays(config: Complete, lost: float | None) -> bool:
         + (": learning from the original as well" if pays else ": too little for a teacher to pay")
     )
     return pays
-
-

@@ -16,9 +16,9 @@ from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.auto import settled
 from yolo_slim.stages.common import Look, look_of, looked_at
+from yolo_slim.stages.compress import whole
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
-from yolo_slim.stages.original import original
 from yolo_slim.stages.sensitivity import scanned
 from yolo_slim.stages.unpruned import unpruned
 from yolo_slim.timing.targets import said
@@ -38,7 +38,7 @@ def plan(config: Complete) -> Record:
         raise SlimError("sparse_train.mode=soft ends with the plan that is followed: run `yolo-slim sparse-train`")
     if config.prune.iterations.rounds > 1:
         raise SlimError("every round plans for itself: run `yolo-slim prune`, or give prune.iterations.rounds=1")
-    start = original(config).output(config.folder / "original") if mode else unpruned(config)
+    start = whole(config) if mode else unpruned(config)
     return plan_stage(config, "plan", start, config.prune, look_of(config, start))
 
 

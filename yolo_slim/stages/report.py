@@ -33,7 +33,7 @@ CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 @continues
 def report_stage(config: Complete) -> Record:
     """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
-    done = lineage(config)
+    done = with_steps(config, lineage(config))
     if "original" not in done:
         raise SlimError(f"nothing to report in {config.folder}: run a stage first, e.g. `yolo-slim run`")
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
@@ -61,6 +61,17 @@ def report_stage(config: Complete) -> Record:
         return outputs, {"rows": content["rows"]}, {}
 
     return run_stage(config, "report", settings, [*weights.values(), *files.values()], work)
+
+
+def with_steps(config: Complete, done: dict[str, Record]) -> dict[str, Record]:
+    """The stages of a run, and before one that takes several steps all of these but the last, which it is itself."""
+    found: dict[str, Record] = {}
+    for stage, each in done.items():
+        for name in each.details.get("steps", [])[:-1] if stage in ("reshaped", "compressed") else []:
+            if Path(str(name)).parent == Path(stage) and (step := record.read(config.folder / name)):
+                found[name] = step
+        found[stage] = each
+    return found
 
 
 def _write(folder: Path, content: dict[str, Any], small: dict[str, bytes]) -> dict[str, Path]:

@@ -8,8 +8,10 @@ from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.stages.auto import trained
 from yolo_slim.stages.bench import bench
+from yolo_slim.stages.chain import chain_of
 from yolo_slim.stages.checks import check_run
 from yolo_slim.stages.common import check_data
+from yolo_slim.stages.compress import compress
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.export import check_export, export, missing
 from yolo_slim.stages.finetune import finetune
@@ -31,17 +33,14 @@ def run(config: Complete) -> Record:
         config = from_pictures(config)
     else:
         check_data(config)
-    check_run(config)
-    check_distill(config)
+    chain = chain_of(config)
     check_export(config)
-    config = decided(config)
-    if config.sparse_train.epochs:
-        sparse_train(config)
-    prune_stage(config)
-    if config.recover.match:
-        recover(config)
-    if config.data:
-        finetune(config)
+    if chain.prunes:
+        check_run(config)
+        check_distill(config)
+        pruned(config)
+    if chain.behind:
+        compress(config)
     try:
         if lacking := missing(config):
             console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
@@ -53,6 +52,18 @@ def run(config: Complete) -> Record:
         report_stage(config)  # hours of training have come to something all the same, and it tells what failed
         raise
     return report_stage(config)
+
+
+def pruned(config: Complete) -> None:
+    """Channel pruning, with all that belongs to it."""
+    config = decided(config)
+    if config.sparse_train.epochs:
+        sparse_train(config)
+    prune_stage(config)
+    if config.recover.match:
+        recover(config)
+    if config.data:
+        finetune(config)
 
 
 def from_pictures(config: Complete) -> Complete:

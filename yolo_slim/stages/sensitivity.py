@@ -31,10 +31,10 @@ from yolo_slim.pruning.choose import evidence_from, judge, sources
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import run_stage, sums_of
 from yolo_slim.stages.auto import settled
+from yolo_slim.stages.compress import whole
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.labels import check_labels
 from yolo_slim.stages.modes import landing_mode
-from yolo_slim.stages.original import original
 from yolo_slim.stages.unpruned import unpruned
 from yolo_slim.text import tidy
 
@@ -53,7 +53,7 @@ def sensitivity(config: Complete) -> Record:
     if not config.data:
         raise SlimError("the scan measures the detector on images: give data=path/to/data.yaml")
     config = settled(config)
-    start = original(config).output(config.folder / "original") if landing_mode(config) else unpruned(config)
+    start = whole(config) if landing_mode(config) else unpruned(config)
     return scan_of(config, start)
 
 

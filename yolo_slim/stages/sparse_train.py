@@ -21,10 +21,10 @@ from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.begun import begun
 from yolo_slim.stages.checks import check_training
 from yolo_slim.stages.common import check_data, look_of, say, train_arguments
+from yolo_slim.stages.compress import whole
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landing_time import check_steps, landing_arguments
 from yolo_slim.stages.modes import RECOVERY, TRAINERS, check_compatible, decisive, files_of, landing_mode
-from yolo_slim.stages.original import original
 from yolo_slim.stages.plan import FILE, plan_stage
 from yolo_slim.stages.sensitivity import scanned
 from yolo_slim.stages.trial import decided
@@ -50,7 +50,7 @@ def sparse_train(config: Complete) -> Record | None:
     planned, by = landing_mode(config), config.prune
     check_compatible(by, planned)
     check_steps(config)
-    start = original(config).output(config.folder / "original")
+    start = whole(config)
     settings = {**chosen.model_dump(exclude={"min_steps"}), "imgsz": config.imgsz, "seed": config.seed}
     inputs = [start]
     if planned == "targeted":

@@ -8,10 +8,10 @@ from yolo_slim.console import console
 from yolo_slim.record import Record
 from yolo_slim.stages.auto import TRIAL, in_its_way, lands, said, trained, undecided
 from yolo_slim.stages.common import look_of
+from yolo_slim.stages.compress import whole
 from yolo_slim.stages.cut import cut_stage
 from yolo_slim.stages.labels import val_labelled, worth_on_val
 from yolo_slim.stages.landing_time import TooFewSteps, check_steps
-from yolo_slim.stages.original import original
 from yolo_slim.stages.plan import plan_stage
 
 
@@ -36,7 +36,7 @@ def decided(config: Complete) -> Complete:
 
 def trial(config: Complete) -> Record:
     """runs/<name>/trial/pruned.pt: the original, cut and recovered; what it keeps on val."""
-    start = original(config).output(config.folder / "original")
+    start = whole(config)
     look = look_of(config, start)
     plan = plan_stage(config, "plan", start, config.prune, look)
 

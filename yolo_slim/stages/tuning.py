@@ -48,7 +48,8 @@ def trained_on(
         settings: of the stage.
         inputs: files that decide the outcome.
         taught: from the share of the original's mAP50-95 that is lost (None: not known) to what trains.
-        start_counts: whether it may end at the start, or on the way from there; not where training makes it smaller.
+        start_counts: whether it may end at the start, on the way from there or at any epoch; not where training makes
+            it smaller: then the last epoch is it.
     """
     tell_if_unlabelled(config)
     slim = checkpoint.load(start)
@@ -58,7 +59,7 @@ def trained_on(
     scheduled = _schedule(config, classes_of(slim), epochs, lost, train)
     arguments = train_arguments(config, epochs, {**scheduled, **train})
     trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
-    best = checkpoint.load(trained / "best.pt")
+    best = checkpoint.load(trained / ("best.pt" if start_counts else "last.pt"))
     best, found = _ended(config, slim, best, before) if start_counts else (best, None)
     return best, {"lost": lost, "schedule": scheduled, "end": found}
 
@@ -74,9 +75,7 @@ def _lost(config: Complete, before: float | None) -> float | None:
     return round(max(1 - before / whole, 0.0), 3)
 
 
-def _schedule(
-    config: Complete, classes: int, epochs: int, lost: float | None, train: dict[str, Any]
-) -> dict[str, Any]:
+def _schedule(config: Complete, classes: int, epochs: int, lost: float | None, train: dict[str, Any]) -> dict[str, Any]:
     images = training_images(config.dataset, train.get("fraction", 1.0))
     found = schedule(images, epochs, train, classes=classes, lost=lost)
     if "lr0" in found:

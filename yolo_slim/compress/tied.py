@@ -1,0 +1,115 @@
+"""Weights that are not free one by one: members of a cluster, or whole numbers times a scale.
+
+Both are a few free numbers u that weights follow linearly, w = S u. Training keeps them so by projecting after every
+step: w <- S (S'S)^-1 S' w. A step of gradient descent on all weights, then projected, is w - lr S (S'S)^-1 S' g: the
+free numbers move against the summed gradient of those that follow them, S' g, divided by how many (or how much) that
+is. It is descent on u in the units of the weights, and for an optimizer that is linear in the gradient (SGD with
+momentum and weight decay) exactly so; Deep Compression (Han et al., ICLR 2016, arXiv:1510.00149, 3.3) leaves the
+division to the learning rate. The state of the optimizer is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.channels import trace
+from yolo_slim.channels.groups import Conv
+from yolo_slim.channels.moments import RIDGE, Moments, damp
+from yolo_slim.channels.reconstruct import refittable
+from yolo_slim.compress.layers import eligible
+from yolo_slim.compress.method import Material
+from yolo_slim.errors import SlimError
+
+HALF = float(torch.finfo(torch.float16).max)
+
+
+def weight_of(layer: str) -> str:
+    """The parameter that holds a convolution's weights."""
+    return f"{layer}.weight"
+
+
+def chosen(
+    detector: nn.Module, material: Material, layers: Iterable[str], *, first: bool, predictions: bool
+) -> tuple[list[Conv], dict[str, str]]:
+    """Convolutions that a method may change, in the order they run; and why others stay.
+
+    Args:
+        detector: is traced.
+        material: its image size.
+        layers: names; none: all that are eligible.
+        first: those that read the image as well.
+        predictions: those that predict as well.
+
+    Raises:
+        SlimError: a name is none of a convolution, or none is left.
+    """
+    wiring, named = trace(detector, material.imgsz), set(layers)
+    if unknown := sorted(named - wiring.convs.keys()):
+        raise SlimError(
+            f"layers: {', '.join(unknown)} is no convolution of this detector; `yolo-slim inspect` lists them"
+        )
+    found = (
+        [c for c in wiring.convs.values() if c.name in named]
+        if named
+        else eligible(wiring, first=first, predictions=predictions)
+    )
+    if not found:
+        raise SlimError(
+            "expected a convolution to change, but all of them read the image or predict: set first=true or "
+            "predictions=true"
+        )
+    left = {c.name for c in found}
+    why = "not among the layers asked for" if named else "reads the image, or predicts"
+    return found, {name: why for name in wiring.convs if name not in left}
+
+
+def checked(name: str, weight: Tensor) -> Tensor:
+    """A layer's weights.
+
+    Raises:
+        SlimError: they are not finite, or beyond what a checkpoint in fp16 holds.
+    """
+    if not torch.isfinite(weight).all() or (weight.numel() and weight.abs().max() > HALF):
+        raise SlimError(
+            f"expected weights that fp16 can hold, but {name} has NaN, infinity or more than {HALF:.0f}: use an "
+            "earlier checkpoint of its training"
+        )
+    return weight.detach()
+
+
+def in_half(values: Tensor) -> Tensor:
+    """Rounded to what a checkpoint in fp16 holds, so that what is measured is what is stored; no -0 among them."""
+    return values.half().to(values.dtype) + 0.0
+
+
+def to_refit(convs: Iterable[Conv]) -> dict[str, str]:
+    """The layers that can be refitted, as a plan has them."""
+    return {conv.name: conv.name for conv in convs if refittable(conv)}
+
+
+def zeros_of(name: str, weight: Tensor, zeros: Mapping[str, Tensor]) -> Tensor:
+    """Which weights are zero and stay so: what is held there, and what happens to be."""
+    at_zero = weight == 0
+    mask = zeros.get(name)
+    return at_zero if mask is None else at_zero | ~mask.to(at_zero.device)
+
+
+def pull(moments: Moments, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of the inputs (a, a), damped, and what their weights (b, a) are drawn to, (b, a).
+
+    Over the free numbers u the fit is S' C S u = S' C S u0 + S' p: they stay at u0 where samples say nothing.
+    """
+    covariance = moments.covariance()
+    cross = (moments.xy - torch.outer(moments.x, moments.y) / moments.n) / moments.n
+    drawn = cross.T - weight.double() @ covariance
+    damp(covariance, RIDGE)
+    return covariance, drawn
+
+
+def intercept(moments: Moments, weight: Tensor) -> Tensor:
+    """The intercept (b,) that weights (b, a) leave, as in `Moments.fit`."""
+    mean_x, mean_y = (o + s / moments.n for o, s in zip(moments.origin, (moments.x, moments.y), strict=True))
+    return mean_y - weight.double() @ mean_x.double()
