@@ -35,6 +35,7 @@ class Grow:
     help: ClassVar[str] = "grow channels or blocks back after pruning too far, without a change in what comes out"
     speed: ClassVar[str] = "slower: it adds channels and layers, for training to use"
     changes_layers: ClassVar[bool] = True
+    gradual: ClassVar[bool] = False
 
     wider: float | Mapping[str, int] = field(
         default=1.25,
