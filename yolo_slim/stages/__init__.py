@@ -77,7 +77,7 @@ STAGES = {
     "compress": Stage(
         "yolo_slim.stages.compress:compress",
         "other methods than channel pruning, in the order that `compress` names them: zeros, low rank, codebooks, ...",
-        ("prune", "finetune"),
+        ("original", "prune"),
         "yolo-slim compress configs/bccd.yaml compress=[prune,{weights:{pattern:'2:4',epochs:10}}]",
     ),
     "report": Stage(
