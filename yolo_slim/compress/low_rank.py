@@ -60,7 +60,12 @@ class LowRank:
         default="auto",
         metadata={"help": f"{', '.join(HOW)}; auto: of a k x k layer spatial_svd or tucker2, whichever saves more"},
     )
-    energy: float = field(default=0.95, metadata={"help": "share of a layer's output energy that its ranks keep, to 1"})
+    energy: float = field(
+        default=0.95,
+        metadata={
+            "help": "share of a layer's energy that its ranks keep; by images, .98 and more leave most of the mAP"
+        },
+    )
     target: Mapping[str, float] | None = field(
         default=None,
         metadata={"help": "instead of energy: flops or params of the whole detector, a share of what it has, e.g. 0.7"},
