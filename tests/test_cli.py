@@ -20,11 +20,14 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "sensitivity": {"original", "sparse_train", "prune"},
     "recover": {"recover"},
     "finetune": {"recover", "finetune"},  # recover: whether it begins there
+    "compress": {"original", "prune"},  # prune: what is looked at
     "report": {"report"},
     "bench": {"bench"},
     "export": {"export"},
     "sweep": {"original", "prune", "latency", "sweep", "report"},
     "convert": {"convert"},
+    "pack": {"pack"},
+    "unpack": {"unpack"},
     "inspect": set(),
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,13 +14,17 @@ import torch
 from tiny import refused, run, run_alone
 from torch import Tensor, nn
 
+from yolo_slim import checkpoint
 from yolo_slim.channels import Trace
+from yolo_slim.channels.moments import Moments
+from yolo_slim.compress import METHODS, Material, Plan
 from yolo_slim.config import choices, read_config
 from yolo_slim.deploy import RUNTIMES, Runtime
 from yolo_slim.deploy.quantize import QUANTIZERS, Quantizer
 from yolo_slim.distill import FEATURES, Pair, Scene, View
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import CRITERIA, Evidence, Rows, scored
+from yolo_slim.mould import duplicate
 
 pytest_plugins = ["tiny"]
 
@@ -45,6 +51,51 @@ class Means(nn.Module):
         """A scalar."""
         apart = [(s.mean() - t.mean()).abs() for s, t in zip(student.maps, teacher.maps, strict=True)]
         return torch.stack(apart).mean() ** self.power
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A method: weights of a layer as multiples of a step."""
+
+    help: ClassVar[str] = "rounds the weights of a layer"
+    speed: ClassVar[str] = "none"
+    changes_layers: ClassVar[bool] = False
+    gradual: ClassVar[bool] = False
+
+    layer: str = "model.1.conv"
+    to: float = 0.125
+
+    def plan(self, detector: nn.Module, material: Material) -> Plan:
+        return Plan({self.layer: {"step": self.to}}, refit={self.layer: self.layer})
+
+    def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
+        made = duplicate(detector)
+        weight = made.get_submodule(self.layer).weight
+        weight.data = (weight.data / self.to).round() * self.to
+        return made
+
+    def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        return {"steps": float(len(compressed.get_submodule(self.layer).weight.unique()))}
+
+    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
+        return weight, moments.fit(weight)[1]
+
+    def describe(self, plan: Plan) -> dict[str, object]:
+        return {"layers": len(plan.layers)}
+
+    def hold(self, plan: Plan) -> None:
+        return None
+
+
+def test_a_method(original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "rounded", Rounded)
+    words = [f"model={original}", f"runs={tmp_path}", f"data={data}", "imgsz=64", "prune.calib_images=4"]
+    answer = run("compress", *words, "compress=[{rounded: {to: 0.25}}]")
+    assert answer.code == 0, answer
+    weight = checkpoint.load(tmp_path / "slim" / "compressed" / "compressed.pt").get_submodule("model.1.conv").weight
+    assert torch.equal(weight, (weight / 0.25).round() * 0.25)
+    monkeypatch.undo()
+    refused(run("compress", *words, "compress=[rounded]"), "no method 'rounded'")
 
 
 def test_a_criterion(original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +144,13 @@ def test_a_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(run("export", "model=tests", "export.int8=[torchscript]"), "expected onnx, openvino or ncnn")
 
 
-@pytest.mark.parametrize("names", [choices.RUNTIMES, choices.TIMED_BY_LAYER, choices.QUANTIZERS])
+@pytest.mark.parametrize("names", [choices.RUNTIMES, choices.TIMED_BY_LAYER, choices.QUANTIZERS, choices.COMPRESSIONS])
 def test_the_names_are_those_of_what_is_there(names: list[str]) -> None:
     there = {
         id(choices.RUNTIMES): list(RUNTIMES),
         id(choices.TIMED_BY_LAYER): [name for name, runtime in RUNTIMES.items() if runtime.layers],
         id(choices.QUANTIZERS): list(QUANTIZERS),
+        id(choices.COMPRESSIONS): list(METHODS),
     }
     assert names == there[id(names)]
 
@@ -109,7 +161,9 @@ def test_settings_know_the_names_before_any_of_it_is_imported() -> None:
     for node in ast.parse(Path(choices.__file__).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
             written[node.targets[0].id] = ast.literal_eval(node.value)
-    assert written == {name: getattr(choices, name) for name in ("RUNTIMES", "TIMED_BY_LAYER", "QUANTIZERS")}
+    assert written == {
+        name: getattr(choices, name) for name in ("RUNTIMES", "TIMED_BY_LAYER", "QUANTIZERS", "COMPRESSIONS")
+    }
 
 
 def test_a_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

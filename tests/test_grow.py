@@ -17,7 +17,7 @@ import yolo_slim
 from yolo_slim import checkpoint
 from yolo_slim.channels import relative_difference, trace
 from yolo_slim.compress import METHODS, Material, Plan
-from yolo_slim.compress.grow import Grow, grown_outputs
+from yolo_slim.compress.grow import Grow
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 from yolo_slim.training.pairs import same_channels
@@ -194,7 +194,7 @@ def test_copies_that_are_read_alike_stay_copies(spread):
 def marked(loaded):
     """Grown in both ways, and noted."""
     plan, net = grown(loaded, wider=1.5, deeper=("model.4.m.0",))
-    checkpoint.mark_grown(net, grown_outputs(plan))
+    checkpoint.mark_grown(net, plan.grown)
     return net
 
 
@@ -222,7 +222,7 @@ def test_the_stock_trainer_stops_and_ours_goes_on(marked, original, data, tmp_pa
 def test_a_detector_with_anchors_is_written_and_read(tmp_path):
     net = yolo_slim.load(of("v6.0"))
     plan, wide = grown(net, wider=1.25, deeper=tuple(trace(net, PX).blocks)[:1])
-    checkpoint.mark_grown(wide, grown_outputs(plan))
+    checkpoint.mark_grown(wide, plan.grown)
     again = yolo_slim.load(yolo_slim.save(wide, tmp_path / "grown.pt"))
     assert relative_difference(net, again, torch.rand(1, 3, PX, PX)) < 1e-2  # in fp16
     assert same({k: v.half() for k, v in state(wide).items()}, {k: v.half() for k, v in state(again).items()})
@@ -234,7 +234,7 @@ def test_who_is_who_is_known_through_cuts_and_growth(loaded, tmp_path):
     for seed, times in enumerate((1.4, 1.7)):
         pruned = yolo_slim.prune(net, imgsz=PX, ratio=0.3, round_to=1, min_channels=1, absorb="none", recalibrate=0)
         plan, net = grown(pruned.model, wider=times)
-        checkpoint.mark_grown(net, grown_outputs(plan))
+        checkpoint.mark_grown(net, plan.grown)
         if seed == 0:
             middle = net
     net = yolo_slim.prune(net, imgsz=PX, ratio=0.1, round_to=1, min_channels=1, absorb="none", recalibrate=0).model

@@ -28,6 +28,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
+    "packing": {"checkpoint", "compress", "errors", "formats"},
     "data": {"channels", "errors", "formats", "heads"},
     "measure": {"channels", "data", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},

@@ -72,6 +72,7 @@ def read(path: str | Path, weights: str | None = None) -> dict[str, Any]:
         return family.read(path, Path(weights))
     if family is ULTRALYTICS and path.suffix != ".pt":
         packed = "; unpack it first" if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz") else ""
+        packed = "; unpack it with yolo-slim unpack first" if path.suffix == ".yslim" else packed
         packed = "; give the .cfg that describes them" if path.suffix == ".weights" else packed
         raise SlimError(
             f"expected a checkpoint ending in .pt, a Darknet .cfg with its .weights, or a model .yaml, got {path}"

@@ -15,7 +15,7 @@ from yolo_slim.stages import STAGES
 if TYPE_CHECKING:
     from yolo_slim.config import Config
 
-MODELS = (".pt", ".cfg", ".weights", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_model")
+MODELS = (".pt", ".cfg", ".weights", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_model", ".yslim")
 """How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
 
 

@@ -23,7 +23,8 @@ from yolo_slim.compress.method import Plan
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-9
+"""Relative, in fp64: the detector behind a layer may hardly hear what is wrong with it."""
 WHOLE = (640, 640)
 """Side in pixels of the image for a detector that does not run on a small one."""
 
@@ -40,12 +41,15 @@ def obstacle(detector: nn.Module, conv: str) -> str | None:
     """Why no row may take the place of a convolution; None: it may.
 
     Code that merges layers reads them by their names: a batch norm beside it in a block with other parts, a parent that
-    merges its branches.
+    merges its branches. A list holds the layers that predict, one a level (YOLOv5's anchor head), and files are checked
+    for that.
     """
     place = block_of(detector, conv)
     parent = detector.get_submodule(place.rpartition(".")[0])
     if place == conv and isinstance(getattr(parent, "bn", None), nn.BatchNorm2d):
         return f"its block ({type(parent).__name__}) reads it by name"
+    if place == conv and isinstance(parent, nn.ModuleList):
+        return "it is one of a list of layers that are read one by one"
     if parent is not detector and any(
         name.startswith("fuse") and callable(getattr(parent, name)) for name in dir(parent)
     ):

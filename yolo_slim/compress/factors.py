@@ -47,9 +47,9 @@ class Factors(Protocol):
 
 
 def symmetric(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of a positive semi-definite matrix, the largest first, none below zero, and their vectors."""
+    """Eigenvalues of positive semi-definite matrices, the largest first, none below zero, and their vectors."""
     values, vectors = torch.linalg.eigh(matrix)
-    return values.flip(0).clamp(min=0), vectors.flip(1)
+    return values.flip(-1).clamp(min=0), vectors.flip(-1)
 
 
 def steps_of(full: int, multiple: int) -> Ints:

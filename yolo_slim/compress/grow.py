@@ -35,6 +35,7 @@ class Grow:
     help: ClassVar[str] = "grow channels or blocks back after pruning too far, without a change in what comes out"
     speed: ClassVar[str] = "slower: it adds channels and layers, for training to use"
     changes_layers: ClassVar[bool] = True
+    gradual: ClassVar[bool] = False
 
     wider: float | Mapping[str, int] = field(
         default=1.25,
@@ -112,7 +113,7 @@ class Grow:
             SlimError: the plan is of another detector.
         """
         wiring = trace(detector)
-        times, twins = times_of(wiring, grown_outputs(plan)), _twins(plan)
+        times, twins = times_of(wiring, plan.grown), _twins(plan)
         wide = widen(detector, wiring, times, self.spread)
         return deepen(wide, trace(wide), twins) if twins else wide
 
@@ -138,7 +139,7 @@ class Grow:
             )
         if not _twins(plan):  # else there are layers that had no counterpart
             again = trace(compressed)
-            if not same_wiring(again, _first(wiring, again, times_of(wiring, grown_outputs(plan))), wiring):
+            if not same_wiring(again, _first(wiring, again, times_of(wiring, plan.grown)), wiring):
                 raise SlimError("the grown detector is not wired as planned. This is a bug in yolo-slim: report it")
         return {"difference": difference}
 
@@ -155,11 +156,6 @@ class Grow:
     def hold(self, plan: Plan) -> Hold | None:
         """Nothing: all of it is to be trained."""
         return None
-
-
-def grown_outputs(plan: Plan) -> dict[str, list[int]]:
-    """Convolution -> of each of its outputs now, which of those before it is a copy of; those that grew alone."""
-    return {name: list(each["outputs"]) for name, each in plan.layers.items() if "outputs" in each}
 
 
 def _twins(plan: Plan) -> list[str]:

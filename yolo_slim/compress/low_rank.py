@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Trace, trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.multiple_choice import least_loss
 from yolo_slim.channels.moments import Moments
+from yolo_slim.channels.multiple_choice import least_loss
 from yolo_slim.compress.chains import chained, described, finite_weight, noted, positions, prove_chains, sizes
 from yolo_slim.compress.cp import Cp
 from yolo_slim.compress.factors import Factors, SpatialSvd, Svd, Tucker2, balanced

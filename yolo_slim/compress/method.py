@@ -36,6 +36,11 @@ class Plan:
     refit: dict[str, str] = field(default_factory=dict)  # layer of the new detector -> of the old one, whose output it
     # is to give again by least squares
 
+    @property
+    def grown(self) -> dict[str, list[int]]:
+        """Convolution -> of each of its outputs now, which of those before it is a copy of; those that grow alone."""
+        return {name: list(each["outputs"]) for name, each in self.layers.items() if "outputs" in each}
+
 
 class Method(Protocol):
     """One way of making a detector smaller. A frozen dataclass: its fields are its settings, checked by their types."""

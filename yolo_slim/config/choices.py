@@ -15,7 +15,7 @@ TIMED_BY_LAYER = ["onnxruntime", "openvino"]
 """Of those, what tells how long each layer takes."""
 QUANTIZERS = ["onnx", "openvino"]
 """Formats that can be rounded to INT8."""
-COMPRESSIONS = ["weights", "low_rank", "compact", "cluster", "quantize", "grow"]
+COMPRESSIONS = ["weights", "low_rank", "compact", "grow", "quantize", "cluster"]
 """Methods beside channel pruning."""
 
 

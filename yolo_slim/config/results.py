@@ -85,6 +85,25 @@ class Convert(Section):
     )
 
 
+class Pack(Section):
+    """A checkpoint as one small file, without loss, and what each way to store it would take."""
+
+    to: str | None = Field(None, description="the file to write, .yslim (default: beside the model, called as it is)")
+    compare: bool = Field(
+        True, description="say what xz, and zstd where zstandard is installed, make of the same file: takes seconds"
+    )
+
+
+class Unpack(Section):
+    """The checkpoint in a packed file, as it was, byte for byte."""
+
+    to: str | None = Field(
+        None,
+        description="the file to write, .pt, in place of what is there (default: beside the packed one, where no other "
+        "file has that name)",
+    )
+
+
 class Export(Section):
     """The files for devices, and the proof that each agrees."""
 

@@ -22,6 +22,8 @@ def scores_anew(detector: Detector, names: Mapping[int, str]) -> None:
     head, count = detector.model[-1], len(names)
     for branch in BRANCHES:
         for level, stride in zip(getattr(head, branch, None) or (), detector.stride.tolist(), strict=False):
+            while isinstance(level[-1], nn.Sequential):  # low-rank factors: the last of them says classes
+                level = level[-1]
             level[-1] = renewed(level[-1], 1, 0, count, math.log(5 / count / (640 / stride) ** 2))
     head.no += count - head.nc
     named(detector, names)

@@ -77,7 +77,7 @@ STAGES = {
     "compress": Stage(
         "yolo_slim.stages.compress:compress",
         "other methods than channel pruning, in the order that `compress` names them: zeros, low rank, codebooks, ...",
-        ("prune", "finetune"),
+        ("original", "prune"),
         "yolo-slim compress configs/bccd.yaml compress=[prune,{weights:{pattern:'2:4',epochs:10}}]",
     ),
     "report": Stage(
@@ -109,6 +109,18 @@ STAGES = {
         "write a detector as another kind of file without loss: YOLOv5 or Darknet to ONNX, cfg and weights to .pt",
         ("convert",),
         "yolo-slim convert model=yolov3.cfg convert.to=yolov3.onnx",
+    ),
+    "pack": Stage(
+        "yolo_slim.stages.pack:pack",
+        "write a checkpoint as one small file, from which it comes back byte for byte; a table of sizes by layer",
+        ("pack",),
+        "yolo-slim pack model=slim.pt pack.to=slim.yslim",
+    ),
+    "unpack": Stage(
+        "yolo_slim.stages.unpack:unpack",
+        "the checkpoint in a packed file, as it was",
+        ("unpack",),
+        "yolo-slim unpack model=slim.yslim unpack.to=again.pt",
     ),
     "inspect": Stage(
         "yolo_slim.stages.inspect:inspect",

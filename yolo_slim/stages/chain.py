@@ -82,8 +82,8 @@ def _turn(number: int, step: Step) -> Turn:
         raise SlimError(f"compress, entry {number}: {wrong}") from e
     if turn.gradual and not step.epochs:
         raise SlimError(
-            f"compress, entry {number}: what {step.method} is to do is done in training, little by little, and there is "
-            f"none: give it epochs, e.g. {{{step.method}: {{epochs: 10}}}}"
+            f"compress, entry {number}: {step.method} so set works in training, little by little, and there is none: "
+            f"give it epochs, e.g. {{{step.method}: {{epochs: 10}}}}"
         )
     return turn
 

@@ -113,7 +113,10 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
         made = _applied(detector, turn, Material(config.imgsz, images, _zeros(plans), config.seed))
         slim = cast(Detector, made.model)
-        checkpoint.mark_slim(slim, {})
+        if grown := made.plan.grown:
+            checkpoint.mark_grown(slim, grown)
+        else:
+            checkpoint.mark_slim(slim, {})
         weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
         say(stage, row, weights)

@@ -12,7 +12,7 @@ WIDEST = 32
 
 def damaged(why: str) -> SlimError:
     """What is said of bytes that were not written so."""
-    return SlimError(f"the packed numbers are damaged ({why}): copy or pack them again")
+    return SlimError(f"holds numbers that are damaged ({why}): copy it or pack it again")
 
 
 class Reader:

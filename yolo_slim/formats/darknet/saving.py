@@ -70,7 +70,7 @@ def slim_text(detector: Detector) -> tuple[str, Net]:
     """The text of a cfg for a detector as it is now, and what that describes.
 
     Raises:
-        SlimError: it is no detector of a cfg, or it was fused.
+        SlimError: it is no detector of a cfg, it was fused, or it has layers that no cfg can say.
     """
     described = (getattr(detector, "yaml", None) or {}).get("darknet")
     if not isinstance(described, dict):
@@ -78,6 +78,7 @@ def slim_text(detector: Detector) -> tuple[str, Net]:
     text = described["cfg"]
     widths = {}
     for layer in read_net(text).convs:
+        _check_one(layer, detector.model[layer.index])
         conv, norm = conv_and_norm(detector.model[layer.index])
         if layer.values["norm"] and norm is None:
             raise SlimError(
@@ -90,6 +91,17 @@ def slim_text(detector: Detector) -> tuple[str, Net]:
     for layer in net.convs:
         _check_shape(net, layer, detector.model[layer.index])
     return text, net
+
+
+def _check_one(layer: Any, module: nn.Module) -> None:
+    """A section is one convolution, and it is in groups where the cfg has it so."""
+    convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+    if len(convs) != 1 or convs[0].groups > layer.values["groups"] == 1:
+        now = f"{len(convs)} convolutions" if len(convs) != 1 else f"one in {convs[0].groups} groups"
+        raise SlimError(
+            f"{layer.place} has become {now}, which its cfg cannot say: methods that put other layers in the place of "
+            "one (low_rank, compact) are for detectors of Ultralytics and ultralytics/yolov5"
+        )
 
 
 def _check_shape(net: Net, layer: Any, module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from yolo_slim.formats.archive import in_pickle
 from yolo_slim.formats.darknet import modules
 from yolo_slim.formats.darknet.modules import DarknetModel
 from yolo_slim.formats.darknet.reading import weights_beside
+from yolo_slim.formats.darknet.saving import slim_text
 from yolo_slim.formats.door import check_entries
 from yolo_slim.formats.modules import check_modules
 from yolo_slim.formats.unpickle import unpickled
@@ -84,12 +85,14 @@ def admit(detector: nn.Module, ckpt: dict[str, Any]) -> DarknetModel:
     return darknet.restored(detector)
 
 
-def content_of(detector: nn.Module) -> dict[str, Any]:
+def content_of(detector: DarknetModel) -> dict[str, Any]:
     """A checkpoint as Ultralytics leaves it after a training, but in fp32: weights of Darknet are, and nothing is lost.
 
     Raises:
-        SlimError: the detector has numbers that are none, or beyond fp16, in which a training keeps them.
+        SlimError: the detector has numbers that are none, or beyond fp16, in which a training keeps them; or layers
+            that its cfg cannot say, so that nothing would read the file again.
     """
+    slim_text(detector)
     content = ultralytics_content(detector)
     stored = content["model"].float()
     stored.load_state_dict(detector.state_dict())
