@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from yolo_slim.channels import Trace, trace
+from yolo_slim.channels import Costs, Trace, trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.moments import Moments
 from yolo_slim.channels.multiple_choice import least_loss
@@ -105,7 +105,7 @@ class LowRank:
         options = self._options(detector, wiring, convs, material)
         kept |= {name: "nothing that keeps less saves anything" for name, some in options.items() if not some}
         options = {name: some for name, some in options.items() if some}
-        picked = self._by_energy(options, kept) if self.target is None else self._by_budget(options, wiring, detector)
+        picked = self._by_energy(options, kept) if self.target is None else self._by_budget(options, wiring)
         if not picked:
             raise SlimError(f"low_rank has nothing to replace: {some_of(kept)}. Try less energy, or a smaller multiple")
         layers, chains = {}, {}
@@ -174,14 +174,14 @@ class LowRank:
                 kept[name] = f"what saves keeps {most:.3f} of its energy at most, and {self.energy:g} are asked for"
         return picked
 
-    def _by_budget(
-        self, options: dict[str, list[Options]], wiring: Trace, detector: nn.Module
-    ) -> dict[str, tuple[Options, int]]:
+    def _by_budget(self, options: dict[str, list[Options]], wiring: Trace) -> dict[str, tuple[Options, int]]:
         """The ranks that lose the least energy, summed over the layers, within the budget."""
         assert self.target is not None
         ((cost, share),) = self.target.items()
         whole = {name: conv.macs if cost == "flops" else conv.weights for name, conv in wiring.convs.items()}
-        total = sum(whole.values()) if cost == "flops" else sum(p.numel() for p in detector.parameters())
+        costs_of = Costs(wiring)
+        all_of_it = costs_of.of(costs_of.full)  # batch norms too, as FLOPs are counted everywhere
+        total = all_of_it.macs if cost == "flops" else all_of_it.params
         room = share * total - (total - sum(whole[name] for name in options))
         fronts = {name: _front(found, cost, whole[name]) for name, found in options.items()}
         least = sum(front[0][1] for front in fronts.values())
