@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 import torch_pruned as peer  # beside this file
 
 from yolo_slim import checkpoint, measure, prune, record
+from yolo_slim.compress import METHODS, Material
+from yolo_slim.compress.apply import applied
 from yolo_slim.data.batches import Batches
 from yolo_slim.formats.detector import Detector
 from yolo_slim.importance import Evidence
@@ -44,6 +46,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "L1": {"criterion": "l1"},
     "L1, the same share of every layer": {"criterion": "l1", "scope": "layer"},
     "random": {"criterion": "random"},
+    "no channels, but low rank": {"method": {"low_rank": {}}},
+    "no channels, but low rank, not refitted": {"method": {"low_rank": {}}, "refits": False},
     "Torch-Pruning, Magnitude": {"tp": "magnitude"},
     "Torch-Pruning, GroupNorm": {"tp": "groupnorm_max"},
     "Torch-Pruning, Taylor": {"tp": "taylor"},
@@ -100,7 +104,9 @@ def make(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         slim, cost = detector, {}
         if share < 1:
             begun = time.perf_counter()
-            slim, cost = (torch_pruned if "tp" in WAYS[way] else ours)(detector, args, share, WAYS[way])
+            chosen = WAYS[way]
+            make_it = torch_pruned if "tp" in chosen else factored if "method" in chosen else ours
+            slim, cost = make_it(detector, args, share, chosen)
             cost["seconds"] = round(time.perf_counter() - begun, 1)
         found = measure.accuracy(slim, args.data, args.imgsz, args.split)
         kept = (
@@ -124,6 +130,21 @@ def ours(detector: Detector, args: argparse.Namespace, share: float, way: dict[s
     return pruned.model, {name: pruned.cost.achieved[name] for name in ("params", "flops")}
 
 
+def factored(detector: Detector, args: argparse.Namespace, share: float, way: dict[str, Any]) -> Cut:
+    """Another method of ours, to the same FLOPs."""
+    ((name, options),) = way["method"].items()
+    material = Material(args.imgsz, Batches(args.data, args.imgsz, args.images))
+    method = METHODS[name](**options, target={"flops": share})
+    made = applied(detector, method, material, refits=way.get("refits", True)).model
+    return made, left_of(detector, made, args.imgsz)
+
+
+def left_of(detector: Detector, made: Any, imgsz: int) -> dict[str, float]:
+    """Shares of parameters and FLOPs."""
+    whole, left = (measure.cost(network, imgsz) for network in (detector, made))
+    return {"params": left.params / whole.params, "flops": left.flops / whole.flops}
+
+
 def torch_pruned(detector: Detector, args: argparse.Namespace, share: float, way: dict[str, Any]) -> Cut:
     """A cut of Torch-Pruning, recalibrated on the images that we refit on."""
     images = Batches(args.data, args.imgsz, args.images)
@@ -131,8 +152,7 @@ def torch_pruned(detector: Detector, args: argparse.Namespace, share: float, way
     evidence = Evidence(images=images, batches=labelled, loss=detection_loss)
     narrow = peer.cut(detector, way["tp"], "global", args.imgsz, share, evidence)
     recalibrate(narrow, images)
-    whole, left = (measure.cost(network, args.imgsz) for network in (detector, narrow))
-    return narrow, {"params": left.params / whole.params, "flops": left.flops / whole.flops}
+    return narrow, left_of(detector, narrow, args.imgsz)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
