@@ -146,3 +146,21 @@ def test_low_rank_comes_before_the_cut_and_the_cut_reads_it(original, data, tmp_
 def test_every_method_says_what_it_does_and_what_runtimes_make_of_it():
     for name, method in METHODS.items():
         assert method.help and method.speed and isinstance(method.changes_layers, bool), name
+
+
+def test_a_method_may_be_followed_by_learning_from_the_original(original, data, tmp_path):
+    words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}", "prune.calib_images=4")
+    steps = (
+        "compress=[{low_rank: {energy: 0.7, multiple: 1, match: {steps: 3, batch: 2}}}, "
+        "{weights: {sparsity: 0.5, match: {steps: 3, batch: 2}}}]"
+    )
+    answer = run("compress", *words, steps)
+    assert answer.code == 0, answer
+    folder = tmp_path / "slim" / "compressed"
+    for step in ("1_low_rank", "2_weights"):
+        told = json.loads((folder / step / "matched" / "stage.json").read_text())["details"]
+        assert told["steps"] == 3 and len(told["agreement"]) > 1
+    masked = checkpoint.load(folder / "2_weights" / "step.pt").state_dict()
+    final = checkpoint.load(folder / "compressed.pt").state_dict()
+    for name, value in masked.items():
+        assert torch.equal(value == 0, final[name] == 0) or value.dim() != 4, name

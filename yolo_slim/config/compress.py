@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from yolo_slim.config.base import MOST_EPOCHS, TrainSection
 from yolo_slim.config.choices import COMPRESSIONS
+from yolo_slim.config.training import Match
 from yolo_slim.errors import shown
 
 PRUNE = "prune"
@@ -20,6 +21,7 @@ class Step(TrainSection):
     method: str
     options: dict[str, Any] = Field({}, description="the method's own settings")
     refit: bool = Field(True, description="give each changed layer back what it gave, by least squares on images")
+    match: Match | None = Field(None, description="minutes of learning from the original, without labels, before that")
     epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="of training after it, in which what it made is held")
 
 
@@ -68,7 +70,7 @@ def _as_step(entry: Any) -> dict[str, Any]:
     if given is not None and not isinstance(given, dict):
         raise ValueError(f"{name}: expected its settings, {{setting: value}}, got {shown(given)}")
     options = dict(given or {})
-    own = {key: options.pop(key) for key in ("refit", "epochs", "train") if key in options}
+    own = {key: options.pop(key) for key in ("refit", "match", "epochs", "train") if key in options}
     return {"method": name, "options": options, **own}
 
 

@@ -73,7 +73,7 @@ def _turn(number: int, step: Step) -> Turn:
         raise SlimError(
             f"compress, entry {number}: {step.method}.{plain(unknown[0])}: unknown setting"
             + (f"; did you mean {near[0]}?" if near else "")
-            + f" {step.method} has {', '.join(known)}, and refit, epochs and train"
+            + f" {step.method} has {', '.join(known)}, and refit, match, epochs and train"
         )
     try:
         turn = Turn(number, step, TypeAdapter(method).validate_python(step.options, strict=False))

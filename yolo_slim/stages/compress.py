@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_slim import checkpoint
 from yolo_slim.compress import Material
@@ -26,6 +27,7 @@ from yolo_slim.stages.chain import Turn, chain_of
 from yolo_slim.stages.common import check_data, looked_at, say
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.original import original
+from yolo_slim.stages.recover import matched_stage
 from yolo_slim.stages.tuning import trained_on
 from yolo_slim.training.holding import SETTINGS, HoldingTrainer, read_holds
 from yolo_slim.training.plans import load_plan, save_plan
@@ -78,10 +80,13 @@ def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...])
     """runs/<name>/<stage>/<stage>.pt: what the last of the methods has made, each in a folder of its own below."""
     weights, held, steps = start, list[Held](), list[str]()
     for turn in turns:
-        done = _turn(config, f"{stage}/{turn.name}", weights, turn, held)
+        place = f"{stage}/{turn.name}"
+        done = _turn(config, place, weights, turn, held)
         held.append(Held(turn, done.output(config.folder / done.stage, "plan")))
+        if turn.step.match:
+            done = _matched(config, f"{place}/matched", done.output(config.folder / done.stage), held)
         if turn.step.epochs:
-            done = _trained(config, f"{done.stage}/trained", done.output(config.folder / done.stage), held)
+            done = _trained(config, f"{place}/trained", done.output(config.folder / done.stage), held)
         weights = done.output(config.folder / done.stage)
         steps.append(done.stage)
 
@@ -145,6 +150,25 @@ def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
             bar.update(task, description="least squares, layer", completed=done, total=total)
 
         return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
+
+
+def _matched(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
+    """runs/<name>/<stage>/recovered.pt: a step's detector after learning from the original, without labels."""
+    whole, plans = original(config).output(config.folder / "original"), [each.plan for each in held]
+    chosen = held[-1].turn.step.match
+    assert chosen is not None
+
+    def held_in(detector: Detector) -> Callable[[nn.Module], None]:
+        holds = [each.turn.method.hold(load_plan(each.plan)) for each in held]
+
+        @torch.no_grad()
+        def hold(student: nn.Module) -> None:
+            for each in filter(None, holds):
+                each(student, 1.0)
+
+        return hold
+
+    return matched_stage(config, stage, start, whole, chosen, plans=plans, held=held_in)
 
 
 def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:

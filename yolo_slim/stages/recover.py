@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Match
@@ -50,25 +50,50 @@ def recover(config: Complete) -> Record:
             f"nothing pruned yet in {config.folder} from what is there now: run `yolo-slim prune` with the same "
             "configuration first"
         )
-    inputs = [pruned.output(config.folder / "pruned"), original]
+    return matched_stage(config, "recovered", pruned.output(config.folder / "pruned"), original, chosen)
+
+
+def matched_stage(
+    config: Complete,
+    stage: str,
+    start: Path,
+    original: Path,
+    chosen: Match,
+    *,
+    plans: Sequence[Path] = (),
+    held: Callable[[Detector], Callable[[nn.Module], None]] = lambda detector: lambda student: None,
+) -> Record:
+    """runs/<name>/<stage>/recovered.pt: `start`, trained to say what the original says.
+
+    Args:
+        config: of the run.
+        stage: its folder.
+        start: the slim detector.
+        original: what it is to say again.
+        chosen: how long.
+        plans: files that say what is held.
+        held: of the detector, what is done to it after every step.
+    """
+    inputs = [start, original, *plans]
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "data": config.data}
     if config.images:
         settings |= {"images": config.images, "images_sum": sum_of_pictures(config.images, "images")}
 
     def work(folder: Path) -> tuple:
-        slim, unpruned = (checkpoint.load(file) for file in inputs)
+        slim, unpruned = checkpoint.load(start), checkpoint.load(original)
         plain = images_at(places(config), unpruned, config.imgsz)
         state = State(folder / STATE, {"settings": settings, "inputs": sums_of(inputs), "code": record.code()})
         device = place(config.device)
-        best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state)
+        hold = held(slim)
+        best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state, hold)
         weights = checkpoint.save(best.cpu(), folder / "recovered.pt")
         row = measured(config, weights)
-        say("recovered", row, weights)
+        say(stage, row, weights)
         state.file.unlink(missing_ok=True)
         gaps = [{"steps": steps, "disagreement": gap if math.isfinite(gap) else None} for steps, gap in at.history]
         return {"weights": weights}, row, {"steps": at.step, "images": len(plain), "agreement": gaps}
 
-    return run_stage(config, "recovered", settings, inputs, work)
+    return run_stage(config, stage, settings, inputs, work)
 
 
 def places(config: Complete) -> list[str]:
@@ -85,7 +110,13 @@ def places(config: Complete) -> list[str]:
 
 
 def _match(
-    slim: Detector, unpruned: Detector, plain: Unlabelled, chosen: Match, config: Complete, state: State
+    slim: Detector,
+    unpruned: Detector,
+    plain: Unlabelled,
+    chosen: Match,
+    config: Complete,
+    state: State,
+    hold: Callable[[nn.Module], None],
 ) -> tuple[Detector, Progress]:
     device = next(slim.parameters()).device
     order = shuffled(len(plain), len(plain), config.seed)(0)
@@ -111,7 +142,16 @@ def _match(
             bar.update(task, completed=length.share(at), said=f"step {at.step}, loss {loss:.3f}")
 
         best, at = match(
-            slim, unpruned, batch, judged, length, config.imgsz, begun=begun, keep=state.keep_of(slim), on_step=on_step
+            slim,
+            unpruned,
+            batch,
+            judged,
+            length,
+            config.imgsz,
+            begun=begun,
+            hold=hold,
+            keep=state.keep_of(slim),
+            on_step=on_step,
         )
     (_, before), after = at.history[0], at.least
     if at.broken:

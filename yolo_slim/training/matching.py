@@ -87,6 +87,7 @@ def match(
     imgsz: int,
     *,
     begun: Progress | None = None,
+    hold: Callable[[nn.Module], None] = lambda detector: None,
     keep: Callable[[Progress], None] = lambda progress: None,
     on_step: Callable[[Progress, float], None] = lambda progress, loss: None,
 ) -> tuple[Detector, Progress]:
@@ -100,6 +101,7 @@ def match(
         length: of the training.
         imgsz: image side in pixels.
         begun: what `keep` was given last, to go on from.
+        hold: called after each step, brings numbers back to where something else wants them.
         keep: called whenever agreement was measured.
         on_step: called after each step, with its loss.
 
@@ -128,6 +130,7 @@ def match(
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), CLIP)
         optimizer.step()
+        hold(student)
         at.step, at.seconds = at.step + 1, time.perf_counter() - clock
         on_step(at, float(loss.detach()))
         if (look := math.floor(LOOKS * length.share(at))) > looked:
