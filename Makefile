@@ -9,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune report bench export inspect sweep convert pack unpack clean
+.PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -36,7 +36,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-plan sparse-train sensitivity prune recover finetune report bench export inspect sweep convert pack unpack: .venv/ready
+plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

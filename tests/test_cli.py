@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_help_explains_every_setting(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_example_of_each_stage_can_be_typed(stage: str) -> None:
-    program, named, *words = STAGES[stage].example.split()
+    program, named, *words = shlex.split(STAGES[stage].example)
     assert (program, named) == ("yolo-slim", stage)
     settings = [word for word in words if "=" in word]
     assert isinstance(read_config(None, ["model=a.pt", *settings]), Config)

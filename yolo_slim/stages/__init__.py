@@ -78,7 +78,7 @@ STAGES = {
         "yolo_slim.stages.compress:compress",
         "other methods than channel pruning, in the order that `compress` names them: zeros, low rank, codebooks, ...",
         ("original", "prune"),
-        "yolo-slim compress configs/bccd.yaml compress=[prune,{weights:{pattern:'2:4',epochs:10}}]",
+        "yolo-slim compress configs/bccd.yaml 'compress=[prune, {weights: {sparsity: 0.5, epochs: 10}}]'",
     ),
     "report": Stage(
         "yolo_slim.stages.report:report_stage",
