@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 
 from yolo_slim import SlimError, checkpoint
+from yolo_slim.channels import trace
 from yolo_slim.channels.moments import Moments
 from yolo_slim.channels.surgery import relative_difference
 from yolo_slim.compress import METHODS, Material, Plan
 from yolo_slim.compress.held import ORDER, masks, share_gone
 from yolo_slim.compress.masking import Layer, choose, choose_of_m
 from yolo_slim.compress.patterns import Units, units
-from yolo_slim.compress.saliency import covariances, lamp, magnitude, surgeon
+from yolo_slim.compress.saliency import covariances, lamp, magnitude, surgeon, worth
 from yolo_slim.compress.support import fit_on
 from yolo_slim.compress.weights import Weights
 from yolo_slim.mould import duplicate
@@ -210,7 +211,7 @@ def test_the_cubic_schedule_of_the_specification() -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "kernel", "vector", "shape", "stripe", "block:2x2"])
 def test_obs_is_what_least_squares_loses(pattern: str) -> None:
-    """For each unit: the squared error once it is gone and the rest of its rows refitted, over what the layer says."""
+    """For each unit: the squared error once it is gone and the rest of its rows refitted, outputs worth 1 to 4."""
     torch.manual_seed(0)
     weight = torch.randn(4, 2, 2, 3).double()
     x = torch.randn(200, 12).double() @ torch.randn(12, 12).double() + 3
@@ -218,22 +219,19 @@ def test_obs_is_what_least_squares_loses(pattern: str) -> None:
     y = x @ weight.flatten(1).T
     moments.add(x, y)
     of = units(pattern, weight.shape)
-    alive = of.sums(torch.ones(4, 12).long())
-    scores = surgeon(weight.flatten(1), of, alive, moments.covariance())
-    said = y.var(0, correction=0).mean()
+    alive, value = of.sums(torch.ones(4, 12).long()), torch.arange(1.0, 5)
+    scores = surgeon(weight.flatten(1), of, alive, moments.covariance(), value)
     number = torch.arange(scores.numel()).reshape(scores.shape)
     moments.ridge = 0.0
     for i in range(0, scores.numel(), 3):
         fitted, intercept = fit_on(moments, weight.flatten(1), of.spread(number) != i)
-        lost = (x @ fitted.T + intercept - y).square().mean(0).sum()
-        assert float(scores.flatten()[i]) == pytest.approx(float(lost / said / alive.flatten()[i]), rel=1e-6)
+        lost = ((x @ fitted.T + intercept - y).square().mean(0) * value).sum()
+        assert float(scores.flatten()[i]) == pytest.approx(float(lost / alive.flatten()[i]), rel=1e-6)
 
 
 def test_obs_sees_what_magnitude_does_not(tiny: nn.Module, images: list[Tensor]) -> None:
     """After a refit its zeros cost less of what a layer says than those of the smallest weights; covariances in few
     passes or many are the same."""
-    from yolo_slim.channels import trace
-
     convs = [c for c in trace(tiny, PX).convs.values() if c.name in ("model.3.conv", "model.2.conv")]
     at_once, apart = ({n: c for n, c in covariances(tiny, convs, images, 0, memory=m)} for m in (1 << 30, 0))
     assert all(torch.equal(at_once[name], apart[name]) for name in at_once) and len(apart) == 2
@@ -242,7 +240,7 @@ def test_obs_sees_what_magnitude_does_not(tiny: nn.Module, images: list[Tensor])
         of = units("unstructured", tiny.get_parameter(f"{name}.weight").shape)
         alive = torch.ones_like(weight).long()
         lost = []
-        for scores in (surgeon(weight, of, alive, covariance), magnitude(weight, of, alive)):
+        for scores in (surgeon(weight, of, alive, covariance, torch.ones(len(weight))), magnitude(weight, of, alive)):
             stays = choose({"a": Layer(of, scores.float(), alive)}, 0.5)["a"].isinf()
             change = torch.zeros_like(weight).double()
             for o, on in enumerate(stays):  # the best that the rest can do
@@ -250,6 +248,17 @@ def test_obs_sees_what_magnitude_does_not(tiny: nn.Module, images: list[Tensor])
                 change[o, on], change[o, ~on] = inside, -weight[o, ~on].double()
             lost.append(float(((change @ covariance) * change).sum()))
         assert lost[0] < lost[1]
+
+
+def test_an_error_is_worth_what_the_batch_norm_makes_of_it(tiny: nn.Module) -> None:
+    """Squared, at all positions of the map: 16 x 16 behind two strides."""
+    wiring = trace(tiny, PX)
+    net, conv = duplicate(tiny), wiring.convs["model.1.conv"]
+    with torch.no_grad():
+        net.model[1].bn.weight.fill_(3.0)
+        net.model[1].bn.running_var.fill_(4.0 - net.model[1].bn.eps)
+    assert worth(net, wiring, conv).tolist() == pytest.approx([16 * 16 * 9 / 4] * 32)
+    assert worth(net, wiring, wiring.convs["model.10.cv2.0.2"]).tolist() == [8 * 8] * 64, "no norm behind it"
 
 
 # -------------------------------------------------------------------------------------------------------------- plans

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels import Conv
+from yolo_slim.channels import Conv, Trace
 from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.moments import RIDGE, Moments, damp, draw, patches
 from yolo_slim.channels.surgery import evaluating
@@ -50,13 +50,13 @@ def chance(units: Units, weight: Tensor, seed: list[int]) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape))
 
 
-def surgeon(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor) -> Tensor:
-    """w_S' ([A^-1]_SS)^-1 w_S per weight, S a unit's columns in each of its rows, as a share of the output's variance.
+def surgeon(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor, worth: Tensor) -> Tensor:
+    """v_o w_oS' ([A^-1]_SS)^-1 w_oS over a unit's rows o and its columns S, per weight.
 
     By how much the squared error of what a layer says grows if the unit goes and the rest of its row is refitted
     (Hassibi & Stork, Optimal Brain Surgeon, NIPS 1992, Eq. 5; of a layer by itself: Dong et al., arXiv:1705.07565;
     Frantar & Alistarh, SparseGPT, arXiv:2301.00774). A (a, a) is the covariance of its inputs: an intercept is refitted
-    as well. Shares, so that layers compare.
+    as well. v (Co,) is what an error of each output is worth, so that outputs and layers compare.
     """
     weight = weight.double()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
@@ -66,9 +66,21 @@ def surgeon(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor) -> 
         blocks = inverse[units.columns[:, :, None], units.columns[:, None, :]]  # [J, q, q]
         w = weight[:, units.columns].permute(1, 2, 0)  # [J, q, Co]
         costs = (w * torch.linalg.solve(blocks, w)).sum(1).T
-    costs = costs.reshape(-1, units.rows, costs.shape[1]).sum(1) / alive.clamp(min=1)
-    said = ((weight @ covariance) * weight).sum(1).mean()
-    return costs / said.clamp(min=1e-30)
+    costs = costs * worth.double()[:, None]
+    return costs.reshape(-1, units.rows, costs.shape[1]).sum(1) / alive.clamp(min=1)
+
+
+def worth(detector: nn.Module, wiring: Trace, conv: Conv) -> Tensor:
+    """(Co,): the squared gain of the batch norm behind each output, times the positions of an image.
+
+    So errors are in units of what the next layers read, and a map counts for as much as it has places.
+    """
+    gain = torch.ones(len(conv.outputs))
+    if conv.norm is not None:
+        norm = wiring.norms[conv.norm].layer(detector)
+        gain = norm.running_var.detach().float().add(norm.eps).rsqrt().cpu()
+        gain = gain if norm.weight is None else gain * norm.weight.detach().float().cpu()
+    return conv.positions * gain.square()
 
 
 def covariances(

@@ -97,7 +97,7 @@ class Weights:
             for conv in wiring.convs.values()
             if f"{conv.name}.weight" in material.zeros
         }
-        layers, unfit = self._scored(detector, convs, zeros, material)
+        layers, unfit = self._scored(detector, wiring, convs, zeros, material)
         if not layers:
             raise SlimError(f"weights.pattern={self.pattern}: no layer can be masked so; {some_of(unfit or kept)}")
         kept |= unfit
@@ -130,7 +130,7 @@ class Weights:
         return some, {name: why for name in wiring.convs if name not in there}
 
     def _scored(
-        self, detector: nn.Module, convs: list[Conv], zeros: dict[str, Tensor], material: Material
+        self, detector: nn.Module, wiring: Trace, convs: list[Conv], zeros: dict[str, Tensor], material: Material
     ) -> tuple[dict[str, Layer], dict[str, str]]:
         """Layers with their units and scores, and why others have none."""
         units: dict[str, patterns.Units] = {}
@@ -151,7 +151,8 @@ class Weights:
             there = zeros[name] if name in zeros else torch.ones_like(weight, dtype=torch.bool)
             weight, alive = weight * there, of.sums(there.long())
             if covariance is not None:
-                scores = saliency.surgeon(weight, of, alive, covariance)
+                value = saliency.worth(detector, wiring, wiring.convs[name])
+                scores = saliency.surgeon(weight, of, alive, covariance, value)
             elif self.criterion == "random":
                 scores = saliency.chance(of, weight, [material.seed, [*units].index(name)])
             else:
