@@ -68,6 +68,14 @@ CASES = {
     ),
     "recover": Case("recover", ("recover.match.steps=20",), ("seed=1",), ("prune",), "report"),
     "finetune": Case("finetune", (), ("seed=1",), ("prune",), "export", True),
+    "compress": Case(
+        "compress",
+        ("compress=[prune, {weights: {sparsity: 0.4, epochs: 3, train: {workers: 0, batch: 4, nbs: 4}}}, cluster]",),
+        ("seed=1",),
+        ("prune",),
+        "export",
+        True,
+    ),
     "export": Case("export", (), ("export.formats=[onnx]", "export.int8=[onnx]"), ("prune",)),
     "bench": Case("bench", (), ("bench.runs=4",), ("prune",)),
     "report": Case("report", (), ("report.latency_runs=2",), ("prune", "finetune"), "export"),
@@ -196,6 +204,7 @@ FOLDERS = {
     "prune": "pruned",
     "recover": "recovered",
     "finetune": "finetuned",
+    "compress": "compressed",
     "run": "report",
 }
 FOLDERS |= {name: name for name in ("plan", "sensitivity", "export", "bench", "report", "sweep")}

@@ -30,8 +30,8 @@ import yaml
 from yolo_slim import checkpoint, prune, record
 from yolo_slim.channels import Plan as Cut
 from yolo_slim.channels import replay, trace
-from yolo_slim.compress import METHODS, Plan
-from yolo_slim.compress.lottery import all_left, keep, next_round, rewound
+from yolo_slim.compress import Plan
+from yolo_slim.compress.lottery import all_left, next_round, rewound
 from yolo_slim.data import dataset_info
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
@@ -44,17 +44,6 @@ OTHER = 10_000
 """Added to the seed for the control's weights."""
 REWIND = "rewind.yaml"
 """In a run folder: the epoch to go back to."""
-
-
-class Ticket:
-    """What `HoldingTrainer` asks of a method: zeros stay."""
-
-    def hold(self, plan: Plan) -> Any:
-        """As the plan's masks say."""
-        return keep(plan.tensors)
-
-
-METHODS["ticket"] = Ticket
 
 
 class RewindingTrainer(HoldingTrainer):
@@ -175,7 +164,7 @@ def train(
     passed = args.epochs - epochs
     rate = 1 - passed / args.epochs * (1 - args.lrf)  # Ultralytics' line from 1 to lrf
     warmup = max(min(args.warmup, args.epochs - 1) - passed, 0)
-    held = [{"method": "ticket", "plan": str(plan.resolve())}] if plan else []
+    held = [{"method": "weights", "plan": str(plan.resolve())}] if plan else []
     settings = {"epoch": args.rewind if rewinds else 0}
     how = {"data": args.data, "epochs": epochs, "imgsz": args.imgsz, "batch": args.batch, "device": args.device,
            "seed": args.seed, "optimizer": "SGD", "lr0": args.lr0 * rate, "lrf": args.lrf / rate,

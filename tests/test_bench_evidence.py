@@ -19,7 +19,8 @@ def bench() -> Any:
 
 def row(share: float, way: str, map50_95: float) -> dict[str, Any]:
     of = {"data": "d", "model": "m.pt", "imgsz": 64, "split": "val", "share": share, "way": way}
-    return {**of, "map50_95": map50_95, "map50": 0.5, "f1_at_25": 0.4, "best_confidence": 0.3}
+    doubt = {"map50_95_low": map50_95 - 0.1, "map50_95_high": map50_95 + 0.1}
+    return {**of, "map50_95": map50_95, **doubt, "map50": 0.5, "f1_at_25": 0.4, "best_confidence": 0.3}
 
 
 def test_the_table_tells_shares_of_the_original(bench: Any) -> None:
@@ -28,8 +29,8 @@ def test_the_table_tells_shares_of_the_original(bench: Any) -> None:
     )
     head, _, whole, cut = text.splitlines()
     assert len({line.count("|") for line in (head, whole, cut)}) == 1
-    assert whole == "| d | 1.000 | original | 1.000 | 0.400 | 100% | 0.500 | 0.400 | 0.30 |  |"
-    assert cut == "| d | 0.490 | L1 | 0.300 | 0.100 | 25% | 0.500 | 0.400 | 0.30 | 62 |"
+    assert whole == "| d | 1.000 | original | 1.000 | 0.400 | 0.300–0.500 | 100% | 0.500 | 0.400 | 0.30 |  |"
+    assert cut == "| d | 0.490 | L1 | 0.300 | 0.100 | 0.000–0.200 | 25% | 0.500 | 0.400 | 0.30 | 62 |"
 
 
 def test_rows_are_made_once(bench: Any, original: Path, data: Path, tmp_path: Path) -> None:

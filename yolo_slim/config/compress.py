@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from yolo_slim.config.base import MOST_EPOCHS, TrainSection
 from yolo_slim.config.choices import COMPRESSIONS
@@ -25,14 +25,24 @@ class Step(TrainSection):
     epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="of training after it, in which what it made is held")
 
 
-def _as_steps(value: Any) -> Any:
-    """`[{low_rank: {energy: 0.97}}, prune, {weights: {pattern: "2:4", epochs: 10}}]` as steps."""
-    if not isinstance(value, list):
-        raise ValueError(f"expected a list of methods, e.g. [prune, {{cluster: {{bits: 5}}}}], got {shown(value)}")
-    steps = [each if isinstance(each, Step) else Step(**_as_step(each)) for each in value]
+def steps_of(entries: Any) -> list[Step]:
+    """`[{low_rank: {energy: 0.97}}, prune, {weights: {pattern: "2:4", epochs: 10}}]`, entry by entry.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f"expected a list of methods, e.g. [prune, {{cluster: {{bits: 5}}}}], got {shown(entries)}")
+    steps = [_as_step(each) for each in entries]
     if sum(step.method == PRUNE for step in steps) > 1:
         raise ValueError("prune is named more than once: channels are pruned in one place")
     return steps
+
+
+def _checked(entries: Any) -> list[str | dict[str, Any]]:
+    """The list as it is given, with names alone where nothing is set."""
+    steps_of(entries)
+    return [next(iter(each)) if isinstance(each, dict) and not next(iter(each.values())) else each for each in entries]
 
 
 def prune_apart(values: Any) -> Any:
@@ -56,11 +66,9 @@ def _is_prune(step: Any) -> bool:
     return isinstance(step, dict) and list(step) == [PRUNE] and bool(step[PRUNE])
 
 
-def _as_step(entry: Any) -> dict[str, Any]:
+def _as_step(entry: Any) -> Step:
     if isinstance(entry, str):
         entry = {entry: {}}
-    if isinstance(entry, dict) and entry.keys() >= {"method", "options"}:  # as it was written down
-        return entry
     if not isinstance(entry, dict) or len(entry) != 1:
         raise ValueError(f"expected a method's name, or {{name: {{setting: value}}}}, got {shown(entry)}")
     ((name, given),) = entry.items()
@@ -71,7 +79,13 @@ def _as_step(entry: Any) -> dict[str, Any]:
         raise ValueError(f"{name}: expected its settings, {{setting: value}}, got {shown(given)}")
     options = dict(given or {})
     own = {key: options.pop(key) for key in ("refit", "match", "epochs", "train") if key in options}
-    return {"method": name, "options": options, **own}
+    try:
+        return Step(method=name, options=options, **own)
+    except ValidationError as e:
+        wrong = e.errors(include_url=False)[0]
+        key = ".".join([name, *map(str, wrong["loc"])])
+        raise ValueError(f"{key}: {wrong['msg'].removeprefix('Value error, ')}") from e
 
 
-Steps = Annotated[list[Step], BeforeValidator(_as_steps)]
+Steps = Annotated[list[str | dict[str, Any]], BeforeValidator(_checked)]
+"""What makes the detector smaller, in order, as it is typed."""

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from yolo_slim.compress import METHODS, Method
 from yolo_slim.config import Complete, Step
-from yolo_slim.config.compress import PRUNE
+from yolo_slim.config.compress import PRUNE, steps_of
 from yolo_slim.errors import SlimError, plain, shown
 
 
@@ -54,7 +54,7 @@ def chain_of(config: Complete) -> Chain:
     Raises:
         SlimError: a method is set wrongly, or comes where it cannot.
     """
-    steps = config.compress
+    steps = steps_of(config.compress)
     place = next((i for i, step in enumerate(steps) if step.method == PRUNE), None)
     turns = {i: _turn(i + 1, step) for i, step in enumerate(steps) if i != place}
     _check_order(steps, turns)

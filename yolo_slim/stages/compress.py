@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yolo_slim import checkpoint
 from yolo_slim.compress import Material
 from yolo_slim.compress.apply import Compressed, applied
+from yolo_slim.compress.sizes import sizes, total
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
@@ -125,7 +126,10 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
         weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
         say(stage, row, weights)
-        details = {"plan": turn.method.describe(made.plan), "kept": made.plan.kept, "proof": made.proof}
+        spent = {name: n for name, n in asdict(total(sizes(slim))).items() if name != "layer"}
+        told = ", ".join(f"{name} {n / 1e3:,.0f}" for name, n in spent.items() if n)
+        console.print(f"kB of its weights, by how they are stored: {told}", markup=False)
+        details = {"plan": turn.method.describe(made.plan), "kept": made.plan.kept, "proof": made.proof, "bytes": spent}
         return {"weights": weights, "plan": plan}, row, details
 
     return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
