@@ -77,6 +77,9 @@ class Rounded:
     def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
         return {"steps": float(len(compressed.get_submodule(self.layer).weight.unique()))}
 
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        return {}
+
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         return weight, moments.fit(weight)[1]
 

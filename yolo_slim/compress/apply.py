@@ -48,4 +48,5 @@ def applied(
     proof = method.prove(detector, made, plan)
     if refits and material.images and plan.refit and not method.gradual:
         made = refit(made, detector, plan, method, material.images, seed=material.seed, step=step)
+        proof = {**proof, **method.check(made, plan)}
     return Compressed(made, plan, proof)

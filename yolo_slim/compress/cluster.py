@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.kmeans import INITS, kmeans
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, intercept, pull, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, chosen, in_half, intercept, moved, pull, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -86,24 +86,25 @@ class Cluster:
         return shared
 
     def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """That each cluster has one value and zeros are zero: `values`, the most that a layer has; `error`, how far
-        the weights have moved, relative.
+        """See `check`; and `error`, how far the weights have moved, relative."""
+        return {**self.check(compressed, plan), "error": moved(detector, compressed, plan.tensors)}
+
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """That each cluster has one value and zeros are zero: `values`, the most that a layer has.
 
         Raises:
             SlimError: they do not.
         """
-        most, moved, size = 0, 0.0, 0.0
+        most = 0
         for name, ids in plan.tensors.items():
-            before, after = (each.get_parameter(name).detach().flatten() for each in (detector, compressed))
+            after = compressed.get_parameter(name).detach().flatten()
             numbers = _flat(ids, after)
             if not torch.equal(tied(after, numbers).half(), after.half()):
                 raise SlimError(f"{name}: weights of one cluster differ, or one that is held at zero is not zero")
             if not torch.isfinite(after.half()).all():
                 raise SlimError(f"{name}: fp16, in which detectors are stored, does not hold its values")
             most = max(most, int(after.half()[numbers > 0].unique().numel()))
-            moved += float((after - before).double().square().sum())
-            size += float(before.double().square().sum())
-        return {"values": most, "error": math.sqrt(moved / size) if size else 0.0}
+        return {"values": most}
 
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """The codebook c of least squares, min sum_o |X S_o c - Y_o|^2, S_o (a, k) the clusters of output o's weights.

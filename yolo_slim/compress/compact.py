@@ -177,6 +177,10 @@ class Compact:
         """See `prove_chains`."""
         return prove_chains(detector, compressed, plan)
 
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """Nothing: its layers are as any others are."""
+        return {}
+
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """The 1 x 1 by least squares."""
         return moments.fit(weight)

@@ -143,6 +143,10 @@ class Grow:
                 raise SlimError("the grown detector is not wired as planned. This is a bug in yolo-slim: report it")
         return {"difference": difference}
 
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """Nothing: its layers are as any others are."""
+        return {}
+
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """Never asked for: nothing is lost."""
         raise NotImplementedError("growing changes nothing that would have to be fitted again")

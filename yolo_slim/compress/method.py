@@ -64,7 +64,14 @@ class Method(Protocol):
         """A new detector; leaves the one given alone."""
 
     def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """That the new detector is what the plan says; figures to be kept.
+        """That the new detector, as `apply` has made it, is what the plan says; figures to be kept.
+
+        Raises:
+            SlimError: it is not: nothing may be written then.
+        """
+
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """That what the plan holds is there, also after a refit or a training; figures to be kept.
 
         Raises:
             SlimError: it is not: nothing may be written then.

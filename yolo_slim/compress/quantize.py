@@ -9,7 +9,6 @@ Activations are not touched; `yolo-slim export` with `export.int8` calibrates th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, intercept, pull, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, chosen, in_half, intercept, moved, pull, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -73,22 +72,22 @@ class Quantize:
         return stepped
 
     def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """That all weights are the plan's whole numbers times a scale, as fp16 rounds them: `error`, how far they
-        have moved, relative.
+        """See `check`; and `error`, how far the weights have moved, relative."""
+        return {**self.check(compressed, plan), "error": moved(detector, compressed, plan.tensors)}
+
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """That all weights are the plan's whole numbers times a scale, as fp16 rounds them.
 
         Raises:
             SlimError: they are not.
         """
-        moved = size = 0.0
         for name, steps in plan.tensors.items():
-            before, after = (each.get_parameter(name).detach() for each in (detector, compressed))
+            after = compressed.get_parameter(name).detach()
             stored = after.half().to(after.dtype)
             wanted = along(after, steps.to(after.device))
             if not ((stored - wanted).abs() <= ROUNDED * wanted.abs() + SMALLEST).all():
                 raise SlimError(f"{name}: weights are not the plan's whole numbers times a scale for each channel")
-            moved += float((after - before).double().square().sum())
-            size += float(before.double().square().sum())
-        return {"error": math.sqrt(moved / size) if size else 0.0}
+        return {}
 
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """The scales of least squares, one for each output, of the plan's whole numbers q: s = q'(C w + p) / q' C q."""

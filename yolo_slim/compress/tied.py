@@ -10,6 +10,7 @@ division to the learning rate. The state of the optimizer is left alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -113,3 +114,12 @@ def intercept(moments: Moments, weight: Tensor) -> Tensor:
     """The intercept (b,) that weights (b, a) leave, as in `Moments.fit`."""
     mean_x, mean_y = (o + s / moments.n for o, s in zip(moments.origin, (moments.x, moments.y), strict=True))
     return mean_y - weight.double() @ mean_x.double()
+
+
+def moved(detector: nn.Module, compressed: nn.Module, names: Iterable[str]) -> float:
+    """How far parameters have moved, relative to their size: |after - before| / |before|, all of them together."""
+    way = size = 0.0
+    for name in names:
+        before, after = (each.get_parameter(name).detach().double() for each in (detector, compressed))
+        way, size = way + float((after - before).square().sum()), size + float(before.square().sum())
+    return math.sqrt(way / size) if size else 0.0

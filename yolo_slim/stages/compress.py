@@ -195,6 +195,8 @@ def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
         )
         for hold in read_holds(folder / "train", best):  # between two ends lies what is on no grid
             hold(best, 1.0)
+        for each in held:
+            each.turn.method.check(best, load_plan(each.plan))
         weights = checkpoint.save(best, folder / WEIGHTS)
         row = measured(config, weights)
         say(stage, row, weights)
