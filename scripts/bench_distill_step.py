@@ -37,7 +37,7 @@ def main() -> None:
         folder = Path(place)
         detector = yolo_slim.load(args.model)
         data = draw(folder / "shapes", train=args.batch * 2, val=8, test=8, imgsz=args.imgsz, seed=0)
-        rename(data, detector.model[-1].nc)
+        rename(data, dict(detector.names))
         teacher = checkpoint.save(detector, folder / "teacher.pt")
         cut = yolo_slim.prune(detector, imgsz=args.imgsz, criterion="l1", target={"flops": 0.5})
         args.model = str(checkpoint.save(cut.model, folder / "student.pt"))
@@ -55,13 +55,13 @@ def main() -> None:
         print(f"{name:12} {np.median(seconds) * 1e3:8.1f} ms per step, median of paired ratios {ratio:.3f}")
 
 
-def rename(data: Path, classes: int) -> None:
-    """Give the shapes as many classes as the detector knows; which shape is which does not matter here."""
+def rename(data: Path, names: dict[int, str]) -> None:
+    """Give the shapes the names of the detector's classes; which shape is which does not matter here."""
     described = yaml.safe_load(data.read_text())
-    data.write_text(yaml.safe_dump(described | {"names": {i: f"class {i}" for i in range(classes)}}))
+    data.write_text(yaml.safe_dump(described | {"names": names}))
     for file in (data.parent / "labels").rglob("*.txt"):
         rows = (line.split() for line in file.read_text().splitlines())
-        file.write_text("".join(f"{int(first) % classes} {' '.join(rest)}\n" for first, *rest in rows))
+        file.write_text("".join(f"{int(first) % len(names)} {' '.join(rest)}\n" for first, *rest in rows))
 
 
 if __name__ == "__main__":
