@@ -20,6 +20,7 @@ from yolo_slim.channels import trace
 from yolo_slim.checkpoint import load
 from yolo_slim.deploy.profile import by_layer, in_openvino, module_of
 from yolo_slim.report import bench_markdown, bench_rows, bench_sentences
+from yolo_slim.stages.bench import gathered
 
 pytest_plugins = ["tiny"]
 
@@ -239,3 +240,10 @@ def test_layers_behind_their_flops_are_named_the_worst_first() -> None:
     ]
     page = bench_markdown(BENCH)
     assert "| `model.1.conv` | ×0.50 | 4.00 | 2.00 | 3.00 |" in page and "a chip" in page
+
+
+def test_factors_count_for_the_layer_they_stand_for() -> None:
+    whole = ["model.1.conv", "model.2.cv1.conv", "model.2.m.0.cv1.conv", "model.9.cv2.0.2"]
+    slim = {"model.1.0": 2, "model.1.1.conv": 3, "model.2.cv1.conv": 7, "model.2.m.0.cv1.0": 5, "model.9.cv2.0.2": 11}
+    expected = {"model.1.conv": 5, "model.2.cv1.conv": 7, "model.2.m.0.cv1.conv": 5, "model.9.cv2.0.2": 11}
+    assert gathered(slim, whole) == expected

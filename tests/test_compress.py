@@ -119,6 +119,9 @@ def test_what_is_made_is_held_while_it_is_trained(original, data, tmp_path):
     steps = "compress=[{weights: {pattern: '2:4', epochs: 1, train: {batch: 4}}}, {cluster: {bits: 4, epochs: 1}}]"
     answer = run("compress", *words, steps)
     assert answer.code == 0, answer
+    assert run("report", *words, "report.latency_runs=1").code == 0
+    rows = json.loads((tmp_path / "slim" / "report" / "report.json").read_text())["rows"]
+    assert [row["stage"] for row in rows] == ["original", "compressed/1_weights/trained", "compressed"]
     final = checkpoint.load(tmp_path / "slim" / "compressed" / "compressed.pt")
     plain = checkpoint.load(original).state_dict()
     plan = json.loads((tmp_path / "slim" / "compressed" / "1_weights" / "trained" / "stage.json").read_text())

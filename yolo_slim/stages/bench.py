@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,26 @@ def by_layer(detectors: dict[str, nn.Module], times: dict[str, dict[str, float]]
         name: {conv.name: conv.macs for conv in trace(detector, imgsz).convs.values()}
         for name, detector in detectors.items()
     }
+    whole = macs["original"]
+    after = {name: gathered(found["slim"], whole) for name, found in (("macs", macs), ("ms", times))}
     return [
         {
             "layer": layer,
             "macs_before": before,
-            "macs_after": macs["slim"].get(layer, 0),
+            "macs_after": after["macs"].get(layer, 0),
             "before_ms": times["original"].get(layer, 0.0),
-            "after_ms": times["slim"].get(layer, 0.0),
+            "after_ms": after["ms"].get(layer, 0.0),
         }
-        for layer, before in macs["original"].items()
+        for layer, before in whole.items()
     ]
+
+
+def gathered(slim: dict[str, Any], whole: Iterable[str]) -> dict[str, Any]:
+    """Figures of layers by those of the original; of several in the place of one (factors of it), the sum."""
+    places = {layer.removesuffix(".conv") + ".": layer for layer in whole}
+    found: dict[str, Any] = {}
+    for name, figure in slim.items():
+        within = [place for place in places if name.startswith(place)]
+        layer = name if name in places.values() or not within else places[max(within, key=len)]
+        found[layer] = found.get(layer, 0) + figure
+    return found

@@ -36,7 +36,7 @@ class Turn:
     @property
     def said(self) -> dict[str, Any]:
         """What decides it, as settings of a stage."""
-        return {"method": self.step.method, **self.step.model_dump(exclude={"method"})}
+        return {"method": self.step.method, **self.step.model_dump(exclude={"method"}, exclude_defaults=True)}
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def history(card: dict[str, Any]) -> list[str]:
     lines = [f"Exported from {weights['file']} (sha256 {weights['sha256']})"] if weights else []
     lines += [f"Made from {source['file']} (sha256 {source['sha256']})" if source else "Trained from a model YAML"]
     for step in card.get("steps") or []:
-        lines.append(f"  {step['stage']:10}{_numbers(step)}".rstrip())
-        lines += [f"  {'':10}{told}" for told in [_settings(step)] if told]
+        lines.append(f"  {step['stage']:11}{_numbers(step)}".rstrip())
+        lines += [f"  {'':11}{told}" for told in [_settings(step)] if told]
     names = {"yolo-slim": "yolo-slim", "ultralytics": "Ultralytics", "torch": "torch"}
     by = ", ".join(f"{said} {made[name]}" for name, said in names.items() if made.get(name))
     return [*lines, *([f"By {by}"] if by else [])]

@@ -68,7 +68,7 @@ def with_steps(config: Complete, done: dict[str, Record]) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for stage, each in done.items():
         for name in each.details.get("steps", [])[:-1] if stage in ("reshaped", "compressed") else []:
-            if Path(str(name)).parent == Path(stage) and (step := record.read(config.folder / name)):
+            if Path(str(name)).parts[:1] == (stage,) and (step := record.read(config.folder / name)):
                 found[name] = step
         found[stage] = each
     return found
