@@ -8,6 +8,7 @@ CONFIG ?= configs/bccd.yaml
 ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
+comma := ,
 
 .PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
 
@@ -16,7 +17,7 @@ BIN := .venv/bin
 	$(PYTHON) -c 'import sys; sys.exit("yolo-slim needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --progress-bar on -e ".[export,dev]"
+	$(BIN)/python -m pip install --progress-bar on -e ".[export,dev$(if $(PIP_CONSTRAINT),,$(comma)dev-newest)]"
 	touch $@
 
 demo: .venv/ready

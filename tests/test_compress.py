@@ -81,6 +81,23 @@ def test_what_is_to_be_pruned_first_is_asked_for(original, tmp_path):
     assert answer.code == 2 and "run `yolo-slim prune`" in answer.err
 
 
+def test_training_asks_for_data_before_anything_is_made(original, tmp_path):
+    answer = run(
+        "compress", f"model={original}", f"runs={tmp_path}", f"imgsz={PX}", "compress=[{weights: {epochs: 2}}]"
+    )
+    assert answer.code == 2 and "data=" in answer.err
+    assert not (tmp_path / "slim" / "compressed").exists()
+
+
+def test_pictures_alone_are_enough_for_what_is_not_trained(original, data, tmp_path):
+    words = (f"model={original}", f"runs={tmp_path}", f"imgsz={PX}", "prune.calib_images=4")
+    answer = run("compress", *words, f"images={data.parent / 'images' / 'train'}", "compress=[{weights: {}}, cluster]")
+    assert answer.code == 0, answer
+    assert (tmp_path / "slim" / "compressed" / "compressed.pt").exists()
+    nothing = run("compress", *words, "name=nothing", "compress=[{weights: {}}, cluster]")
+    assert nothing.code == 0, nothing
+
+
 CUT = ("prune.target.flops=0.7", "prune.min_channels=4", "prune.round_to=1", "prune.calib_images=4")
 
 

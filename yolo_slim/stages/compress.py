@@ -79,6 +79,8 @@ def whole(config: Complete) -> Path:
 
 def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...]) -> Record:
     """runs/<name>/<stage>/<stage>.pt: what the last of the methods has made, each in a folder of its own below."""
+    if any(turn.step.epochs for turn in turns):
+        check_data(config)
     weights, held, steps = start, list[Held](), list[str]()
     for turn in turns:
         place = f"{stage}/{turn.name}"
@@ -177,7 +179,6 @@ def _matched(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
 
 def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
     """runs/<name>/<stage>/step.pt: a step's detector after its epochs of training, in which what was made is held."""
-    check_data(config)
     turn, plans = held[-1].turn, [each.plan for each in held]
     settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed}
 
