@@ -63,6 +63,7 @@ def test_settings_of_prune_may_stand_in_the_list(original):
         (["weights", "prune"], "prune comes behind weights"),
         (["prune", "cluster", "low_rank"], "low_rank comes behind cluster"),
         ([{"weights": {"schedule": "cubic"}}], "epochs"),
+        ([{"weights": {"schedule": "cubic", "epochs": 2, "match": {"steps": 2}}}], "Leave match out"),
     ],
 )
 def test_a_list_that_is_wrong_is_refused_before_anything_is_written(original, tmp_path, compress, said):

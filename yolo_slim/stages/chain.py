@@ -85,6 +85,11 @@ def _turn(number: int, step: Step) -> Turn:
             f"compress, entry {number}: {step.method} so set works in training, little by little, and there is none: "
             f"give it epochs, e.g. {{{step.method}: {{epochs: 10}}}}"
         )
+    if turn.gradual and step.match:
+        raise SlimError(
+            f"compress, entry {number}: {step.method} so set has done nothing before its epochs, where match comes. "
+            "Leave match out"
+        )
     return turn
 
 
