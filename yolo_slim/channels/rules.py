@@ -6,6 +6,7 @@ understood, so the tracer keeps every channel that went in. Only operators in `R
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,11 @@ def _move(t: Tracer, out: Tensor, args: tuple, kwargs: dict) -> bool | None:
     return _pass_on(t, out, args, kwargs)
 
 
+def _sliced(dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> list[int]:
+    """The dimension of a slice; none where it takes all there may be, as torch before 2.7 does for every `:`."""
+    return [] if start in (None, 0) and end in (None, sys.maxsize) and step == 1 else [dim]
+
+
 def _along(op: str) -> Rule:
     return lambda t, out, args, kwargs: _move(t, out, args, {**kwargs, "op": op})
 
@@ -260,7 +266,7 @@ def _along(op: str) -> Rule:
 MOVED: dict[str, Callable[[tuple, dict], list[int]]] = {
     "flip": lambda a, k: list(a[1]),
     "roll": lambda a, k: list(a[2]) if len(a) > 2 else list(range(a[0].dim())),
-    "slice": lambda a, k: [a[1] if len(a) > 1 else k.get("dim", 0)],
+    "slice": lambda a, k: _sliced(*a[1:], **k),
 }
 
 aten = torch.ops.aten
