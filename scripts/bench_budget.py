@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,34 @@ class Case:
 def main() -> None:
     """Make the rows that are missing, then print the table."""
     args = read_arguments()
+    print(table(filled(args, cases, lambda case: MAKE[case.way](case), "{0.way}, {0.epochs} epochs, seed {0.seed}")))
+
+
+def filled(
+    args: argparse.Namespace,
+    cases: Callable[[argparse.Namespace], Iterable[Any]],
+    make: Callable[[Any], dict[str, Any]],
+    title: str,
+) -> list[dict[str, Any]]:
+    """The rows in `args.rows`, and those of the cases that were missing there: each is written once it is made.
+
+    Args:
+        args: `rows`, the file, and `print`: whether none is to be made.
+        cases: from the arguments; each with `key`, what its row is kept under, and `way`.
+        make: the rest of a row.
+        title: said before one is made; {0} is the case.
+    """
     rows: list[dict[str, Any]] = json.loads(args.rows.read_text()) if args.rows.exists() else []
     for case in [] if args.print else cases(args):
         if not any(has(row, case.key) for row in rows):
-            console.rule(f"{case.way}, {case.epochs} epochs, seed {case.seed}")
+            console.rule(title.format(case))
             try:
-                rows.append({**case.key, **MAKE[case.way](case), "code": record.code()})
+                rows.append({**case.key, **make(case), "code": record.code()})
             except SlimError as e:
                 console.print(f"{case.way}: not available: {e}", markup=False)
                 continue
             record.write_json(args.rows, rows)
-    print(table(rows))
+    return rows
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:

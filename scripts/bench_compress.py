@@ -11,14 +11,13 @@ are there: interrupted, the same command goes on, and `--print` shows what there
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_budget import has  # beside this file
+from bench_budget import filled  # beside this file
 from bench_peers import spread
 
 from yolo_slim import checkpoint, packing, record
@@ -148,17 +147,7 @@ def _with(entry: dict[str, Any], **more: Any) -> dict[str, Any]:
 def main() -> None:
     """Make the rows that are missing, then print the table."""
     args = read_arguments()
-    rows: list[dict[str, Any]] = json.loads(args.rows.read_text()) if args.rows.exists() else []
-    for case in [] if args.print else cases(args):
-        if not any(has(row, case.key) for row in rows):
-            console.rule(f"{case.way}, {case.goal} {case.amount:g}, seed {case.seed}")
-            try:
-                rows.append({**case.key, **made(case), "code": record.code()})
-            except SlimError as e:
-                console.print(f"{case.way}: not available: {e}", markup=False)
-                continue
-            record.write_json(args.rows, rows)
-    print(table(rows))
+    print(table(filled(args, cases, made, "{0.way}, {0.goal} {0.amount:g}, seed {0.seed}")))
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:

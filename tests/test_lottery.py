@@ -10,7 +10,9 @@ from training_helpers import Killed
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import trace
-from yolo_slim.compress.lottery import all_left, keep, left_of, next_round, rewound
+from yolo_slim.compress import Plan
+from yolo_slim.compress.held import holding
+from yolo_slim.compress.lottery import all_left, left_of, next_round, rewound
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 from yolo_slim.training.plans import load_plan
@@ -127,7 +129,7 @@ def test_what_has_gone_stays_zero_under_momentum(optimizer):
 
     step()
     masks = next_round(net, {f"{i}.weight": torch.ones_like(net[i].weight, dtype=torch.bool) for i in (0, 1)}, 0.4)
-    hold, moved = keep(masks), False
+    hold, moved = holding(Plan({}, masks)), False
     hold(net, 0.0)
     for _ in range(3):
         step()

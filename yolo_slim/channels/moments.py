@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yolo_slim.channels.hooks import hooked
+from yolo_slim.channels.surgery import evaluating
 
 RIDGE = 1e-3
 """Weight of staying at the cut weights, against the mean variance of an input: keeps directions that the images do not
@@ -69,6 +72,44 @@ class Moments:
         """
         weights = start.double() + torch.linalg.solve(*self.normal(start, ridge)).T
         return weights, self.intercept(weights)
+
+
+def look(
+    detector: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Tensor],
+    see: Callable[[str, Tensor], None],
+    *,
+    points: int,
+    seed: int,
+) -> int:
+    """Run a detector once, and show what convolutions read.
+
+    Args:
+        detector: runs in eval mode; left alone.
+        names: of the convolutions.
+        batches: images (B, C, H, W).
+        see: called with a name and samples (B * P, a), as `patches` gives them, of each call.
+        points: P, positions drawn in each image for each layer.
+        seed: of the positions.
+
+    Returns:
+        how many batches there were.
+    """
+    number = 0
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
+            see(name, patches(args[0], layer, *draw(out, points, [seed, number])))
+
+        return hook
+
+    handles = (detector.get_submodule(name).register_forward_hook(watch(name)) for name in names)
+    with torch.no_grad(), evaluating(detector), hooked(handles):
+        for batch in batches:
+            detector(batch)
+            number += 1
+    return number
 
 
 def damp(covariance: Tensor, share: float) -> None:

@@ -9,17 +9,16 @@ written in the end is refitted by `reconstruct`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels.groups import FIXED, Trace
-from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.moments import RIDGE, Moments, damp, draw, patches
+from yolo_slim.channels.moments import RIDGE, Moments, damp, look
 from yolo_slim.channels.reconstruct import install, refittable, to_refit
-from yolo_slim.channels.surgery import cut, evaluating, stays
+from yolo_slim.channels.surgery import cut, stays
 from yolo_slim.errors import SlimError
 
 MEMORY = 2 << 30
@@ -62,21 +61,11 @@ class Refits:
             name for (_, name), total in zip(sizes, np.cumsum([s for s, _ in sizes]), strict=True) if total <= memory
         }
         moments = {name: Moments() for _, name in sizes}
-        number = -1
 
-        def watch(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-                x = patches(args[0], layer, *draw(out, points, [seed, number]))
-                moments[name].add(*((x, x[:, :0]) if name in held else (x[:, :0], x)))
+        def see(name: str, x: Tensor) -> None:
+            moments[name].add(*((x, x[:, :0]) if name in held else (x[:, :0], x)))
 
-            return hook
-
-        handles = (detector.get_submodule(name).register_forward_hook(watch(name)) for name in moments)
-        with torch.no_grad(), evaluating(detector), hooked(handles):
-            for batch in batches:
-                number += 1
-                detector(batch)
-        if number < 0:
+        if not look(detector, moments, batches, see, points=points, seed=seed):
             raise SlimError("expected images to see what layers read, got none")
         self.inputs = {name: _inputs(name, found, name in held) for name, found in moments.items() if found.n}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -42,15 +42,34 @@ def cut(detector: Network, trace: Trace, kept: np.ndarray) -> Network:
             for tensor in (scaling.weight, scaling.bias, scaling.running_mean, scaling.running_var):
                 if tensor is not None:
                     sliced[id(tensor)] = _slice(tensor, stay)
+    return rebuilt(detector, trace, sliced, shapes, lambda slots: stays(slots, kept))
+
+
+def rebuilt(
+    detector: Network,
+    trace: Trace,
+    instead: dict[int, Any],
+    shapes: dict[str, dict[str, int]],
+    left: Callable[[Ints], Ints],
+) -> Network:
+    """A copy with other tensors, whose layers state the widths that these have.
+
+    Args:
+        detector: left alone.
+        trace: of it.
+        instead: id of a tensor -> what takes its place; the others are copied.
+        shapes: layer -> the attributes that state its width.
+        left: from slots, each a channel or FIXED, to those that there are then.
+    """
     for name, width in trace.chunks.items():
         # A module that chunks may remember the width of a part as `c` for code that export swaps in.
         if getattr(detector.get_submodule(name), "c", None) == width:
-            shapes[name] = {"c": _part_width(trace, name, kept, width)}
-    slim = duplicate(detector, sliced)
+            shapes = {**shapes, name: {"c": _part_width(trace, name, left, width)}}
+    built = duplicate(detector, instead)
     for name, attributes in shapes.items():
         for key, value in attributes.items():
-            setattr(slim.get_submodule(name), key, value)
-    return slim
+            setattr(built.get_submodule(name), key, value)
+    return built
 
 
 def stays(slots: Ints, kept: np.ndarray) -> Ints:
@@ -69,11 +88,11 @@ def _slice(tensor: Tensor, out: Ints, into: Ints | None = None) -> Tensor:
     return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def _part_width(trace: Trace, name: str, kept: np.ndarray, width: int) -> int:
-    """What is left of one part: its channels occupy some convolution below `name` once per part."""
+def _part_width(trace: Trace, name: str, left: Callable[[Ints], Ints], width: int) -> int:
+    """What one part comes to: its channels occupy some convolution below `name` once per part."""
     for conv in trace.convs.values():
         if conv.name.startswith(f"{name}.") and len(conv.outputs) % width == 0 and len(conv.outputs) > width:
-            return len(stays(conv.outputs[:width], kept))
+            return len(left(conv.outputs[:width]))
     return width
 
 

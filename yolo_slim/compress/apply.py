@@ -1,4 +1,4 @@
-"""One method applied: planned, done, proven, refitted, and proven again."""
+"""One method applied: planned, done, proven, refitted, and checked again."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from yolo_slim.channels.groups import Ints, Trace
 from yolo_slim.channels.hooks import hooked
 from yolo_slim.channels.inputs import Shapes, ghost_of, image_channels, small_image
+from yolo_slim.channels.moments import Moments
 from yolo_slim.channels.surgery import evaluating, relative_difference
 from yolo_slim.compress.factors import Chain, product
-from yolo_slim.compress.method import Plan
+from yolo_slim.compress.method import Hold, Plan
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -126,6 +127,38 @@ def noted(layers: Mapping[str, Mapping[str, Any]], chains: Mapping[str, Chain], 
     return Plan(told, tensors, refit=refit)
 
 
+class Rows:
+    """What methods have in common that put rows in the place of layers: all but their settings and their plans."""
+
+    changes_layers: ClassVar[bool] = True
+    gradual: ClassVar[bool] = False
+
+    def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
+        """See `chained`."""
+        return chained(detector, plan)
+
+    def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """See `prove_chains`."""
+        return prove_chains(detector, compressed, plan)
+
+    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
+        """Nothing: its layers are as any others are."""
+        return {}
+
+    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The last of a row by least squares."""
+        return moments.fit(weight)
+
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        """Layers replaced and kept, and what is saved of multiply-accumulates and parameters."""
+        saved = {key: sum(told[key][0] - told[key][1] for told in plan.layers.values()) for key in ("macs", "params")}
+        return {"layers": len(plan.layers), "kept": len(plan.kept), **{f"{key}_saved": n for key, n in saved.items()}}
+
+    def hold(self, plan: Plan) -> Hold | None:
+        """Nothing: rows are trained as any layers are."""
+        return None
+
+
 def finite_weight(layer: nn.Conv2d, name: str) -> Tensor:
     """The weights in fp64.
 
@@ -136,12 +169,6 @@ def finite_weight(layer: nn.Conv2d, name: str) -> Tensor:
     if not torch.isfinite(weight).all():
         raise SlimError(f"cannot factor {name}: its weights are not all finite. Use an earlier checkpoint")
     return weight
-
-
-def described(plan: Plan) -> dict[str, Any]:
-    """Layers replaced and kept, and what is saved of multiply-accumulates and parameters."""
-    saved = {key: sum(told[key][0] - told[key][1] for told in plan.layers.values()) for key in ("macs", "params")}
-    return {"layers": len(plan.layers), "kept": len(plan.kept), **{f"{key}_saved": n for key, n in saved.items()}}
 
 
 def row_of(detector: nn.Module, conv: str, plan: Plan) -> Chain:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.kmeans import INITS, kmeans
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, intercept, moved, pull, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, chosen, in_half, moved, restoring, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -113,10 +113,10 @@ class Cluster:
         """
         ids = plan.tensors[weight_of(layer)].flatten(1).long().to(weight.device)
         start = tied(weight.flatten().double(), ids.flatten()).view_as(weight)
-        covariance, drawn = pull(moments, start)
+        covariance, pull = moments.normal(start)
         size = int(ids.max()) + 1
         left, right = covariance.new_zeros(size, size), covariance.new_zeros(size)
-        for numbers, towards in zip(ids, drawn, strict=True):
+        for numbers, towards in zip(ids, pull.T, strict=True):
             rows = covariance.new_zeros(size, len(numbers)).index_add_(0, numbers, covariance)  # S_o' C
             left += rows.new_zeros(size, size).index_add_(0, numbers, rows.T)
             right.index_add_(0, numbers, towards)
@@ -125,7 +125,7 @@ class Cluster:
         move = right.new_zeros(size)
         move[used] = torch.linalg.solve(left[used][:, used], right[used])
         fitted = in_half(start.to(weight.dtype) + move[ids].to(weight.dtype)) * (ids > 0)
-        return fitted + 0.0, intercept(moments, fitted)
+        return fitted + 0.0, moments.intercept(fitted.double())
 
     def describe(self, plan: Plan) -> dict[str, Any]:
         """Layers, the most values of one, and how many bits a weight takes in the table's numbers."""
@@ -138,17 +138,8 @@ class Cluster:
     def hold(self, plan: Plan) -> Hold:
         """Each weight the mean of its cluster: the means are trained with the summed gradient of their members
         (`tied`)."""
-        known: dict[str, Tensor] = {}
-
-        @torch.no_grad()
-        def held(detector: nn.Module, passed: float) -> None:
-            for name, ids in plan.tensors.items():
-                weight = detector.get_parameter(name)
-                if name not in known or known[name].device != weight.device:
-                    known[name] = _flat(ids, weight)
-                weight.copy_(tied(weight.flatten(), known[name]).view_as(weight))
-
-        return held
+        numbers = {name: ids.flatten().long() for name, ids in plan.tensors.items()}
+        return restoring(numbers, lambda weight, ids: tied(weight.flatten(), ids).view_as(weight))
 
 
 def tied(weights: Tensor, ids: Tensor) -> Tensor:

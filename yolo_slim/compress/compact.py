@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.moments import Moments
-from yolo_slim.compress.chains import chained, described, finite_weight, noted, positions, prove_chains, sizes
+from yolo_slim.compress.chains import Rows, finite_weight, noted, positions, sizes
 from yolo_slim.compress.factors import Chain, balanced, damped, symmetric
 from yolo_slim.compress.layers import chosen, some_of
-from yolo_slim.compress.method import Hold, Material, Plan
+from yolo_slim.compress.method import Material, Plan
 from yolo_slim.compress.second_moments import second_moments
 from yolo_slim.errors import SlimError
 
@@ -96,13 +95,11 @@ MODULES: dict[str, tuple[Callable[[Tensor, Tensor | None, int], Chain], str]] = 
 
 
 @dataclass(frozen=True)
-class Compact:
+class Compact(Rows):
     """Cheaper modules in the place of k x k convolutions."""
 
     help: ClassVar[str] = "k x k convolutions become depthwise-separable, grouped or ghost modules; train them after"
     speed: ClassVar[str] = "depthwise and grouped layers gain less than their FLOPs say, on GPUs often nothing: measure"
-    changes_layers: ClassVar[bool] = True
-    gradual: ClassVar[bool] = False
 
     module: str = field(default="dwsep", metadata={"help": ", ".join(MODULES)})
     groups: int = field(default=2, metadata={"help": "of module group: how many"})
@@ -167,30 +164,6 @@ class Compact:
             return f"{into} -> {out} channels are not divided by {self.groups}"
         if self.module == "ghost" and out % 2:
             return f"an odd number of outputs, {out}"
-        return None
-
-    def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
-        """A new detector with the modules in the place of the layers."""
-        return chained(detector, plan)
-
-    def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """See `prove_chains`."""
-        return prove_chains(detector, compressed, plan)
-
-    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """Nothing: its layers are as any others are."""
-        return {}
-
-    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The 1 x 1 by least squares."""
-        return moments.fit(weight)
-
-    def describe(self, plan: Plan) -> dict[str, Any]:
-        """Layers replaced and kept, and what they save."""
-        return described(plan)
-
-    def hold(self, plan: Plan) -> Hold | None:
-        """Nothing: the modules are trained as any layers are."""
         return None
 
 

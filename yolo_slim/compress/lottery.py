@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace
+from yolo_slim.compress.held import holding
 from yolo_slim.compress.layers import eligible
-from yolo_slim.compress.method import Hold
+from yolo_slim.compress.method import Plan
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -81,17 +82,5 @@ def rewound(early: nn.Module, masks: Masks) -> nn.Module:
     control.
     """
     ticket = duplicate(early)
-    keep(masks)(ticket, 0.0)
+    holding(Plan({}, dict(masks)))(ticket, 0.0)
     return ticket
-
-
-def keep(masks: Masks) -> Hold:
-    """Holds what has gone at zero, whatever a step has made of it."""
-
-    @torch.no_grad()
-    def hold(detector: nn.Module, share: float) -> None:
-        for name, mask in masks.items():
-            parameter = detector.get_parameter(name)
-            parameter.masked_fill_(~mask.to(parameter.device), 0)
-
-    return hold

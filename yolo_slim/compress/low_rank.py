@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Costs, Trace, trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.moments import Moments
 from yolo_slim.channels.multiple_choice import least_loss
-from yolo_slim.compress.chains import chained, described, finite_weight, noted, positions, prove_chains, sizes
+from yolo_slim.compress.chains import Rows, finite_weight, noted, positions, sizes
 from yolo_slim.compress.cp import Cp
 from yolo_slim.compress.factors import Factors, SpatialSvd, Svd, Tucker2, balanced
 from yolo_slim.compress.layers import chosen, some_of
-from yolo_slim.compress.method import Hold, Material, Plan
+from yolo_slim.compress.method import Material, Plan
 from yolo_slim.compress.second_moments import second_moments
 from yolo_slim.errors import SlimError
 
@@ -48,13 +47,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Rows):
     """Low-rank factors; see `Svd`, `SpatialSvd`, `Tucker2` and `Cp` for the formulas and their sources."""
 
     help: ClassVar[str] = "k x k and 1 x 1 convolutions become products of smaller ones (SVD, Tucker, CP)"
     speed: ClassVar[str] = "dense layers, so every runtime gains; but more of them: measure at the batch you use"
-    changes_layers: ClassVar[bool] = True
-    gradual: ClassVar[bool] = False
 
     how: str = field(
         default="auto",
@@ -197,30 +194,10 @@ class LowRank:
         found = {name: flat[i][2] for name, i in zip(fronts, taken, strict=True)}
         return {name: one for name, one in found.items() if one is not None}
 
-    def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
-        """A new detector with the factors in the place of the layers."""
-        return chained(detector, plan)
-
-    def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """See `prove_chains`."""
-        return prove_chains(detector, compressed, plan)
-
-    def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
-        """Nothing: its layers are as any others are."""
-        return {}
-
-    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The last factor by least squares."""
-        return moments.fit(weight)
-
     def describe(self, plan: Plan) -> dict[str, Any]:
-        """Layers replaced and kept, what they save, and the least energy that one keeps."""
+        """As others do, and the least energy that a layer keeps."""
         least = min((told["energy"] for told in plan.layers.values()), default=1.0)
-        return {**described(plan), "least_energy": least}
-
-    def hold(self, plan: Plan) -> Hold | None:
-        """Nothing: the factors are trained as any layers are."""
-        return None
+        return {**super().describe(plan), "least_energy": least}
 
 
 def _front(found: list[Options], cost: str, whole: int) -> list[tuple[float, int, tuple[Options, int] | None]]:

@@ -31,7 +31,7 @@ class Plan:
     """What a method would do to a detector; made without touching it, kept in files, followed by `apply`."""
 
     layers: dict[str, dict[str, Any]]  # layer -> what is decided for it, plain values; in the detector's order
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> bool mask or codebook numbers, like it
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameter -> mask, whole numbers, or new weights
     kept: dict[str, str] = field(default_factory=dict)  # layer -> why it stays as it is
     refit: dict[str, str] = field(default_factory=dict)  # layer of the new detector -> of the old one, whose output it
     # is to give again by least squares

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, intercept, moved, pull, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, chosen, in_half, moved, restoring, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -92,12 +92,12 @@ class Quantize:
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """The scales of least squares, one for each output, of the plan's whole numbers q: s = q'(C w + p) / q' C q."""
         steps = plan.tensors[weight_of(layer)].flatten(1).to(weight.device).double()
-        covariance, drawn = pull(moments, weight)
+        covariance, pull = moments.normal(weight)
         against = ((steps @ covariance) * steps).sum(1)
-        towards = (steps * (weight.double() @ covariance + drawn)).sum(1)
+        towards = (steps * (weight.double() @ covariance + pull.T)).sum(1)
         scale = torch.where(against > 0, towards / against.where(against > 0, 1), 0)
         fitted = on_grid(steps, scale).to(weight.dtype)
-        return fitted, intercept(moments, fitted)
+        return fitted, moments.intercept(fitted.double())
 
     def describe(self, plan: Plan) -> dict[str, Any]:
         """Layers, and bits of a weight."""
@@ -106,17 +106,7 @@ class Quantize:
     def hold(self, plan: Plan) -> Hold:
         """Whole numbers stay those of the plan, and zeros zero: the scales are trained, with the gradient of all
         weights of their channel (`tied`)."""
-        known: dict[str, Tensor] = {}
-
-        @torch.no_grad()
-        def held(detector: nn.Module, passed: float) -> None:
-            for name, whole in plan.tensors.items():
-                weight = detector.get_parameter(name)
-                if name not in known or known[name].device != weight.device:
-                    known[name] = whole.to(weight.device)
-                weight.copy_(along(weight, known[name]))
-
-        return held
+        return restoring(plan.tensors, along)
 
 
 def grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Block, Trace
 from yolo_slim.channels.groups import FIXED, Conv, Ints
+from yolo_slim.channels.surgery import rebuilt
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -90,15 +91,7 @@ def widen(detector: nn.Module, trace: Trace, times: Ints, spread: float) -> nn.M
         for tensor in (scaling.weight, scaling.bias, scaling.running_mean, scaling.running_var):
             if tensor is not None:
                 grown[id(tensor)] = _like(tensor, tensor.detach()[torch.as_tensor(at)])
-    for name, width in trace.chunks.items():
-        # A module that chunks may remember the width of a part as `c` for code that export swaps in.
-        if getattr(detector.get_submodule(name), "c", None) == width:
-            shapes[name] = {"c": _part_width(trace, name, times, width)}
-    wide = duplicate(detector, grown)
-    for name, attributes in shapes.items():
-        for key, value in attributes.items():
-            setattr(wide.get_submodule(name), key, value)
-    return wide
+    return rebuilt(detector, trace, grown, shapes, lambda slots: sources(slots, times))
 
 
 def _weight(weight: Tensor, conv: Conv, out: Ints, into: Ints, spread: float) -> Tensor:
@@ -116,14 +109,6 @@ def _weight(weight: Tensor, conv: Conv, out: Ints, into: Ints, spread: float) ->
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-
-
-def _part_width(trace: Trace, name: str, times: Ints, width: int) -> int:
-    """What one part grows to: its channels occupy some convolution below `name` once per part."""
-    for conv in trace.convs.values():
-        if conv.name.startswith(f"{name}.") and len(conv.outputs) % width == 0 and len(conv.outputs) > width:
-            return len(sources(conv.outputs[:width], times))
-    return width
 
 
 def deepen(detector: nn.Module, trace: Trace, names: Iterable[str]) -> nn.Module:

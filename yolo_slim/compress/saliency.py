@@ -6,16 +6,14 @@ are left (U, J); they give (U, J) scores, the lowest of which go first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import Conv, Trace
-from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.moments import RIDGE, Moments, damp, draw, patches
-from yolo_slim.channels.surgery import evaluating
+from yolo_slim.channels.moments import RIDGE, Moments, damp, look
 from yolo_slim.compress.patterns import Units
 from yolo_slim.errors import SlimError
 
@@ -117,24 +115,10 @@ def covariances(
             yield name, covariance.cpu()
 
 
-@torch.no_grad()
 def _watched(detector: nn.Module, names: list[str], images: Iterable[Tensor], seed: int) -> dict[str, Moments]:
     """One pass over the images: moments of what these convolutions read."""
     moments = {name: Moments() for name in names}
-    number = -1
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-            x = patches(args[0], layer, *draw(out, POINTS, [seed, number]))
-            moments[name].add(x, x[:, :0])
-
-        return hook
-
-    with evaluating(detector), hooked(detector.get_submodule(n).register_forward_hook(watch(n)) for n in names):
-        for batch in images:
-            number += 1
-            detector(batch)
-    if number < 0:
+    if not look(detector, names, images, lambda name, x: moments[name].add(x, x[:, :0]), points=POINTS, seed=seed):
         raise SlimError(
             "weights.criterion=obs looks at images, and there are none: give data=, or choose criterion=magnitude or "
             "lamp, which look at the weights alone"

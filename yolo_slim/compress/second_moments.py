@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels.hooks import hooked
-from yolo_slim.channels.moments import draw, patches
-from yolo_slim.channels.surgery import evaluating
+from yolo_slim.channels.moments import look
 from yolo_slim.errors import SlimError
 
 MEMORY = 1 << 30
@@ -51,23 +49,15 @@ def second_moments(
     held = within(detector, kinds, memory)
     sums: dict[tuple[str, str], Tensor] = {}
     counts: dict[tuple[str, str], int] = {}
-    number = 0
 
-    def watch(name: str, wanted: list[str]) -> Callable[..., None]:
-        def hook(layer: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
-            x = patches(args[0].float(), layer, *draw(out, POINTS, [seed, number])).unflatten(1, layer.weight.shape[1:])
-            for kind in wanted:
-                samples = KINDS[kind](x)
-                sums[name, kind] = sums.get((name, kind), 0) + (samples.transpose(1, 2) @ samples).double()
-                counts[name, kind] = counts.get((name, kind), 0) + samples.shape[1]
+    def see(name: str, x: Tensor) -> None:
+        x = x.float().unflatten(1, detector.get_parameter(f"{name}.weight").shape[1:])
+        for kind in held[name]:
+            samples = KINDS[kind](x)
+            sums[name, kind] = sums.get((name, kind), 0) + (samples.transpose(1, 2) @ samples).double()
+            counts[name, kind] = counts.get((name, kind), 0) + samples.shape[1]
 
-        return hook
-
-    handles = (detector.get_submodule(name).register_forward_hook(watch(name, some)) for name, some in held.items())
-    with torch.no_grad(), evaluating(detector), hooked(handles):
-        for batch in images:
-            detector(batch)
-            number += 1
+    look(detector, held, images, see, points=POINTS, seed=seed)
     for (name, _), total in sums.items():
         if not torch.isfinite(total).all():
             raise SlimError(f"what {name} reads is not finite. Are the images in [0, 1], and all weights finite?")

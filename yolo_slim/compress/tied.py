@@ -11,17 +11,16 @@ division to the learning rate. The state of the optimizer is left alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.channels.moments import RIDGE, Moments, damp
 from yolo_slim.channels.reconstruct import refittable
 from yolo_slim.compress.layers import eligible
-from yolo_slim.compress.method import Material
+from yolo_slim.compress.method import Hold, Material
 from yolo_slim.errors import SlimError
 
 HALF = float(torch.finfo(torch.float16).max)
@@ -98,22 +97,25 @@ def zeros_of(name: str, weight: Tensor, zeros: Mapping[str, Tensor]) -> Tensor:
     return at_zero if mask is None else at_zero | ~mask.to(at_zero.device)
 
 
-def pull(moments: Moments, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariance of the inputs (a, a), damped, and what their weights (b, a) are drawn to, (b, a).
+def restoring(numbers: Mapping[str, Tensor], back: Callable[[Tensor, Tensor], Tensor]) -> Hold:
+    """Brings weights back, in place.
 
-    Over the free numbers u the fit is S' C S u = S' C S u0 + S' p: they stay at u0 where samples say nothing.
+    Args:
+        numbers: parameter -> the plan's whole numbers for it.
+        back: from weights as they are, and those numbers, to weights as they may be.
     """
-    covariance = moments.covariance()
-    cross = (moments.xy - torch.outer(moments.x, moments.y) / moments.n) / moments.n
-    drawn = cross.T - weight.double() @ covariance
-    damp(covariance, RIDGE)
-    return covariance, drawn
+    there: dict[tuple[str, torch.device], Tensor] = {}  # moved once: a step of the optimizer waits for it
 
+    @torch.no_grad()
+    def hold(detector: nn.Module, passed: float) -> None:
+        for name, fixed in numbers.items():
+            weight = detector.get_parameter(name)
+            key = name, weight.device
+            if key not in there:
+                there[key] = fixed.to(weight.device)
+            weight.copy_(back(weight, there[key]))
 
-def intercept(moments: Moments, weight: Tensor) -> Tensor:
-    """The intercept (b,) that weights (b, a) leave, as in `Moments.fit`."""
-    mean_x, mean_y = (o + s / moments.n for o, s in zip(moments.origin, (moments.x, moments.y), strict=True))
-    return mean_y - weight.double() @ mean_x.double()
+    return hold
 
 
 def moved(detector: nn.Module, compressed: nn.Module, names: Iterable[str]) -> float:

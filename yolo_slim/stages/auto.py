@@ -9,7 +9,7 @@ from yolo_slim.config import Complete
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.runs.stage import done_before, finished
-from yolo_slim.stages.chain import chain_of
+from yolo_slim.stages.chain import whole_stage
 from yolo_slim.stages.common import cut_settings
 
 TRIAL = "trial"
@@ -61,7 +61,7 @@ def settled(config: Complete) -> Complete:
 
 def verdict(config: Complete) -> Record | None:
     """The record of a trial of this very cut, if there was one."""
-    start = finished(config, "reshaped" if chain_of(config).before else "original")
+    start = finished(config, whole_stage(config))
     plan = record.read(config.folder / "plan")
     if start is None or plan is None:
         return None

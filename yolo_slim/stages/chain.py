@@ -48,6 +48,11 @@ class Chain:
     behind: tuple[Turn, ...]
 
 
+def whole_stage(config: Complete) -> str:
+    """The stage whose weights channels are pruned from: what methods before `prune` have made, else the original."""
+    return "reshaped" if chain_of(config).before else "original"
+
+
 def chain_of(config: Complete) -> Chain:
     """The list of methods; without `prune` in it, all of them come behind.
 

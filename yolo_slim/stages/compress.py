@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint
-from yolo_slim.compress import Material
+from yolo_slim.compress import Material, Plan
 from yolo_slim.compress.apply import Compressed, applied
 from yolo_slim.compress.sizes import sizes, total
 from yolo_slim.config import Complete
@@ -30,7 +31,7 @@ from yolo_slim.stages.entry import continues
 from yolo_slim.stages.original import original
 from yolo_slim.stages.recover import matched_stage
 from yolo_slim.stages.tuning import trained_on
-from yolo_slim.training.holding import SETTINGS, HoldingTrainer, read_holds
+from yolo_slim.training.holding import SETTINGS, HoldingTrainer
 from yolo_slim.training.plans import load_plan, save_plan
 
 WEIGHTS, PLAN = "step.pt", "step.plan"
@@ -41,12 +42,17 @@ class Held:
     """What a method has made, and training holds."""
 
     turn: Turn
-    plan: Path
+    file: Path
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What it has made."""
+        return load_plan(self.file)
 
     @property
     def said(self) -> dict[str, Any]:
         """For the settings of a training that holds it."""
-        return {"method": self.turn.step.method, "options": self.turn.step.options, "plan": str(self.plan.absolute())}
+        return {"method": self.turn.step.method, "options": self.turn.step.options, "plan": str(self.file.absolute())}
 
 
 @continues
@@ -113,13 +119,13 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
     """
     settings = {"method": turn.step.method, "options": turn.step.options, "refit": turn.step.refit}
     settings |= {"imgsz": config.imgsz, "seed": config.seed, "calib_images": config.prune.calib_images}
-    plans = [each.plan for each in held]
+    plans = [each.file for each in held]
 
     def work(folder: Path) -> tuple:
         detector = checkpoint.load(start)
         images = evidence_from(config, detector).images
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
-        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(plans), config.seed))
+        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(held), config.seed))
         slim = cast(Detector, made.model)
         if grown := made.plan.grown:
             checkpoint.mark_grown(slim, grown)
@@ -137,11 +143,11 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
     return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
 
 
-def _zeros(plans: list[Path]) -> dict[str, Tensor]:
+def _zeros(held: list[Held]) -> dict[str, Tensor]:
     """What methods before hold at zero: parameter -> bool, False there."""
     zeros: dict[str, Tensor] = {}
-    for plan in map(load_plan, plans):
-        masks = {name: mask for name, mask in plan.tensors.items() if mask.dtype == torch.bool}
+    for each in held:
+        masks = {name: mask for name, mask in each.plan.tensors.items() if mask.dtype == torch.bool}
         zeros |= {name: mask & zeros[name] if name in zeros else mask for name, mask in masks.items()}
     return zeros
 
@@ -160,26 +166,28 @@ def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
 
 def _matched(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
     """runs/<name>/<stage>/recovered.pt: a step's detector after learning from the original, without labels."""
-    whole, plans = original(config).output(config.folder / "original"), [each.plan for each in held]
+    whole, plans = original(config).output(config.folder / "original"), [each.file for each in held]
     chosen = held[-1].turn.step.match
     assert chosen is not None
 
-    def held_in(detector: Detector) -> Callable[[nn.Module], None]:
-        holds = [each.turn.method.hold(load_plan(each.plan)) for each in held]
+    return matched_stage(config, stage, start, whole, chosen, plans=plans, held=lambda: _held(held))
 
-        @torch.no_grad()
-        def hold(student: nn.Module) -> None:
-            for each in filter(None, holds):
-                each(student, 1.0)
 
-        return hold
+def _held(held: list[Held]) -> Callable[[nn.Module], None]:
+    """What brings a detector's numbers to where methods want them in the end."""
+    found = [each.turn.method.hold(each.plan) for each in held]
 
-    return matched_stage(config, stage, start, whole, chosen, plans=plans, held=held_in)
+    @torch.no_grad()
+    def bring_back(detector: nn.Module) -> None:
+        for hold in filter(None, found):
+            hold(detector, 1.0)
+
+    return bring_back
 
 
 def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
     """runs/<name>/<stage>/step.pt: a step's detector after its epochs of training, in which what was made is held."""
-    turn, plans = held[-1].turn, [each.plan for each in held]
+    turn, plans = held[-1].turn, [each.file for each in held]
     settings = {**turn.said, "imgsz": config.imgsz, "seed": config.seed}
 
     def work(folder: Path) -> tuple:
@@ -194,10 +202,9 @@ def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
             taught=lambda lost: (HoldingTrainer, {SETTINGS: [each.said for each in held]}),
             start_counts=not turn.gradual,
         )
-        for hold in read_holds(folder / "train", best):  # between two ends lies what is on no grid
-            hold(best, 1.0)
+        _held(held)(best)  # between two ends lies what is on no grid
         for each in held:
-            each.turn.method.check(best, load_plan(each.plan))
+            each.turn.method.check(best, each.plan)
         weights = checkpoint.save(best, folder / WEIGHTS)
         row = measured(config, weights)
         say(stage, row, weights)

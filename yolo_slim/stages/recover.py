@@ -61,7 +61,7 @@ def matched_stage(
     chosen: Match,
     *,
     plans: Sequence[Path] = (),
-    held: Callable[[Detector], Callable[[nn.Module], None]] = lambda detector: lambda student: None,
+    held: Callable[[], Callable[[nn.Module], None]] = lambda: lambda student: None,
 ) -> Record:
     """runs/<name>/<stage>/recovered.pt: `start`, trained to say what the original says.
 
@@ -72,7 +72,7 @@ def matched_stage(
         original: what it is to say again.
         chosen: how long.
         plans: files that say what is held.
-        held: of the detector, what is done to it after every step.
+        held: gives what is done to the detector after every step.
     """
     inputs = [start, original, *plans]
     settings = {**chosen.model_dump(), "imgsz": config.imgsz, "seed": config.seed, "data": config.data}
@@ -84,8 +84,7 @@ def matched_stage(
         plain = images_at(places(config), unpruned, config.imgsz)
         state = State(folder / STATE, {"settings": settings, "inputs": sums_of(inputs), "code": record.code()})
         device = place(config.device)
-        hold = held(slim)
-        best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state, hold)
+        best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state, held())
         weights = checkpoint.save(best.cpu(), folder / "recovered.pt")
         row = measured(config, weights)
         say(stage, row, weights)

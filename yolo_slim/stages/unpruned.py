@@ -9,7 +9,7 @@ from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.runs.stage import finished
-from yolo_slim.stages.chain import chain_of
+from yolo_slim.stages.chain import whole_stage
 from yolo_slim.stages.compress import whole
 from yolo_slim.training.resuming import STARTED
 
@@ -39,6 +39,5 @@ def unpruned(config: Complete) -> Path:
 
 def _of_this_model(config: Complete) -> bool:
     """Whether the sparse detector comes from the original that is there now, or what methods before made of it."""
-    stage = "reshaped" if chain_of(config).before else "original"
-    first, sparse = (record.read(config.folder / stage) for stage in (stage, "sparse"))
+    first, sparse = (record.read(config.folder / stage) for stage in (whole_stage(config), "sparse"))
     return bool(first and sparse and sparse.source == first.sums["weights"])
