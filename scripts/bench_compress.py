@@ -120,11 +120,11 @@ class Case:
         return {"data": Path(self.args.data).stem, "way": self.way, "goal": self.goal, "amount": self.amount,
                 "epochs": self.args.epochs, "imgsz": self.args.imgsz, "seed": self.seed}  # fmt: skip
 
-    def config(self, entries: Entries, *, trained: bool = True) -> Complete:
+    def config(self, entries: Entries) -> Complete:
         """Of a run with these methods, as many epochs after each."""
         args = self.args
-        train, epochs = ({"amp": "bf16"} if args.bf16 else {}), args.epochs if trained else 0
-        steps = [entry if "prune" in entry else _with(entry, epochs=epochs, train=train) for entry in entries]
+        train = {"amp": "bf16"} if args.bf16 else {}
+        steps = [entry if "prune" in entry else _with(entry, epochs=args.epochs, train=train) for entry in entries]
         name = f"compress_{Path(args.data).stem}_{self.way}_{self.goal}_{self.amount:g}_{self.seed}"
         given = {
             **{key: getattr(args, key) for key in ("model", "data", "imgsz", "device", "runs")},
