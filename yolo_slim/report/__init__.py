@@ -1,12 +1,14 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
+from yolo_slim.report.advice import advice
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
-from yolo_slim.report.changes import most_changed, picture
+from yolo_slim.report.changes import LEAST, counted, most_changed, picture
 from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
 from yolo_slim.report.files import draw, scan_plot, sweep_plot
 from yolo_slim.report.operating import moved, not_measured, warnings, worth
 from yolo_slim.report.page import page
 from yolo_slim.report.scan import scan_summary
+from yolo_slim.report.speed import chosen
 from yolo_slim.report.sweep_words import (
     SWEEP_HEAD,
     failures,
@@ -18,13 +20,19 @@ from yolo_slim.report.sweep_words import (
     tells,
 )
 from yolo_slim.report.tables import markdown, rounds, summary
+from yolo_slim.report.verdict import changes, verdict
 
 __all__ = [
     "BENCH_HEAD",
+    "LEAST",
     "SWEEP_HEAD",
+    "advice",
     "bench_markdown",
     "bench_rows",
     "bench_sentences",
+    "changes",
+    "chosen",
+    "counted",
     "difference",
     "draw",
     "failures",
@@ -49,6 +57,7 @@ __all__ = [
     "sweep_rows",
     "tells",
     "undecided",
+    "verdict",
     "warnings",
     "worth",
 ]
