@@ -20,7 +20,7 @@ from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.compress.chains import Rows, finite_weight, noted, positions, sizes
 from yolo_slim.compress.factors import Chain, balanced, damped, symmetric
-from yolo_slim.compress.layers import chosen, some_of
+from yolo_slim.compress.layers import Chosen, replaceable, some_of
 from yolo_slim.compress.method import Material, Plan
 from yolo_slim.compress.second_moments import second_moments
 from yolo_slim.errors import SlimError
@@ -95,7 +95,7 @@ MODULES: dict[str, tuple[Callable[[Tensor, Tensor | None, int], Chain], str]] = 
 
 
 @dataclass(frozen=True)
-class Compact(Rows):
+class Compact(Chosen, Rows):
     """Cheaper modules in the place of k x k convolutions."""
 
     help: ClassVar[str] = "k x k convolutions become depthwise-separable, grouped or ghost modules; train them after"
@@ -103,9 +103,6 @@ class Compact(Rows):
 
     module: str = field(default="dwsep", metadata={"help": ", ".join(MODULES)})
     groups: int = field(default=2, metadata={"help": "of module group: how many"})
-    layers: tuple[str, ...] = field(
-        default=(), metadata={"help": "patterns of k x k layers; none: all but the first and those that predict"}
-    )
     init: str = field(default="svd", metadata={"help": "svd: the nearest to the old weights; random: begun afresh"})
     data_aware: bool = field(
         default=True, metadata={"help": "nearest in what the layers give on the images, where there are any"}
@@ -128,9 +125,10 @@ class Compact(Rows):
                 layer.
         """
         wiring = trace(detector, material.imgsz)
-        convs, kept = chosen(detector, wiring, self.layers)
-        kept |= {conv.name: why for conv in convs if (why := self._unfit(conv))}
-        convs = [conv for conv in convs if conv.name not in kept]
+        asked, kept = self.chosen(wiring)
+        convs, stay = replaceable(detector, asked)
+        stay |= {conv.name: why for conv in convs if (why := self._unfit(conv))}
+        convs = [conv for conv in convs if conv.name not in stay]
         make, kind = MODULES[self.module]
         images = material.images if self.data_aware and self.init == "svd" else ()
         grams = second_moments(detector, {conv.name: [kind] for conv in convs}, images, seed=material.seed)
@@ -143,7 +141,7 @@ class Compact(Rows):
             counts = np.array([weight.numel() for _, weight in chain])
             macs = int(counts @ positions(layer, [step for step, _ in chain], seen.get(conv.name, [])))
             if macs >= conv.macs or counts.sum() >= conv.weights:
-                kept[conv.name] = "it would save nothing"
+                stay[conv.name] = "it would save nothing"
                 continue
             layers[conv.name] = {
                 "module": self.module,
@@ -152,8 +150,8 @@ class Compact(Rows):
             }
             chains[conv.name] = chain
         if not chains:
-            raise SlimError(f"compact has nothing to replace: {some_of(kept)}. Name other layers, or another module")
-        return replace(noted(layers, chains, detector), kept=kept)
+            raise SlimError(f"compact has nothing to replace: {some_of(stay)}. Name other layers, or another module")
+        return replace(noted(layers, chains, detector), kept=kept | stay)
 
     def _unfit(self, conv: Conv) -> str | None:
         """Why a layer cannot become such a module; None: it can."""
