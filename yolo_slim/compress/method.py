@@ -111,8 +111,8 @@ class Method(Protocol):
 
         Args:
             layer: of `plan.refit`.
-            weight: (Co, a), what it has now.
-            moments: of what it reads now (a) against what it gave (Co).
+            weight: (Co, a), what it has now; of a layer in groups (Co, a / groups), as what is returned.
+            moments: of what it reads now (a) against what the old layer gave (Co).
         """
 
     def describe(self, plan: Plan) -> dict[str, Any]:

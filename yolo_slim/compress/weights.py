@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Conv, Trace, trace
 from yolo_slim.channels.moments import Moments
-from yolo_slim.channels.reconstruct import refittable
 from yolo_slim.compress import patterns, saliency
 from yolo_slim.compress.gradual import Growing
 from yolo_slim.compress.held import check_zeros, holding, masks, untouched
@@ -23,7 +22,7 @@ from yolo_slim.compress.layers import Chosen, some_of
 from yolo_slim.compress.method import Hold, Material, Plan
 from yolo_slim.compress.ranking import EVIDENCE, Ranking, weights_of
 from yolo_slim.compress.skeleton import Striping
-from yolo_slim.compress.support import fit_on
+from yolo_slim.compress.support import fit_groups, fit_on
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -238,6 +237,8 @@ class Weights(Chosen):
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """Weights (Co, a) that are zero where the plan has zeros, and intercept (Co,), by least squares."""
         mask = plan.tensors.get(f"{layer}.weight")
+        if len(moments.x) > weight.shape[1]:
+            return fit_groups(moments, weight, None if mask is None else mask.flatten(1))
         return moments.fit(weight) if mask is None else fit_on(moments, weight, mask.flatten(1))
 
     def describe(self, plan: Plan) -> dict[str, Any]:
@@ -279,7 +280,7 @@ def _refitted(wiring: Trace, rows: Mapping[str, Mapping[str, Any]]) -> dict[str,
     """From the first layer with zeros on, all that read something else than before."""
     names = list(wiring.convs)
     start = min((names.index(name) for name, row in rows.items() if row["zeros"]), default=len(names))
-    return {name: name for name in names[start:] if refittable(wiring.convs[name])}
+    return {name: name for name in names[start:] if wiring.convs[name].bias or wiring.convs[name].norm is not None}
 
 
 def _figures(plan: Plan) -> dict[str, float]:
