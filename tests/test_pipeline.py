@@ -216,8 +216,8 @@ def test_the_slim_detector_is_the_pruned_one_trained_on(whole):
 
 
 def test_rows_of_the_report_are_as_they_are_described(whole):
-    """By `Row`, and by the README's table, which names every key."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    """By `Row`, and by the table of docs/report.md, which names every key."""
+    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`(\w+)`", text.partition("<!-- keys of a row -->")[2].partition("<!-- /keys -->")[0]))
     found = {key for row in whole.report()["rows"] for key in row}
     assert found <= Row.__annotations__.keys() and Row.__annotations__.keys() - {"note"} <= told
