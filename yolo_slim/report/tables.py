@@ -272,6 +272,9 @@ def export_amiss(export: dict[str, Any]) -> list[str]:
         for file in export["files"]
         for runtime, why in file.get("not_in", {}).items()
     ]
+    failed += [
+        f"{file['file']}: made, not proven: {file['not_run']}" for file in export["files"] if file.get("not_run")
+    ]
     scores = [file["moved"] for file in export["files"] if file.get("moved")]
     return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed, *scores]
 
