@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny import PX, run
+from tiny import PX, ROOT, run
 from torch import nn
 
 from yolo_slim import SlimError, prune, record, trace
@@ -41,6 +41,17 @@ def test_the_multiple_wastes_no_weight_of_a_dense_layer(text):
         assert filled(rules.round_to, padding.outputs) == rules.round_to
         assert filled(2 * rules.round_to, padding.inputs) == 2 * rules.round_to
     assert preset(text).precision in BYTES
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_has_its_page_and_its_line(name):
+    """The line names its precisions, the usual one as the bare name, and the multiple of each."""
+    docs = ROOT / "docs" / "devices"
+    assert (docs / f"{name}.md").is_file()
+    lines = [text.split("|") for text in (docs / "index.md").read_text().splitlines() if f"[{name}]({name}.md)" in text]
+    settings, multiples = (cell.replace("`", "").split(", ") for cell in map(str.strip, lines[0][2:4]))
+    assert [str(preset(text)) for text in settings] == [f"{name}:{p}" for p in DEVICES[name].rules]
+    assert [int(n) for n in multiples] == [rules.round_to for rules in DEVICES[name].rules.values()]
 
 
 def test_a_device_is_named_with_or_without_its_precision():
