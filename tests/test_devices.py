@@ -254,3 +254,10 @@ def test_the_table_by_hand():
 def test_the_report_tells_what_is_verified(name):
     said = " ".join(device_said({"device": str(preset(name)), "rows": []}))
     assert all(fact.says in said and fact.source in said for fact in DEVICES[name].facts)
+
+
+def test_the_report_tells_what_the_converter_wants():
+    said = device_said({"device": "hailo:int8", "rows": []})
+    assert "INT8 is to be calibrated on at least 1,024 images." in said
+    assert "Its files take pictures of one size, export.imgsz." in said
+    assert not any("calibrated on at least" in line for line in device_said({"device": "rknn:fp16", "rows": []}))

@@ -39,6 +39,10 @@ def device_said(found: dict[str, Any]) -> list[str]:
         f"{of.device.title}, {of.precision}: multiples of {of.rules.round_to}. Convolutions alone: biases and all "
         f"else are not counted. {_filling(of.rules)}"
     ]
+    if of.device.fixed_shape:
+        said.append("Its files take pictures of one size, export.imgsz")
+    if of.device.calibration and of.precision == "int8":
+        said.append(f"INT8 is to be calibrated on at least {of.device.calibration:,} images")
     if known:
         said.append("Read or seen: " + "; ".join(f"{fact.says} ({fact.checked}: {fact.source})" for fact in known))
     unknown = [fact for fact in of.device.facts if not fact.checked]
