@@ -2,6 +2,7 @@
 
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import most_changed, picture
+from yolo_slim.report.device_words import device_warnings, widths_said
 from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
 from yolo_slim.report.files import draw, scan_plot, sweep_plot
 from yolo_slim.report.operating import moved, not_measured, warnings, worth
@@ -25,6 +26,7 @@ __all__ = [
     "bench_markdown",
     "bench_rows",
     "bench_sentences",
+    "device_warnings",
     "difference",
     "draw",
     "failures",
@@ -50,5 +52,6 @@ __all__ = [
     "tells",
     "undecided",
     "warnings",
+    "widths_said",
     "worth",
 ]

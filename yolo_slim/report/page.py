@@ -12,6 +12,7 @@ from markupsafe import Markup
 from yolo_slim.report.before_after_charts import latency, per_class, widths
 from yolo_slim.report.bench_words import bench_said
 from yolo_slim.report.compared import changes_said, quickest
+from yolo_slim.report.device_words import DEVICE_HEAD, device_rows, device_said
 from yolo_slim.report.doubt import sure
 from yolo_slim.report.numbers import digits, points, ratio
 from yolo_slim.report.operating import HEAD, table_at, warnings
@@ -58,6 +59,8 @@ def page(report: dict[str, Any], folder: Path) -> str:
             legend=legend(report["rows"]),
             at=(HEAD, lines, AT_LEGEND) if (lines := table_at(report["rows"])) else None,
             notes=notes(report["rows"]),
+            device=(DEVICE_HEAD, device_rows(found)) if (found := report.get("device")) else None,
+            device_said=device_said(found) if found else [],
             sections=[(key, title, found) for key, title, found in drawn if found],
             pictures=_pictures(report.get("pictures"), folder),
             export=(EXPORT_HEAD, map(exported, files["files"])) if (files := report.get("export")) else None,

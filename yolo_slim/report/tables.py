@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from yolo_slim.report.bench_words import bench_conditions
 from yolo_slim.report.compared import by_class, by_picture, by_runtime, quickest
+from yolo_slim.report.device_words import device_markdown
 from yolo_slim.report.doubt import bounds, change, images, sure_of
 from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, spread, table
 from yolo_slim.report.operating import HEAD, not_measured, table_at, warnings
@@ -37,7 +38,8 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         "\n\n".join(f"**{plain(line)}**" for line in warnings(report)),
         _results(report["rows"]),
         _at(report["rows"]),
-        _notes(report["rows"]),
+        "\n".join(f"- {line}" for line in notes(report["rows"])),
+        device_markdown(report.get("device")),
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
         _compared(report),
@@ -124,10 +126,6 @@ def notes(rows: list[Row]) -> list[str]:
         facts += [row["note"]] if row.get("note") else []
         lines += [f"{row['stage']}: {', '.join(facts)}"] if facts else []
     return lines
-
-
-def _notes(rows: list[Row]) -> str:
-    return "\n".join(f"- {line}" for line in notes(rows))
 
 
 def rounds(iterations: dict[str, Any]) -> str:
@@ -273,6 +271,9 @@ def export_amiss(export: dict[str, Any]) -> list[str]:
         f"{file['file']} does not run in {runtime}: {why}"
         for file in export["files"]
         for runtime, why in file.get("not_in", {}).items()
+    ]
+    failed += [
+        f"{file['file']}: made, not proven: {file['not_run']}" for file in export["files"] if file.get("not_run")
     ]
     scores = [file["moved"] for file in export["files"] if file.get("moved")]
     return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed, *scores]
