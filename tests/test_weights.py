@@ -11,7 +11,7 @@ import pytest
 import torch
 import yolov5_files
 from networks import Act, Probe
-from tiny import PX, build
+from tiny import PX, TINY, build
 from torch import Tensor, nn
 from ultralytics import YOLO
 
@@ -22,6 +22,7 @@ from yolo_slim.channels.surgery import relative_difference
 from yolo_slim.compress import METHODS, Material, Plan
 from yolo_slim.compress.gradual import RANKINGS, share_gone
 from yolo_slim.compress.held import masks
+from yolo_slim.compress.layers import eligible
 from yolo_slim.compress.masking import Layer, choose, choose_of_m
 from yolo_slim.compress.patterns import Units, units
 from yolo_slim.compress.saliency import covariances, lamp, magnitude, surgeon, worth
@@ -304,6 +305,14 @@ def test_first_and_predicting_layers_are_dense_unless_asked_for(tiny: nn.Module)
     assert "model.10.cv2.0.0.conv" in plan.layers, "inside the head, behind a batch norm"
     assert first in Weights(first=True).plan(tiny, MATERIAL).layers
     assert last in Weights(predictions=True).plan(tiny, MATERIAL).layers
+
+
+@pytest.mark.parametrize("colours", [3, 1])
+def test_the_table_of_distances_is_no_layer(colours: int, tmp_path: Path) -> None:
+    """The convolution in DFL holds 0, 1, 2, ...: it reads no channel, and no setting changes it."""
+    wiring = trace(build(tmp_path, text=f"{TINY}channels: {colours}\n"), PX)
+    tables = wiring.convs.keys() - {conv.name for conv in eligible(wiring, first=True, predictions=True)}
+    assert [name.rpartition("dfl.")[2] for name in tables] == ["conv"]
 
 
 def test_layers_by_pattern(tiny: nn.Module) -> None:

@@ -27,13 +27,14 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
     return [
         conv
         for conv in trace.convs.values()
-        if (first or not reads_image(conv, trace)) and (predictions or conv.norm is not None or conv.name not in whole)
+        if (first if reads_image(conv, trace) else (conv.inputs != FIXED).any())  # what reads no channel is a table
+        and (predictions or conv.norm is not None or conv.name not in whole)
     ]
 
 
 def reads_image(conv: Conv, trace: Trace) -> bool:
-    """Whether it reads the image, or what was cut out of it (`Focus`)."""
-    return bool((conv.inputs == FIXED).all()) and len(conv.inputs) % trace.image_channels == 0
+    """Whether it reads the image, or the four that `Focus` makes of it."""
+    return bool((conv.inputs == FIXED).all()) and len(conv.inputs) in (trace.image_channels, 4 * trace.image_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
