@@ -1,5 +1,6 @@
 # make demo        the whole way on a small data set that is drawn here, in minutes on two CPU cores
 # make test        lint and tests
+# make docs        the site of docs/, to site/
 # make slim        all stages of CONFIG: plan, sparse-train, prune, finetune, export, bench, report
 # make sweep       criterion x target x recovery without training: which budget to ask for
 # make prune       one stage; ARGS adds settings: make prune CONFIG=configs/bccd.yaml ARGS="prune.ratio=0.4"
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
+.PHONY: demo test lint docs slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -34,6 +35,9 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(if $(PIP_CONSTRAINT),,$(BIN)/mypy)
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
@@ -41,4 +45,4 @@ plan sparse-train sensitivity prune recover finetune compress report bench expor
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -1,4 +1,4 @@
-"""The table of the README: BCCD at half of the FLOPs, every stage and its controls, on the test split.
+"""BCCD at half of the FLOPs, every stage and its controls, on the test split.
 
     python scripts/bench_bccd.py --model weights/bccd_v5n.pt --data data/bccd/bccd.yaml
 

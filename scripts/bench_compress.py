@@ -66,6 +66,12 @@ BY_STRENGTH: dict[str, Callable[[float], Entries]] = {
     "low rank, Tucker-2": low_rank(how="tucker2"),
 }
 """Set by a number from 0 on, below 1: the more, the smaller."""
+IN_TRAINING: dict[str, tuple[str, Callable[[float], Entries]]] = {
+    "weights, cubic": ("weights", masks(schedule="cubic")),
+    "weights, OBS, cubic": ("weights, OBS", masks(criterion="obs", schedule="cubic")),
+    "stripe, Filter Skeleton": ("stripe", masks(pattern="stripe", criterion="skeleton")),
+}
+"""Way -> the one by which its strength is found, for untrained it takes out nothing, and what it is set to."""
 BY_STEPS: dict[str, list[Entries]] = {
     "cluster": [[{"cluster": {"bits": bits}}] for bits in range(8, 1, -1)],
     "quantize": [[{"quantize": {"bits": bits}}] for bits in range(8, 3, -1)],
@@ -77,6 +83,7 @@ AS_THEY_ARE: dict[str, Entries] = {
     "low rank, CP": [{"low_rank": {"how": "cp", "energy": 0.9}}],
     "depthwise and 1x1": [{"compact": {"module": "dwsep"}}],
     "two groups": [{"compact": {"module": "group", "groups": 2}}],
+    "ghost": [{"compact": {"module": "ghost"}}],
 }
 """Not set by a number: the row says what it comes to."""
 CHANNELS = "channels"
@@ -172,11 +179,11 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
     """The original, methods alone, then chains."""
-    wanted = set(args.ways or ["original", CHANNELS, *BY_STRENGTH, *BY_STEPS, *AS_THEY_ARE, *CHAINS])
+    wanted = set(args.ways or ["original", CHANNELS, *BY_STRENGTH, *IN_TRAINING, *BY_STEPS, *AS_THEY_ARE, *CHAINS])
     for seed in args.seeds:
         rows = [
             ("original", "as it is", [1.0]),
-            *((way, "bytes", args.shares) for way in (CHANNELS, *BY_STRENGTH, *BY_STEPS)),
+            *((way, "bytes", args.shares) for way in (CHANNELS, *BY_STRENGTH, *IN_TRAINING, *BY_STEPS)),
             *((way, "flops", args.flops) for way in FLOPS_ALONE),
             *((way, "as it is", [1.0]) for way in AS_THEY_ARE),
             *((way, "kB", args.kilobytes) for way in CHAINS),
@@ -239,14 +246,15 @@ def found(case: Case, start: Path) -> Entries:
     fits = Fitting(case, start, ROOM * limit)
     if case.way in BY_STEPS:
         return next((entries for entries in BY_STEPS[case.way] if fits(entries)), None) or _none(case)
-    of = CHAINS.get(case.way) or BY_STRENGTH.get(case.way) or (lambda s: [prune(s)])
+    way, made_so = IN_TRAINING.get(case.way, (case.way, None))
+    of = CHAINS.get(way) or BY_STRENGTH.get(way) or (lambda s: [prune(s)])
     weak, strong = 0.0, 0.98
     if not fits(of(strong)):
         return _none(case)
     for _ in range(HALVINGS):
         middle = (weak + strong) / 2
         weak, strong = (weak, middle) if fits(of(middle)) else (middle, strong)
-    return of(strong)
+    return (made_so or of)(strong)
 
 
 def _none(case: Case) -> Entries:

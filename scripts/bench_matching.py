@@ -18,11 +18,13 @@ from typing import Any
 from yolo_slim import record
 from yolo_slim.config import Complete, check
 from yolo_slim.record import Record
+from yolo_slim.stages.compress import compress
 from yolo_slim.stages.original import original
 from yolo_slim.stages.prune import prune_stage
 from yolo_slim.stages.recover import recover
 
 KEPT = ("map50", "map50_95", "map50_95_low", "map50_95_high", "f1_at_25", "best_confidence", "blind_images")
+BY = ("channels", "low rank")
 HEAD = ("data", "FLOPs ×", "recovered by", "mAP50-95", "95 %", "of it", "mAP50", "F1 at 0.25", "best confidence")
 
 
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--images", help="a folder of pictures to learn from as well")
     parser.add_argument("--imgsz", type=int, default=416)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.75, 0.5])
+    parser.add_argument("--by", nargs="+", choices=BY, default=list(BY), help="what makes the detector smaller")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seconds", type=float, help="so long instead, on this machine")
     parser.add_argument("--runs", default="runs")
@@ -43,26 +46,40 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(args.rows.read_text()) if args.rows.exists() else []
     if not args.print:
         for share in args.shares:
-            make(args, share, rows)
+            for way in args.by:
+                make(args, share, way, rows)
     print(table(rows))
 
 
-def make(args: argparse.Namespace, share: float, rows: list[dict[str, Any]]) -> None:
+def make(args: argparse.Namespace, share: float, by: str, rows: list[dict[str, Any]]) -> None:
     """The rows of one cut; `rows` grows, and is written after each."""
+    match = {"seconds": args.seconds} if args.seconds else {"steps": args.steps}
+    budget = {"target": {"flops": share}}
     asked = {
-        "name": f"matching_{Path(args.data).stem}_{share:g}",
+        "name": f"matching_{Path(args.data).stem}_{share:g}{'' if by == 'channels' else '_low_rank'}",
         **{name: getattr(args, name) for name in ("model", "data", "images", "imgsz", "runs")},
         "report": {"split": "val"},
         "sparse_train": {"epochs": 0},
-        "prune": {"target": {"flops": share}},
-        "recover": {"match": {"seconds": args.seconds} if args.seconds else {"steps": args.steps}},
+        **(
+            {"prune": budget, "recover": {"match": match}}
+            if by == "channels"
+            else {"compress": [{"low_rank": {**budget, "match": match}}]}
+        ),
     }
     config = Complete.of(check(asked, "scripts/bench_matching.py"))
     of = {"data": Path(args.data).stem, "model": Path(args.model).name, "imgsz": args.imgsz}
-    keep(args.rows, rows, {**of, "share": 1.0, "way": "original"}, original(config))
-    keep(args.rows, rows, {**of, "share": share, "way": "least squares"}, prune_stage(config))
     long = f"{args.seconds / 60:g} minutes" if args.seconds else f"{args.steps} steps"
-    keep(args.rows, rows, {**of, "share": share, "way": f"matching, {long}"}, recover(config))
+    keep(args.rows, rows, {**of, "share": 1.0, "way": "original"}, original(config))
+    if by == "channels":
+        keep(args.rows, rows, {**of, "share": share, "way": "least squares"}, prune_stage(config))
+        keep(args.rows, rows, {**of, "share": share, "way": f"matching, {long}"}, recover(config))
+        return
+    done = compress(config)
+    (matched,) = done.details["steps"]
+    first = record.read(config.folder / Path(matched).parent)
+    assert first is not None
+    keep(args.rows, rows, {**of, "share": share, "way": "low rank, least squares"}, first)
+    keep(args.rows, rows, {**of, "share": share, "way": f"low rank, matching, {long}"}, done)
 
 
 def keep(file: Path, rows: list[dict[str, Any]], key: dict[str, Any], done: Record) -> None:
@@ -76,7 +93,7 @@ def keep(file: Path, rows: list[dict[str, Any]], key: dict[str, Any], done: Reco
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     lines = [f"| {' | '.join(HEAD)} |", f"| --- | ---: | --- |{' ---: |' * (len(HEAD) - 3)}"]
-    for row in sorted(rows, key=lambda r: (r["data"], r["model"], -r["share"])):
+    for row in sorted(rows, key=lambda r: (r["data"], r["model"], -r["share"], "low rank" in r["way"])):
         of = ("data", "model", "imgsz")
         whole = next(r for r in rows if r["way"] == "original" and all(r[k] == row[k] for k in of))
         between = f"{row['map50_95_low']:.3f}–{row['map50_95_high']:.3f}"

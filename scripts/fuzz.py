@@ -1,6 +1,6 @@
 """Tries thousands of broken and hostile inputs, and real ones between them, and prints what came of each kind.
 
-    python scripts/fuzz.py                                             # all kinds, at the counts of the README
+    python scripts/fuzz.py                                             # all kinds, at the counts of docs/reliability.md
     python scripts/fuzz.py --kinds pickles settings --count 100        # fewer
     python scripts/fuzz.py --kinds checkpoints --only 17 --keep kept   # one case again, its files and command kept
     python scripts/fuzz.py --print                                     # the table of what was tried

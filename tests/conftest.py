@@ -10,7 +10,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 # Threads that wait for work spin; beside other tests that takes the cores from those that have some.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-LONG = ("test_sweep", "test_kill", "test_readme", "test_rounds", "test_pipeline")
+LONG = ("test_sweep", "test_kill", "test_docs", "test_rounds", "test_pipeline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

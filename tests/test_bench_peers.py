@@ -20,7 +20,7 @@ from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import relative_difference
 from yolo_slim.measure import cost
 
-torch_pruned, bench, tables = map(script, ("torch_pruned", "bench_peers", "readme_tables"))
+torch_pruned, bench = map(script, ("torch_pruned", "bench_peers"))
 
 
 @pytest.fixture
@@ -162,12 +162,6 @@ def test_a_kept_table_is_read_without_the_detector(arguments: Callable, makers: 
     bench.sum_of.cache_clear()
     assert "| 1 of 1 |" in bench.table(args) and "Still missing" not in bench.table(args)
     assert "Still missing" in bench.table(arguments("--recipes", "l1", "--seeds", "0", "--print", "--epochs", "3"))
-
-
-def test_the_readme_shows_what_the_scripts_print() -> None:
-    """`python scripts/readme_tables.py` writes them anew."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    assert tables.written(text) == text
 
 
 def test_print_makes_nothing(arguments: Callable, makers: list, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

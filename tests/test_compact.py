@@ -14,10 +14,12 @@ from yolov5_files import small
 
 from yolo_slim import SlimError, checkpoint
 from yolo_slim.channels import Trace, cut, masked, relative_difference, trace
+from yolo_slim.channels.moments import Moments
+from yolo_slim.compress.apply import applied
 from yolo_slim.compress.chains import TOLERANCE
 from yolo_slim.compress.compact import MODULES, Compact, dwsep, ghost, group
 from yolo_slim.compress.factors import dense, product
-from yolo_slim.compress.method import Material
+from yolo_slim.compress.method import Material, Plan
 from yolo_slim.mould import duplicate
 
 pytest_plugins = ["tiny"]
@@ -118,7 +120,8 @@ def test_planned_applied_and_proved(module: str, share, init: str, loaded: nn.Mo
     params = [sum(p.numel() for p in net.parameters()) for net in (loaded, compressed)]
     told = method.describe(plan)
     assert (told["macs_saved"], told["params_saved"]) == (macs[0] - macs[1], params[0] - params[1])
-    assert {*plan.refit.values()} == ({*plan.layers} if module == "dwsep" else set())
+    assert {*plan.refit.values()} == {*plan.layers}
+    assert len(plan.refit) == len(plan.layers) * (2 if module == "ghost" else 1)
 
 
 def test_the_random_begin_follows_its_seed_and_not_the_weights(loaded: nn.Module, detector: nn.Module) -> None:
@@ -240,3 +243,97 @@ def test_weights_of_zero_and_numbers_that_are_none(module: str, detector: nn.Mod
         detector.model[3].conv.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(SlimError, match=r"model\.3\.conv: its weights are not all finite"):
         method.plan(detector, Material(PX))
+
+
+# ---- what least squares gives back ----
+
+
+def samples(a: int, b: int) -> tuple[Tensor, Tensor, Moments]:
+    """X (500, a) that goes together, Y (500, b) that follows it in part and is not about zero; their moments."""
+    x = drawn(500, a) @ drawn(a, a, seed=2) + 3
+    y = x @ drawn(a, b, seed=3) + 0.1 * drawn(500, b, seed=4) - 1
+    moments = Moments(ridge=0.0)
+    moments.add(x, y)
+    return x, y, moments
+
+
+def least(x: Tensor, y: Tensor) -> np.ndarray:
+    """Weights by numpy, beside an intercept: (b, a)."""
+    one = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    return np.linalg.lstsq(one.numpy(), y.numpy(), rcond=None)[0][:-1].T
+
+
+def test_groups_are_fitted_each_to_what_it_reads() -> None:
+    """36 inputs in 2 groups, 6 outputs."""
+    x, y, moments = samples(36, 6)
+    fitted, intercept = Compact("group").fit("a", drawn(6, 18, seed=5), moments, Plan({}, refit={"a": "a"}))
+    for part in (slice(0, 3), slice(3, 6)):
+        own = slice(0, 18) if part.start == 0 else slice(18, 36)
+        np.testing.assert_allclose(fitted[part], least(x[:, own], y[:, part]), atol=1e-8)
+        torch.testing.assert_close(intercept[part], (y[:, part] - x[:, own] @ fitted[part].T).mean(0))
+
+
+def test_the_first_of_a_ghost_module_is_fitted_for_the_second() -> None:
+    """3 maps of 12 inputs, each said twice: the least that |y - v u'x| can be; and none is worse for it."""
+    x, y, moments = samples(12, 6)
+    second = torch.zeros(6, 1, 3, 3, dtype=torch.float64)
+    second[:, 0, 1, 1] = torch.tensor([1.0, 0.5, -2.0, 0.1, 0.0, 3.0])
+    plan = Plan({}, {"a.1.weight": second}, refit={"a.0": "a", "a.1": "a"})
+    before = drawn(3, 12, seed=5)
+    fitted, _ = Compact("ghost").fit("a.0", before, moments, plan)
+    centred = y - y.mean(0)
+    for i, v in enumerate(second[:, 0, 1, 1].view(3, 2)):
+        wanted = least(x, (y[:, 2 * i : 2 * i + 2] @ v / v.square().sum())[:, None])
+        np.testing.assert_allclose(fitted[i], wanted[0], atol=1e-8)
+        away = [
+            (centred[:, 2 * i : 2 * i + 2] - (x - x.mean(0)) @ u[i][:, None] * v).square().sum()
+            for u in (fitted, before)
+        ]
+        assert away[0] < away[1]
+
+
+@pytest.mark.parametrize("init", ["svd", "random"])
+@pytest.mark.parametrize("aware", [True, False])
+@pytest.mark.parametrize("module", MODULES)
+def test_refitted_it_is_nearer_to_the_original(module: str, aware: bool, init: str, loaded: nn.Module) -> None:
+    """Whole, on the images that it was fitted on and on others; the rows are what they were otherwise."""
+    images = [torch.rand(4, 3, PX, PX, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    method = Compact(module, data_aware=aware, init=init)
+    made = [applied(loaded, method, Material(PX, images[:3]), refits=refits) for refits in (False, True)]
+    for batch in images[:1] + images[3:]:
+        plain, fitted = (relative_difference(loaded, one.model, batch) for one in made)
+        assert fitted < plain
+    assert made[0].model.state_dict().keys() == made[1].model.state_dict().keys()
+    changed = {
+        name
+        for name, value in made[0].model.named_parameters()
+        if not torch.equal(value, made[1].model.get_parameter(name))
+    }
+    assert {name.removesuffix(".weight") for name in changed if name.endswith("weight")} == {*made[1].plan.refit}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_layer_fitted_gives_what_the_old_one_gave_no_worse(module: str, loaded: nn.Module) -> None:
+    """One layer replaced: squared differences of its outputs, before its batch norm, on all positions of the images."""
+    images = [torch.rand(4, 3, PX, PX, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    method = Compact(module, layers=("model.3",))
+    errors = []
+    for refits in (False, True):
+        made = applied(loaded, method, Material(PX, images), refits=refits).model
+        away = []
+        for batch in images:
+            old, new = (behind(net, batch) for net in (loaded, made))
+            away.append((old - new).square().mean())
+        errors.append(float(torch.stack(away).mean()))
+    assert errors[1] <= errors[0]
+
+
+@torch.no_grad()
+def behind(net: nn.Module, batch: Tensor) -> Tensor:
+    """What the batch norm of layer 3 gives, which takes up an intercept too."""
+    caught = []
+    block = net.model[3] if hasattr(net.model[3], "bn") else net.model[3][-1]
+    handle = block.bn.register_forward_hook(lambda layer, args, out: caught.append(out))
+    net(batch)
+    handle.remove()
+    return caught[0]

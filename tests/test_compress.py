@@ -10,8 +10,9 @@ import torch
 from tiny import PX, run
 
 from yolo_slim import checkpoint
-from yolo_slim.compress import METHODS
+from yolo_slim.compress import METHODS, Material
 from yolo_slim.config import check
+from yolo_slim.errors import SlimError
 from yolo_slim.runs.given import complete
 from yolo_slim.stages.chain import chain_of
 
@@ -154,6 +155,39 @@ def test_what_is_made_is_held_while_it_is_trained(original, data, tmp_path):
     assert changed > 5
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param("schedule: cubic, sparsity: 0.6", id="cubic"),
+        pytest.param("pattern: stripe, criterion: skeleton, sparsity: 0.3, strength: 3", id="skeleton"),
+    ],
+)
+def test_what_training_has_decided_is_held_from_then_on(original, data, tmp_path, settings):
+    """By what comes behind it: methods, and their trainings."""
+    words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}", "prune.calib_images=4")
+    first = f"{{weights: {{{settings}, epochs: 2, train: {{batch: 2, nbs: 2}}}}}}"
+    steps = f"compress=[{first}, {{cluster: {{bits: 4, epochs: 1}}}}]"
+    answer = run("compress", *words, steps)
+    assert answer.code == 0, answer
+    folder = tmp_path / "slim" / "compressed"
+    whole, one, other = (
+        checkpoint.load(path).state_dict()
+        for path in (original, folder / "1_weights" / "trained" / "step.pt", folder / "compressed.pt")
+    )
+    told = json.loads((folder / "1_weights" / "trained" / "stage.json").read_text())
+    share = told["details"]["plan"]["sparsity"]
+    assert share == pytest.approx(0.3 if "stripe" in settings else 0.6, abs=0.01)
+    assert one.keys() == whole.keys()
+    zeros = 0
+    for name, value in one.items():
+        if value.dim() == 4:
+            assert torch.equal(value == 0, other[name] == 0), name
+            zeros += int((value == 0).sum()) - int((whole[name] == 0).sum())
+    assert zeros == pytest.approx(told["details"]["plan"]["zeros"], abs=10)
+    again = run("compress", *words, steps)
+    assert again.out.count("nothing has changed") + again.out.count("done before") >= 3, again.out
+
+
 def test_low_rank_comes_before_the_cut_and_the_cut_reads_it(original, data, tmp_path):
     words = (f"model={original}", f"data={data}", f"runs={tmp_path}", f"imgsz={PX}", *CUT)
     steps = "compress=[{low_rank: {energy: 0.6, multiple: 1}}, prune]"
@@ -169,6 +203,25 @@ def test_low_rank_comes_before_the_cut_and_the_cut_reads_it(original, data, tmp_
 def test_every_method_says_what_it_does_and_what_runtimes_make_of_it():
     for name, method in METHODS.items():
         assert method.help and method.speed and isinstance(method.changes_layers, bool), name
+
+
+@pytest.mark.parametrize("name", ["weights", "low_rank", "compact", "quantize", "cluster"])
+def test_layers_are_named_alike_in_every_method(original, name):
+    """By patterns, as prune.exclude has them; a name stands for all below it."""
+    detector, material = checkpoint.load(original), Material(PX)
+    options = {"low_rank": {"how": "spatial_svd", "energy": 0.4, "multiple": 1}}.get(name, {})
+    method = METHODS[name](layers=("model.1", "model.[3]", "model.10.cv2.1.*"), **options)
+    found = {*method.plan(detector, material).layers}
+    assert {"model.1.conv", "model.3.conv", "model.10.cv2.1.0.conv"} <= found
+    assert all(name.startswith(("model.1.", "model.3.", "model.10.cv2.1.")) for name in found)
+    others = method.plan(detector, material).kept
+    assert others["model.2.conv"] == others["model.0.conv"] == "not among the layers asked for"
+    with pytest.raises(SlimError, match=r"layers: model\.44 matches no layer; did you mean model\."):
+        METHODS[name](layers=("model.44",), **options).plan(detector, material)
+    few = METHODS[name](**options).plan(detector, material)
+    assert few.kept["model.0.conv"] == few.kept["model.10.cv2.0.2"] == "reads the image, or predicts"
+    more = METHODS[name](first=True, predictions=True, **options).plan(detector, material)
+    assert "reads the image, or predicts" not in more.kept.values()
 
 
 def test_a_method_may_be_followed_by_learning_from_the_original(original, data, tmp_path):

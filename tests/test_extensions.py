@@ -137,7 +137,7 @@ def test_a_runtime_that_is_gone_is_no_choice(monkeypatch: pytest.MonkeyPatch) ->
         here.setitem(RUNTIMES, "mine", Runtime("onnx", "onnxruntime", lambda file, threads: None))
         assert "mine" in choices.RUNTIMES and "mine" not in choices.TIMED_BY_LAYER
     assert "mine" not in choices.RUNTIMES
-    with pytest.raises(SlimError, match=r"expected torch, onnxruntime, .* or opencv, got 'mine'"):
+    with pytest.raises(SlimError, match=r"expected torch, onnxruntime, .* or litert, got 'mine'"):
         read_config(None, ["model=a.pt", "bench.runtimes=[mine]"])
 
 

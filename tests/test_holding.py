@@ -16,9 +16,11 @@ import yaml
 from test_sparse import QUICK, SAVED
 from torch import distributed, nn
 from training_helpers import ARGUMENTS, PX, Killed, draw_shapes, fit, killed_after, live, saved, tiny, watched
+from ultralytics import YOLO
 
 from yolo_slim import checkpoint
-from yolo_slim.compress import METHODS, Hold, Plan
+from yolo_slim.compress import METHODS, Hold, Material, Plan
+from yolo_slim.compress.weights import Weights
 from yolo_slim.distill.workers import average_gradients
 from yolo_slim.errors import SlimError
 from yolo_slim.training.holding import SETTINGS, HoldingDistillTrainer, HoldingTrainer
@@ -299,3 +301,124 @@ def test_two_workers_hold_alike(tmp_path, data, start, plan, mask):
         assert torch.equal(mine[WEIGHT] != 0, mask)
         assert all(torch.equal(mine[k], theirs[k]) for k in mine)
     assert not torch.equal(one[0][WEIGHT], checkpoint.load(start).get_parameter(WEIGHT) * mask), "steps were taken"
+
+
+# ------------------------------------------------------------------------------------- methods that decide in training
+
+GRADUAL = {
+    "cubic": {"schedule": "cubic", "until": 0.8, "sparsity": 0.6},
+    "skeleton": {"pattern": "stripe", "criterion": "skeleton", "strength": 1.3, "until": 0.8, "sparsity": 0.4},
+}
+
+
+def asked_for(kind: str, detector: nn.Module, folder: Path, **more: Any) -> tuple[Weights, Plan, dict[str, list]]:
+    """A method so set, its plan for a detector, and the settings file of a run."""
+    options = {**GRADUAL[kind], **more}
+    method = Weights(**options)
+    plan = method.plan(detector, Material(PX))
+    file = str(save_plan(plan, folder / f"{kind}.plan"))
+    return method, plan, {SETTINGS: [{"method": "weights", "options": options, "plan": file}]}
+
+
+def zero_share(detector: nn.Module, plan: Plan) -> float:
+    some = [detector.get_parameter(f"{name}.weight") for name in plan.layers]
+    return sum(int((w == 0).sum()) for w in some) / sum(w.numel() for w in some)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
+@pytest.mark.parametrize("kind", GRADUAL)
+def test_zeros_become_more_and_nobody_who_loads_it_knows_how(tmp_path, data, start, kind, optimizer):
+    method, plan, files = asked_for(kind, checkpoint.load(start), tmp_path)
+    shares = []
+
+    def watch(trainer: HoldingTrainer) -> None:
+        shares.append(zero_share(trainer.detector, plan))
+        # The average has zeros where the detector has, and where both signs met by chance; stripes as wholes.
+        gone = [trainer.detector.get_parameter(f"{name}.weight") == 0 for name in plan.layers]
+        held = [trainer.ema.ema.get_parameter(f"{name}.weight") == 0 for name in plan.layers]
+        assert all(torch.equal(one, other) for one, other in zip(gone, held, strict=True))
+
+    run = tmp_path / "run"
+    arguments = {**SAVED, "optimizer": optimizer}
+    trainer = fit(watched(HoldingTrainer, watch, "on_train_batch_end"), start, run, data, files=files, **arguments)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(method.sparsity, abs=0.02) and shares[0] < 0.5
+    last = checkpoint.load(run / "weights" / "last.pt")
+    assert last.state_dict().keys() == checkpoint.load(start).state_dict().keys()
+    assert {type(m) for m in last.modules()} == {type(m) for m in checkpoint.load(start).modules()}
+    settled = method.settled(last, plan)
+    assert method.check(last, settled)["sparsity"] == pytest.approx(shares[-1], abs=1e-6)
+    assert YOLO(str(run / "weights" / "last.pt")).predict(torch.zeros(1, 3, PX, PX), verbose=False)
+    if kind == "skeleton":
+        (striping,) = trainer.deciding
+        assert all(torch.equal(settled.tensors[n].any(1), s.alive.cpu()) for n, s in striping.skeletons.items())
+        assert any((s.stripes[s.alive] - 1).abs().max() > 0 for s in striping.skeletons.values())
+
+
+@pytest.mark.parametrize("kind", GRADUAL)
+@pytest.mark.parametrize("event", ["on_model_save", "on_train_batch_end"])
+def test_what_was_decided_is_gone_on_with(tmp_path, data, start, kind, event):
+    """Killed, its zeros are those of the last whole epoch, and those to come are added to them."""
+    method, plan, files = asked_for(kind, checkpoint.load(start), tmp_path)
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        fit(killed_after(HoldingTrainer, 2, event), start, run, data, epochs=3, files=files, **SAVED)
+    ckpt = checkpoint.read(run / "weights" / "last.pt")
+    (state,), began = ckpt["holds"], []
+
+    def watch(trainer: HoldingTrainer) -> None:
+        (deciding,) = trainer.deciding
+        began.append((deciding.state(), live(trainer)))
+
+    trainer = fit(
+        watched(HoldingTrainer, watch, "on_train_start"), start, run, data, epochs=3, resume=True, **SAVED
+    )  # fmt: skip
+    (found, before), after = began[0], live(trainer)
+    for one, other in zip(_tensors(found), _tensors(state), strict=True):
+        assert torch.equal(one, other)
+    names = [f"{name}.weight" for name in plan.layers]
+    assert all(torch.equal(before[name], ckpt["live"][name]) for name in names), "as it was, exactly"
+    assert all((after[name] == 0)[before[name] == 0].all() for name in names), "none has returned"
+    last = checkpoint.load(run / "weights" / "last.pt")
+    assert zero_share(last, plan) == pytest.approx(method.sparsity, abs=0.02)
+    method.check(last, method.settled(last, plan))
+
+
+def _tensors(state: Any) -> list[torch.Tensor]:
+    """All that nested dicts hold, numbers among them."""
+    if isinstance(state, dict):
+        return [tensor for value in state.values() for tensor in _tensors(value)]
+    return [torch.as_tensor(state)]
+
+
+@pytest.mark.parametrize("kind", GRADUAL)
+def test_an_epoch_that_is_done_again_decides_again(tmp_path, data, start, kind):
+    """It goes back to what was decided before it, not on with what was decided in it."""
+    _, plan, files = asked_for(kind, checkpoint.load(start), tmp_path)
+    spoiled, shares = [], {}
+
+    def spoil(trainer: HoldingTrainer) -> None:
+        if trainer.epoch == 1 and trainer.batches == 3 and not spoiled:
+            spoiled.append(zero_share(trainer.detector, plan))
+            trainer.loss = torch.tensor(torch.nan)
+
+    def watch(trainer: HoldingTrainer) -> None:
+        shares.setdefault(trainer.epoch, []).append(zero_share(trainer.detector, plan))
+
+    trainer = watched(watched(HoldingTrainer, spoil, "on_train_batch_end"), watch, "on_train_epoch_start")
+    fit(trainer, start, tmp_path / "run", data, epochs=3, files=files, **SAVED)
+    once, again = shares[1]
+    assert once == again < spoiled[0]
+
+
+def test_what_is_settled_is_held_from_the_first_step(tmp_path, data, start):
+    """By the same settings: the plan says that it is decided."""
+    method, plan, _ = asked_for("cubic", checkpoint.load(start), tmp_path)
+    detector = checkpoint.load(start)
+    method.hold(plan).decide(detector, 1.0)
+    settled = method.settled(detector, plan)
+    file = str(save_plan(settled, tmp_path / "settled.plan"))
+    files = {SETTINGS: [{"method": "weights", "options": GRADUAL["cubic"], "plan": file}]}
+    shares = []
+    trainer = watched(HoldingTrainer, lambda t: shares.append(zero_share(t.detector, plan)), "on_train_batch_end")
+    fit(trainer, start, tmp_path / "run", data, epochs=1, files=files, **SAVED)
+    assert set(shares) == {zero_share(detector, plan)}

@@ -248,7 +248,9 @@ def test_the_last_factor_stands_where_the_layer_stood(loaded: nn.Module) -> None
 
 def test_what_reads_the_image_and_what_predicts_stay_unless_named(loaded: nn.Module) -> None:
     plan = LowRank(energy=0.3, multiple=1).plan(loaded, Material(PX))
-    assert not {"model.0.conv", "model.10.cv2.0.2", "model.10.cv3.0.2"} & (plan.layers.keys() | plan.kept.keys())
+    ends = {"model.0.conv", "model.10.cv2.0.2", "model.10.cv3.0.2"}
+    assert {plan.kept[name] for name in ends} == {"reads the image, or predicts"} and not ends & plan.layers.keys()
+    assert "model.0.conv" in LowRank(energy=0.3, multiple=1, first=True).plan(loaded, Material(PX)).layers
     named = LowRank(energy=0.3, multiple=1, layers=("model.0", "*.cv2.0.2")).plan(loaded, Material(PX))
     assert {*named.layers} == {"model.0.conv", "model.10.cv2.0.2"}
 
@@ -339,7 +341,7 @@ def test_a_target_is_met_and_little_is_left_of_it(cost: str, loaded: nn.Module, 
     whole, left = (getattr(measured(net, PX), cost) for net in (loaded, compressed))
     share = left / whole  # as thop counts, batch norms and all
     assert 0.84 < share <= 0.85
-    assert all("target" in why or "saves" in why for why in plan.kept.values())
+    assert all("target" in why or "saves" in why or "predicts" in why for why in plan.kept.values())
 
 
 def test_a_target_out_of_reach_says_what_is_in_reach(loaded: nn.Module) -> None:

@@ -26,6 +26,7 @@ PLAN = Plan(
     },
     kept={"model.2.conv": "it predicts"},
     refit={"new": "old"},
+    undecided=True,
 )
 
 
@@ -38,7 +39,7 @@ def sealed(header: object, tail: bytes = b"", length: int | None = None) -> byte
 
 def empty(**changed: object) -> dict[str, object]:
     """The header of a plan without anything, or nearly so."""
-    return {"layers": {}, "kept": {}, "refit": {}, "tensors": {}, **changed}
+    return {"layers": {}, "kept": {}, "refit": {}, "undecided": False, "tensors": {}, **changed}
 
 
 def of_shape(dtype: str, *shape: object) -> dict[str, object]:
@@ -48,7 +49,7 @@ def of_shape(dtype: str, *shape: object) -> dict[str, object]:
 
 def test_what_is_read_is_what_was_written(tmp_path):
     found = load_plan(save_plan(PLAN, tmp_path / "there" / "a.plan"))
-    assert (found.layers, found.kept, found.refit) == (PLAN.layers, PLAN.kept, PLAN.refit)
+    assert (found.layers, found.kept, found.refit) == (PLAN.layers, PLAN.kept, PLAN.refit) and found.undecided
     assert list(found.layers) == list(PLAN.layers), "in the detector's order"
     assert found.tensors.keys() == PLAN.tensors.keys()
     for name, tensor in PLAN.tensors.items():

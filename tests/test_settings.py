@@ -233,7 +233,7 @@ def test_a_huge_value_is_told_in_short() -> None:
 
 
 HOW_MUCH = {"solver", "scope", "ratio", "target", "layers", "min_keep", "min_channels", "round_to", "exclude", "depth"}
-HOW_MUCH |= {"rescore", "search"}
+HOW_MUCH |= {"device", "rescore", "search"}
 AFTER_THE_CUT = {"absorb", "reconstruct", "recalibrate"}
 
 

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo_slim.channels import trace
 from yolo_slim.channels.moments import Moments
 from yolo_slim.compress.kmeans import INITS, kmeans
+from yolo_slim.compress.layers import Chosen
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, moved, restoring, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, in_half, moved, restoring, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Cluster(Chosen):
     """K-means of each layer's weights."""
 
     help: ClassVar[str] = "weights of a layer share few values (k-means): a table and a few bits a weight"
@@ -33,9 +35,6 @@ class Cluster:
 
     bits: int = field(default=5, metadata={"help": "of a weight's number in the table: 2^bits values a layer"})
     init: str = field(default="linear", metadata={"help": f"where the means begin: {', '.join(INITS)}"})
-    layers: tuple[str, ...] = field(default=(), metadata={"help": "names of the layers; none: all that are eligible"})
-    first: bool = field(default=False, metadata={"help": "the layers that read the image as well"})
-    predictions: bool = field(default=False, metadata={"help": "the layers that predict as well"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -49,7 +48,7 @@ class Cluster:
         Raises:
             SlimError: no layer is eligible, or one has weights that are no numbers.
         """
-        convs, kept = chosen(detector, material, self.layers, first=self.first, predictions=self.predictions)
+        convs, kept = self.chosen(trace(detector, material.imgsz))
         layers, tensors = {}, {}
         for conv in convs:
             name, weight = weight_of(conv.name), checked(conv.name, conv.layer(detector).weight)

@@ -8,7 +8,7 @@ arXiv:1911.11907): an ordinary convolution makes half of the maps, and a cheap d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
-from yolo_slim.compress.chains import Rows, finite_weight, noted, positions, sizes
+from yolo_slim.channels.moments import Moments
+from yolo_slim.compress.chains import Rows, finite_weight, names_of, noted, positions, sizes
 from yolo_slim.compress.factors import Chain, balanced, damped, symmetric
-from yolo_slim.compress.layers import chosen, some_of
+from yolo_slim.compress.layers import Chosen, replaceable, some_of
 from yolo_slim.compress.method import Material, Plan
 from yolo_slim.compress.second_moments import second_moments
+from yolo_slim.compress.support import fit_groups
 from yolo_slim.errors import SlimError
 
 GHOST = 3
@@ -95,7 +97,7 @@ MODULES: dict[str, tuple[Callable[[Tensor, Tensor | None, int], Chain], str]] = 
 
 
 @dataclass(frozen=True)
-class Compact(Rows):
+class Compact(Chosen, Rows):
     """Cheaper modules in the place of k x k convolutions."""
 
     help: ClassVar[str] = "k x k convolutions become depthwise-separable, grouped or ghost modules; train them after"
@@ -103,9 +105,6 @@ class Compact(Rows):
 
     module: str = field(default="dwsep", metadata={"help": ", ".join(MODULES)})
     groups: int = field(default=2, metadata={"help": "of module group: how many"})
-    layers: tuple[str, ...] = field(
-        default=(), metadata={"help": "patterns of k x k layers; none: all but the first and those that predict"}
-    )
     init: str = field(default="svd", metadata={"help": "svd: the nearest to the old weights; random: begun afresh"})
     data_aware: bool = field(
         default=True, metadata={"help": "nearest in what the layers give on the images, where there are any"}
@@ -128,9 +127,10 @@ class Compact(Rows):
                 layer.
         """
         wiring = trace(detector, material.imgsz)
-        convs, kept = chosen(detector, wiring, self.layers)
-        kept |= {conv.name: why for conv in convs if (why := self._unfit(conv))}
-        convs = [conv for conv in convs if conv.name not in kept]
+        asked, kept = self.chosen(wiring)
+        convs, stay = replaceable(detector, asked)
+        stay |= {conv.name: why for conv in convs if (why := self._unfit(conv))}
+        convs = [conv for conv in convs if conv.name not in stay]
         make, kind = MODULES[self.module]
         images = material.images if self.data_aware and self.init == "svd" else ()
         grams = second_moments(detector, {conv.name: [kind] for conv in convs}, images, seed=material.seed)
@@ -143,7 +143,7 @@ class Compact(Rows):
             counts = np.array([weight.numel() for _, weight in chain])
             macs = int(counts @ positions(layer, [step for step, _ in chain], seen.get(conv.name, [])))
             if macs >= conv.macs or counts.sum() >= conv.weights:
-                kept[conv.name] = "it would save nothing"
+                stay[conv.name] = "it would save nothing"
                 continue
             layers[conv.name] = {
                 "module": self.module,
@@ -152,8 +152,31 @@ class Compact(Rows):
             }
             chains[conv.name] = chain
         if not chains:
-            raise SlimError(f"compact has nothing to replace: {some_of(kept)}. Name other layers, or another module")
-        return replace(noted(layers, chains, detector), kept=kept)
+            raise SlimError(f"compact has nothing to replace: {some_of(stay)}. Name other layers, or another module")
+        return replace(noted(layers, chains, detector), kept=kept | stay, refit=self._refitted(detector, chains))
+
+    def _refitted(self, detector: nn.Module, chains: Mapping[str, Chain]) -> dict[str, str]:
+        """Of each row the layers that can be fitted to what the old one gave: of ghost modules both."""
+        names = {conv: names_of(detector, conv, len(chain)) for conv, chain in chains.items()}
+        return {name: conv for conv, row in names.items() for name in (row if self.module == "ghost" else row[-1:])}
+
+    def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
+        """By least squares: a layer in groups group by group; the first of a ghost module for its second as it begins.
+
+        That multiplies the i-th map by two numbers v: the map that is nearest in what the pair gives is v' y / v' v.
+        """
+        if len(moments.x) > weight.shape[1]:
+            return fit_groups(moments, weight)
+        if self.module != "ghost":
+            return moments.fit(weight)
+        second = next(reversed([name for name, was in plan.refit.items() if was == plan.refit[layer]]))
+        kernels = plan.tensors[f"{second}.weight"].to(weight.device).double()
+        shares = kernels[:, 0, GHOST // 2, GHOST // 2].view(-1, 2)
+        pairs, _ = moments.fit((shares[:, :, None] * weight.double()[:, None]).flatten(0, 1))
+        squares = shares.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+        fitted = (shares[:, :, None] * pairs.unflatten(0, (-1, 2))).sum(1) / squares[:, None]
+        alone = squares > torch.finfo(torch.float32).tiny  # a pair that says nothing stays as it is
+        return torch.where(alone[:, None], fitted, weight.double()), fitted.new_zeros(len(fitted))
 
     def _unfit(self, conv: Conv) -> str | None:
         """Why a layer cannot become such a module; None: it can."""

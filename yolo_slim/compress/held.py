@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,46 +10,24 @@ from torch import Tensor, nn
 from yolo_slim.compress.method import Hold, Plan
 from yolo_slim.errors import SlimError
 
-ORDER = ":order"
-"""Parameter + this, in a plan's tensors: the share of the way to the last zero at which each weight is zero, like the
-parameter; 0: from the beginning, infinity: never. So the mask at any moment is `order > share of the way`."""
-
 
 def masks(plan: Plan) -> dict[str, Tensor]:
-    """Parameter -> bool, like it: what stays in the end."""
-    return {name: tensor for name, tensor in plan.tensors.items() if not name.endswith(ORDER)}
+    """Parameter -> bool, like it: what is not zero for good."""
+    return {name: tensor for name, tensor in plan.tensors.items() if tensor.dtype == torch.bool}
 
 
-def share_gone(passed: float, until: float) -> float:
-    """Share of the way to the last zero, after a share of the training: 1 - (1 - passed / until)^3, 1 from `until` on.
-
-    Zhu & Gupta, arXiv:1710.01878, Eq. 1, without their steps: s = s_f + (s_0 - s_f) (1 - passed / until)^3.
-    """
-    return 1 - (1 - min(max(passed / until, 0.0), 1.0)) ** 3
-
-
-def holding(plan: Plan, way: Callable[[float], float] = lambda passed: 1.0) -> Hold:
-    """Zeroes, in place, what is zero by then.
-
-    Args:
-        plan: with masks, and with the order of those that do not go at once.
-        way: share of the training passed -> share of the way to the last zero.
-    """
+def holding(plan: Plan) -> Hold:
+    """Zeroes, in place, what a plan's masks say."""
     there: dict[tuple[str, torch.device], Tensor] = {}  # moved once: a step of the optimizer waits for it
-
-    def on(name: str, device: torch.device) -> Tensor:
-        if (name, device) not in there:
-            there[name, device] = plan.tensors[name].to(device)
-        return there[name, device]
 
     @torch.no_grad()
     def hold(detector: nn.Module, passed: float) -> None:
-        far = way(passed)
-        for name in masks(plan):
+        for name, mask in masks(plan).items():
             weight = detector.get_parameter(name)
-            late = far < 1 and f"{name}{ORDER}" in plan.tensors
-            gone = on(f"{name}{ORDER}", weight.device) <= far if late else ~on(name, weight.device)
-            weight.masked_fill_(gone, 0)  # not multiplied: what is not a number would stay so
+            key = name, weight.device
+            if key not in there:
+                there[key] = ~mask.to(weight.device)
+            weight.masked_fill_(there[key], 0)  # not multiplied: what is not a number would stay so
 
     return hold
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from torch import nn
@@ -26,28 +27,49 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
     return [
         conv
         for conv in trace.convs.values()
-        if (first or not reads_image(conv, trace)) and (predictions or conv.norm is not None or conv.name not in whole)
+        if (first if reads_image(conv, trace) else (conv.inputs != FIXED).any())  # what reads no channel is a table
+        and (predictions or conv.norm is not None or conv.name not in whole)
     ]
 
 
 def reads_image(conv: Conv, trace: Trace) -> bool:
-    """Whether it reads the image, or what was cut out of it (`Focus`)."""
-    return bool((conv.inputs == FIXED).all()) and len(conv.inputs) % trace.image_channels == 0
+    """Whether it reads the image, or the four that `Focus` makes of it."""
+    return bool((conv.inputs == FIXED).all()) and len(conv.inputs) in (trace.image_channels, 4 * trace.image_channels)
 
 
-def chosen(detector: nn.Module, trace: Trace, patterns: Iterable[str]) -> tuple[list[Conv], dict[str, str]]:
-    """Dense convolutions that others may take the place of, and those that stay, with the reason.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Settings of a method that say which layers it concerns."""
 
-    Args:
-        detector: that was traced.
-        trace: of it.
-        patterns: of layers; none: all that are `eligible`.
+    layers: tuple[str, ...] = field(
+        default=(), metadata={"help": "patterns of layers; none: all but the first and those that predict"}
+    )
+    first: bool = field(default=False, metadata={"help": "also the layers that read the image"})
+    predictions: bool = field(default=False, metadata={"help": "also the layers that predict"})
 
-    Raises:
-        SlimError: a pattern matches no layer.
-    """
-    patterns = tuple(patterns)
-    found = named(trace, patterns) if patterns else eligible(trace)
+    def chosen(self, wiring: Trace) -> tuple[list[Conv], dict[str, str]]:
+        """Convolutions in the order they run, and why others stay as they are.
+
+        Raises:
+            SlimError: a pattern matches no layer, or none is left.
+        """
+        if self.layers:
+            found, why = named(wiring, self.layers), "not among the layers asked for"
+        else:
+            found = eligible(wiring, first=self.first, predictions=self.predictions)
+            why = "reads the image, or predicts"
+        if not found:
+            raise SlimError(
+                "expected a convolution to change, but all of them read the image or predict: set first=true or "
+                "predictions=true"
+            )
+        there = {conv.name for conv in found}
+        return found, {name: why for name in wiring.convs if name not in there}
+
+
+def replaceable(detector: nn.Module, convs: Iterable[Conv]) -> tuple[list[Conv], dict[str, str]]:
+    """Dense convolutions that others may take the place of, and those that stay, with the reason."""
+    found = [*convs]
     kept = {conv.name: "grouped" if conv.groups > 1 else obstacle(detector, conv.name) for conv in found}
     return [conv for conv in found if not kept[conv.name]], {name: why for name, why in kept.items() if why}
 

@@ -18,7 +18,7 @@ from yolo_slim.channels.multiple_choice import least_loss
 from yolo_slim.compress.chains import Rows, finite_weight, noted, positions, sizes
 from yolo_slim.compress.cp import Cp
 from yolo_slim.compress.factors import Factors, SpatialSvd, Svd, Tucker2, balanced
-from yolo_slim.compress.layers import chosen, some_of
+from yolo_slim.compress.layers import Chosen, replaceable, some_of
 from yolo_slim.compress.method import Material, Plan
 from yolo_slim.compress.second_moments import second_moments
 from yolo_slim.errors import SlimError
@@ -47,7 +47,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class LowRank(Rows):
+class LowRank(Chosen, Rows):
     """Low-rank factors; see `Svd`, `SpatialSvd`, `Tucker2` and `Cp` for the formulas and their sources."""
 
     help: ClassVar[str] = "k x k and 1 x 1 convolutions become products of smaller ones (SVD, Tucker, CP)"
@@ -66,9 +66,6 @@ class LowRank(Rows):
         metadata={"help": "instead of energy: flops or params of the whole detector, a share of what it has, e.g. 0.7"},
     )
     multiple: int = field(default=8, metadata={"help": "ranks are multiples of it: runtimes work in blocks"})
-    layers: tuple[str, ...] = field(
-        default=(), metadata={"help": "patterns of layers; none: all but the first and those that predict"}
-    )
     data_aware: bool = field(
         default=True, metadata={"help": "weigh errors by what the layers read on the images, where there are any"}
     )
@@ -98,13 +95,14 @@ class LowRank(Rows):
                 finite, or a pattern matches no layer.
         """
         wiring = trace(detector, material.imgsz)
-        convs, kept = chosen(detector, wiring, self.layers)
+        asked, kept = self.chosen(wiring)
+        convs, stay = replaceable(detector, asked)
         options = self._options(detector, wiring, convs, material)
-        kept |= {name: "nothing that keeps less saves anything" for name, some in options.items() if not some}
+        stay |= {name: "nothing that keeps less saves anything" for name, some in options.items() if not some}
         options = {name: some for name, some in options.items() if some}
-        picked = self._by_energy(options, kept) if self.target is None else self._by_budget(options, wiring)
+        picked = self._by_energy(options, stay) if self.target is None else self._by_budget(options, wiring)
         if not picked:
-            raise SlimError(f"low_rank has nothing to replace: {some_of(kept)}. Try less energy, or a smaller multiple")
+            raise SlimError(f"low_rank has nothing to replace: {some_of(stay)}. Try less energy, or a smaller multiple")
         layers, chains = {}, {}
         for name in sorted(picked, key=[*wiring.convs].index):
             (some, i), conv = picked[name], wiring.convs[name]
@@ -116,8 +114,8 @@ class LowRank(Rows):
                 "params": [conv.weights, int(some.costs["params"][i])],
             }
             chains[name] = balanced(some.factors.chain(some.ranks[i]))
-        kept |= {name: "the target is met without it" for name in options if name not in picked and name not in kept}
-        return replace(noted(layers, chains, detector), kept=kept)
+        stay |= {name: "the target is met without it" for name in options if name not in picked and name not in stay}
+        return replace(noted(layers, chains, detector), kept=kept | stay)
 
     def _options(
         self, detector: nn.Module, wiring: Trace, convs: list[Conv], material: Material

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from yolo_slim.compress.patterns import Units, runs
 
-NEVER = float("inf")
-"""On the way of a weight that stays."""
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -29,23 +26,30 @@ class Layer:
 
 
 def choose(layers: Mapping[str, Layer], sparsity: float) -> dict[str, Tensor]:
-    """The way of each weight, (Co, a), if this share of all is to be zero, units compared over all of these layers.
+    """Which weights stay, (Co, a) bool, if this share of all is to be zero, units compared over all of these layers.
 
-    The way is the share of the weights that go that have gone once this one has: the mask of any moment follows from
-    it, and the masks of all moments are nested. 0: zero from the beginning; `NEVER`: stays. Zeros are as many as
-    wanted, rounded down: less by what is left before the first unit that is too large, and where nothing but the
-    dearest unit of each layer is left, which always stays. Of equal scores, the first in the detector goes.
+    Zeros are as many as wanted, rounded down: less by what is left before the first unit that is too large, and where
+    nothing but the dearest unit of each layer is left, which always stays. Of equal scores, the first in the detector
+    goes. What is zero for good stays so.
     """
-    names = list(layers)
-    alive = torch.cat([layers[name].alive.flatten() for name in names])
-    wanted = int(sparsity * sum(layer.weights for layer in layers.values()) + 1e-9)
-    wanted -= sum(layers[name].weights - int(layers[name].alive.sum()) for name in names)
-    order = torch.cat([layers[name].scores.flatten() for name in names]).argsort(stable=True)
+    alive = torch.cat([layer.alive.flatten() for layer in layers.values()])
     free = alive > 0
-    free[_dearest([layers[name] for name in names])] = False
+    free[_dearest(list(layers.values()))] = False
+    order = _scores(layers).argsort(stable=True)
     order = order[free[order]]
-    gone = alive[order].cumsum(0)
-    return _ways(layers, order[gone <= wanted], gone[gone <= wanted])
+    return _without(layers, order[alive[order].cumsum(0) <= _wanted(layers, sparsity)])
+
+
+def _scores(layers: Mapping[str, Layer]) -> Tensor:
+    """Of all units, one layer after another."""
+    return torch.cat([layer.scores.flatten() for layer in layers.values()])
+
+
+def _wanted(layers: Mapping[str, Layer], sparsity: float) -> int:
+    """How many weights have to go, beside those that have gone."""
+    total = sum(layer.weights for layer in layers.values())
+    gone = total - sum(int(layer.alive.sum()) for layer in layers.values())
+    return max(int(sparsity * total + 1e-9) - gone, 0)
 
 
 def _dearest(layers: list[Layer]) -> list[int]:
@@ -54,42 +58,43 @@ def _dearest(layers: list[Layer]) -> list[int]:
     for layer in layers:
         there = layer.alive.flatten() > 0
         if there.any():
-            scores = layer.scores.flatten().masked_fill(~there, -NEVER)
+            scores = layer.scores.flatten().masked_fill(~there, -torch.inf)
             found.append(start + int(torch.nonzero(there & (scores == scores.max()))[-1]))
         start += layer.scores.numel()
     return found
 
 
-def choose_of_m(layers: Mapping[str, Layer], shapes: Mapping[str, torch.Size], n: int, m: int) -> dict[str, Tensor]:
+def choose_of_m(
+    layers: Mapping[str, Layer], shapes: Mapping[str, torch.Size], n: int, m: int, sparsity: float = 1.0
+) -> dict[str, Tensor]:
     """The same, if of `m` consecutive input channels, at each output and position, the `n` of the highest scores stay.
 
     Args:
-        layers: in single weights; all compared with one another in the order in which they go.
+        layers: in single weights.
         shapes: of the weights.
         n, m: of the pattern.
+        sparsity: share of all weights that may be zero yet: of those that go, the lowest scores go first.
     """
     going = []
     for name, layer in layers.items():
         sets = runs(shapes[name][1], shapes[name][2:].numel(), m)
-        blocks = layer.scores.masked_fill(layer.alive == 0, -NEVER)[:, sets]  # [Co, J, M]
+        blocks = layer.scores.masked_fill(layer.alive == 0, -torch.inf)[:, sets]  # [Co, J, M]
         goes = torch.zeros_like(blocks, dtype=torch.bool)
         goes.scatter_(2, blocks.argsort(dim=2, stable=True)[:, :, : m - n], True)
         flat = torch.zeros_like(layer.alive, dtype=torch.bool)
         flat[:, sets.flatten()] = goes.flatten(1)
         going.append((flat & (layer.alive > 0)).flatten())
-    order = torch.cat([layer.scores.flatten() for layer in layers.values()]).argsort(stable=True)
+    order = _scores(layers).argsort(stable=True)
     order = order[torch.cat(going)[order]]
-    return _ways(layers, order, torch.arange(1, len(order) + 1))
+    return _without(layers, order[: _wanted(layers, sparsity)])
 
 
-def _ways(layers: Mapping[str, Layer], going: Tensor, gone: Tensor) -> dict[str, Tensor]:
-    """Of units, as places among all of them in the order they go, and how many weights have gone with each."""
-    way = torch.cat([torch.where(layer.alive > 0, NEVER, 0.0).flatten() for layer in layers.values()])
-    if len(gone):
-        way[going] = (gone.double() / int(gone[-1])).float()
-    found, start = {}, 0
-    for name, layer in layers.items():
-        count = layer.scores.numel()
-        found[name] = layer.units.spread(way[start : start + count].reshape(layer.scores.shape))
-        start += count
-    return found
+def _without(layers: Mapping[str, Layer], going: Tensor) -> dict[str, Tensor]:
+    """What stays, (Co, a) bool of each layer, if units go: places among all of them."""
+    stays = torch.cat([(layer.alive > 0).flatten() for layer in layers.values()])
+    stays[going] = False
+    parts = stays.split([layer.alive.numel() for layer in layers.values()])
+    return {
+        name: layer.units.spread(part.reshape(layer.alive.shape))
+        for (name, layer), part in zip(layers.items(), parts, strict=True)
+    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,7 +13,35 @@ from yolo_slim.channels.moments import Moments
 Hold: TypeAlias = Callable[[nn.Module, float], None]
 """Brings a detector's numbers back to where a method wants them, in place; after every step of the optimizer, in the
 detector and in the average of its weights. It gets the share of the training that has passed, 0 to 1, and goes by that
-and by the plan alone: a training that is resumed goes on with nothing else."""
+and by the plan alone, so that a training that is resumed goes on with nothing else; one that goes by more is
+`Deciding`."""
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """A hold that finds out in training what is held: from the detector that is trained, not from its average."""
+
+    @property
+    def learned(self) -> Sequence[nn.Parameter]:
+        """What is trained beside the detector, without weight decay; no part of it."""
+
+    def before_step(self, detector: nn.Module) -> None:
+        """Right before a step of the optimizer, with the gradients that it will use."""
+
+    def after_step(self, detector: nn.Module) -> None:
+        """Right after it, also where mixed precision has made none of it."""
+
+    def decide(self, detector: nn.Module, passed: float) -> None:
+        """What is held from now on, and hold it; twice at the same share of the training is as once."""
+
+    def __call__(self, module: nn.Module, passed: float) -> None:
+        """As any `Hold`, with what was decided last."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training needs: plain values, tensors and dicts of them."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,7 @@ class Plan:
     kept: dict[str, str] = field(default_factory=dict)  # layer -> why it stays as it is
     refit: dict[str, str] = field(default_factory=dict)  # layer of the new detector -> of the old one, whose output it
     # is to give again by least squares
+    undecided: bool = False  # training is to find out the rest of it, see `Gradual.settled`
 
     @property
     def grown(self) -> dict[str, list[int]]:
@@ -51,7 +80,7 @@ class Method(Protocol):
 
     @property
     def gradual(self) -> bool:
-        """Whether training brings about what it does, by `hold`, and `apply` changes nothing yet."""
+        """Whether training brings about what it does, by `hold`, and `apply` changes nothing yet: it is `Gradual`."""
 
     def plan(self, detector: nn.Module, material: Material) -> Plan:
         """What it would do; leaves the detector alone.
@@ -82,8 +111,8 @@ class Method(Protocol):
 
         Args:
             layer: of `plan.refit`.
-            weight: (Co, a), what it has now.
-            moments: of what it reads now (a) against what it gave (Co).
+            weight: (Co, a), what it has now; of a layer in groups (Co, a / groups), as what is returned.
+            moments: of what it reads now (a) against what the old layer gave (Co).
         """
 
     def describe(self, plan: Plan) -> dict[str, Any]:
@@ -91,3 +120,11 @@ class Method(Protocol):
 
     def hold(self, plan: Plan) -> Hold | None:
         """What training has to keep; None: nothing."""
+
+
+@runtime_checkable
+class Gradual(Method, Protocol):
+    """A method that training may bring about: its plan is undecided until then."""
+
+    def settled(self, trained: nn.Module, plan: Plan) -> Plan:
+        """The plan as a detector says it that was trained to its end: what is held and checked from then on."""

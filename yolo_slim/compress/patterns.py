@@ -23,6 +23,11 @@ class Units:
     rows: int  # outputs in a unit
     columns: Tensor  # (J, q): the columns of each set
 
+    @property
+    def size(self) -> int:
+        """Weights of a unit."""
+        return self.rows * self.columns.shape[1]
+
     def sums(self, values: Tensor) -> Tensor:
         """(U, J) sums over the units of what each weight has, (Co, a)."""
         sets = values[:, self.columns.flatten()].reshape(len(values), *self.columns.shape).sum(2)

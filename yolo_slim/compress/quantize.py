@@ -15,9 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from yolo_slim.channels import trace
 from yolo_slim.channels.moments import Moments
+from yolo_slim.compress.layers import Chosen
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.tied import checked, chosen, in_half, moved, restoring, to_refit, weight_of, zeros_of
+from yolo_slim.compress.tied import checked, in_half, moved, restoring, to_refit, weight_of, zeros_of
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -26,7 +28,7 @@ ROUNDED, SMALLEST = 2.0**-10, 2.0**-24
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Chosen):
     """A symmetric grid for the weights of each output channel."""
 
     help: ClassVar[str] = "weights on a grid of whole numbers, one for each output channel"
@@ -35,9 +37,6 @@ class Quantize:
     gradual: ClassVar[bool] = False
 
     bits: int = field(default=8, metadata={"help": "of a weight: 8, down to 4"})
-    layers: tuple[str, ...] = field(default=(), metadata={"help": "names of the layers; none: all that are eligible"})
-    first: bool = field(default=False, metadata={"help": "the layers that read the image as well"})
-    predictions: bool = field(default=False, metadata={"help": "the layers that predict as well"})
 
     def __post_init__(self) -> None:
         if not 4 <= self.bits <= 8:
@@ -49,7 +48,7 @@ class Quantize:
         Raises:
             SlimError: no layer is eligible, or one has weights that are no numbers.
         """
-        convs, kept = chosen(detector, material, self.layers, first=self.first, predictions=self.predictions)
+        convs, kept = self.chosen(trace(detector, material.imgsz))
         layers, tensors = {}, {}
         for conv in convs:
             name, weight = weight_of(conv.name), checked(conv.name, conv.layer(detector).weight)

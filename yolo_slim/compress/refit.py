@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import trace
 from yolo_slim.channels.moments import RIDGE, Moments
-from yolo_slim.channels.reconstruct import front_to_back, put, refittable
+from yolo_slim.channels.reconstruct import front_to_back, put
 from yolo_slim.compress.method import Method, Plan
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
@@ -35,7 +35,8 @@ def refit(
 ) -> nn.Module:
     """A copy of `compressed` whose layers in `plan.refit` are fitted, by `method.fit`, to the original's.
 
-    Layers in groups, and those without a bias or a batch norm behind them, stay as they are.
+    Of several that are fitted to one, the last takes up the intercept; where there is neither a bias nor a batch norm
+    for it, they stay as they are.
 
     Args:
         compressed: what `method.apply` made of it.
@@ -69,7 +70,8 @@ def refit(
         mean = old.norms[was.norm].layer(original).running_mean if was.norm is not None else None
         put(layer, norm, mean, weights, intercept)
 
-    pairs = {name: was for name, was in plan.refit.items() if refittable(new.convs[name])}
+    last = {was: new.convs[name] for name, was in plan.refit.items()}
+    pairs = {name: was for name, was in plan.refit.items() if last[was].bias or last[was].norm is not None}
     front_to_back(
         healed, original, pairs, batches, fit, points=points, ridge=ridge, seed=seed, memory=memory, step=step
     )

@@ -68,6 +68,15 @@ def surgeon(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor, wor
     return costs.reshape(-1, units.rows, costs.shape[1]).sum(1) / alive.clamp(min=1)
 
 
+def curvature(weight: Tensor, units: Units, alive: Tensor, covariance: Tensor, worth: Tensor) -> Tensor:
+    """`surgeon` for each square of `magnitude`: what a unit costs by its size, as long as its direction is the same.
+
+    Of single weights, which have none, it is so for good: v_o / [A^-1]_jj.
+    """
+    squares = magnitude(weight.double(), units, alive).square()
+    return surgeon(weight, units, alive, covariance, worth) / squares.clamp(min=torch.finfo(torch.float64).tiny)
+
+
 def worth(detector: nn.Module, wiring: Trace, conv: Conv) -> Tensor:
     """(Co,): the squared gain of the batch norm behind each output, times the positions of an image.
 

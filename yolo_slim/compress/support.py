@@ -36,6 +36,21 @@ def fit_on(moments: Moments, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     return weights, moments.intercept(weights)
 
 
+def fit_groups(moments: Moments, weight: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weights (Co, a / groups) and intercept (Co,) of a layer in groups, each of which reads inputs of its own.
+
+    Args:
+        moments: of all that the layer reads (a) against what it is to give (Co).
+        weight: (Co, a / groups), where it starts.
+        mask: like it, bool: what is not zero for good; None: all of it.
+    """
+    groups = len(moments.x) // weight.shape[1]
+    mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device)
+    own, on = (torch.block_diag(*each.chunk(groups)).bool() for each in (torch.ones_like(mask), mask))  # (Co, a)
+    fitted, intercept = fit_on(moments, torch.block_diag(*weight.chunk(groups)), on)
+    return fitted[own].view(weight.shape), intercept
+
+
 def _free(equations: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
     """Their inverse, and their solution."""
     inverse = torch.linalg.inv(equations)

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.channels import trace
 from yolo_slim.channels.groups import Conv
 from yolo_slim.channels.reconstruct import refittable
-from yolo_slim.compress.layers import eligible
-from yolo_slim.compress.method import Hold, Material
+from yolo_slim.compress.method import Hold
 from yolo_slim.errors import SlimError
 
 HALF = float(torch.finfo(torch.float16).max)
@@ -29,41 +27,6 @@ HALF = float(torch.finfo(torch.float16).max)
 def weight_of(layer: str) -> str:
     """The parameter that holds a convolution's weights."""
     return f"{layer}.weight"
-
-
-def chosen(
-    detector: nn.Module, material: Material, layers: Iterable[str], *, first: bool, predictions: bool
-) -> tuple[list[Conv], dict[str, str]]:
-    """Convolutions that a method may change, in the order they run; and why others stay.
-
-    Args:
-        detector: is traced.
-        material: its image size.
-        layers: names; none: all that are eligible.
-        first: those that read the image as well.
-        predictions: those that predict as well.
-
-    Raises:
-        SlimError: a name is none of a convolution, or none is left.
-    """
-    wiring, named = trace(detector, material.imgsz), set(layers)
-    if unknown := sorted(named - wiring.convs.keys()):
-        raise SlimError(
-            f"layers: {', '.join(unknown)} is no convolution of this detector; `yolo-slim inspect` lists them"
-        )
-    found = (
-        [c for c in wiring.convs.values() if c.name in named]
-        if named
-        else eligible(wiring, first=first, predictions=predictions)
-    )
-    if not found:
-        raise SlimError(
-            "expected a convolution to change, but all of them read the image or predict: set first=true or "
-            "predictions=true"
-        )
-    left = {c.name for c in found}
-    why = "not among the layers asked for" if named else "reads the image, or predicts"
-    return found, {name: why for name in wiring.convs if name not in left}
 
 
 def checked(name: str, weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ norms and biases are never touched. Layers keep their widths, so a runtime has t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,24 +15,26 @@ from torch import Tensor, nn
 
 from yolo_slim.channels import Conv, Trace, trace
 from yolo_slim.channels.moments import Moments
-from yolo_slim.channels.reconstruct import refittable
 from yolo_slim.compress import patterns, saliency
-from yolo_slim.compress.held import ORDER, check_zeros, holding, masks, share_gone, untouched
-from yolo_slim.compress.layers import eligible, named, some_of
-from yolo_slim.compress.masking import NEVER, Layer, choose, choose_of_m
+from yolo_slim.compress.gradual import Growing
+from yolo_slim.compress.held import check_zeros, holding, masks, untouched
+from yolo_slim.compress.layers import Chosen, some_of
 from yolo_slim.compress.method import Hold, Material, Plan
-from yolo_slim.compress.support import fit_on
+from yolo_slim.compress.ranking import EVIDENCE, Ranking, weights_of
+from yolo_slim.compress.skeleton import Striping
+from yolo_slim.compress.support import fit_groups, fit_on
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
-Criterion = Literal["magnitude", "lamp", "obs", "random"]
+Criterion = Literal["magnitude", "lamp", "obs", "random", "skeleton"]
 Scope = Literal["global", "local"]
 Schedule = Literal["once", "cubic"]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Zeros by mask. `plan.tensors`: parameter -> bool mask, like it; with a cubic schedule parameter + `ORDER` too."""
+class Weights(Chosen):
+    """Zeros by mask. `plan.tensors`: parameter -> bool mask, like it; while it is undecided the zeros of before, and
+    parameter + `EVIDENCE` where the ranking goes by more than the weights."""
 
     help: ClassVar[str] = "sets weights to zero, one by one or in small units, and keeps them there in training"
     speed: ClassVar[str] = "none in dense runtimes; 2:4 where sparse kernels are (TensorRT on Ampere or newer)"
@@ -43,7 +46,10 @@ class Weights:
     )
     criterion: Criterion = field(
         default="magnitude",
-        metadata={"help": "what goes first: magnitude, lamp, obs (looks at images) or random"},
+        metadata={
+            "help": "what goes first: magnitude, lamp, obs (looks at images), random; of stripes also skeleton: "
+            "training learns a number for each, and those that come to zero go"
+        },
     )
     scope: Scope = field(
         default="global",
@@ -51,21 +57,27 @@ class Weights:
     )
     sparsity: float = field(
         default=0.5,
-        metadata={"help": "share of the weights of the layers concerned that are zero; an N:M pattern has its own"},
+        metadata={
+            "help": "share of the weights of the layers concerned that are zero, with skeleton at most; an N:M pattern "
+            "has its own"
+        },
     )
     schedule: Schedule = field(
         default="once",
-        metadata={"help": "once: zero before training; cubic: training zeroes them by and by, most of them early"},
+        metadata={
+            "help": "once: zero before training; cubic: training zeroes them by and by, most of them early, each time "
+            "the least of what the weights are by then"
+        },
     )
     until: float = field(
         default=0.6,
-        metadata={"help": "cubic: share of the training after which all are zero"},
+        metadata={"help": "cubic, skeleton: share of the training after which no more become zero"},
     )
-    first: bool = field(default=False, metadata={"help": "also the layer that reads the image"})
-    predictions: bool = field(default=False, metadata={"help": "also the layers that predict"})
-    layers: tuple[str, ...] = field(
-        default=(), metadata={"help": "names or patterns of layers; none: all that are eligible"}
+    strength: float = field(
+        default=1.0,
+        metadata={"help": "skeleton: travel, how far the number of a stripe, 1 at first, would go if nothing held it"},
     )
+    threshold: float = field(default=0.05, metadata={"help": "skeleton: at which number a stripe goes"})
 
     def __post_init__(self) -> None:
         """Bounds."""
@@ -77,11 +89,30 @@ class Weights:
             raise ValueError(f"sparsity: expected a share from 0 to below 1, got {self.sparsity!r}")
         if not 0 < self.until <= 1:
             raise ValueError(f"until: expected a share above 0, 1 at most, got {self.until!r}")
+        if not 0 < self.strength <= 1000:
+            raise ValueError(f"strength: expected a number above 0, 1000 at most, got {self.strength!r}")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold: expected a number from 0 to below 1, got {self.threshold!r}")
+        if self.criterion == "skeleton":
+            self._check_skeleton()
+
+    def _check_skeleton(self) -> None:
+        for name, value in (("pattern", "stripe"), ("scope", "global"), ("schedule", "once")):
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: criterion skeleton learns in training which stripes of all layers go: expected "
+                    f"{value}, got {getattr(self, name)}"
+                )
 
     @property
     def gradual(self) -> bool:
         """Whether training zeroes."""
-        return self.schedule == "cubic"
+        return self.schedule == "cubic" or self.criterion == "skeleton"
+
+    @property
+    def ranking(self) -> Ranking:
+        """By what weights go."""
+        return Ranking(self.pattern, self.criterion, self.scope, self.sparsity)
 
     @torch.no_grad()
     def plan(self, detector: nn.Module, material: Material) -> Plan:
@@ -91,106 +122,85 @@ class Weights:
             SlimError: no layer can be masked so, a weight is not finite, or `obs` has no images.
         """
         wiring = trace(detector, material.imgsz)
-        convs, kept = self._concerned(wiring)
-        zeros = {
-            conv.name: material.zeros[f"{conv.name}.weight"].flatten(1).cpu()
-            for conv in wiring.convs.values()
-            if f"{conv.name}.weight" in material.zeros
+        convs, kept = self.chosen(wiring)
+        there = {
+            name: material.zeros[f"{name}.weight"].cpu() for name in wiring.convs if f"{name}.weight" in material.zeros
         }
-        layers, unfit = self._scored(detector, wiring, convs, zeros, material)
-        if not layers:
+        convs, unfit = self._fit_for(detector, convs)
+        weights = {conv.name: weights_of(detector, conv.name) for conv in convs}
+        evidence = self._evidence(detector, wiring, convs, weights, there, material)
+        if self.criterion == "obs":
+            unfit |= {name: "never runs on an image" for name in weights if name not in evidence}
+            weights = {name: weight for name, weight in weights.items() if name in evidence}
+        if not weights:
             raise SlimError(f"weights.pattern={self.pattern}: no layer can be masked so; {some_of(unfit or kept)}")
         kept |= unfit
-        ways = self._ways(layers, {name: wiring.convs[name].layer(detector).weight.shape for name in layers})
-        rows: dict[str, dict[str, Any]] = {}
-        tensors: dict[str, Tensor] = {}
-        for name, way in ways.items():
-            if name in zeros:
-                way[~zeros[name]] = 0
-            shape, mask = wiring.convs[name].layer(detector).weight.shape, way == NEVER
-            rows[name] = {"weights": mask.numel(), "zeros": int((~mask).sum())}
-            tensors[f"{name}.weight"] = mask.reshape(shape)
-            if self.schedule == "cubic":
-                tensors[f"{name}.weight{ORDER}"] = way.reshape(shape)
-            unit = layers[name].units.rows * layers[name].units.columns.shape[1]
-            if self.sparsity and patterns.n_of_m(self.pattern) is None and int(mask.sum()) <= unit:
-                kept[name] = "the rest of it stays: without its dearest unit it would say nothing"
-        for name, there in zeros.items():  # of other layers: a refit has to know of them
-            tensors.setdefault(f"{name}.weight", there.reshape(wiring.convs[name].layer(detector).weight.shape))
-        return Plan(rows, tensors, kept, self._refitted(wiring, rows))
+        now = {name: there.get(name, torch.ones_like(weight, dtype=torch.bool)) for name, weight in weights.items()}
+        tensors = {f"{name}.weight": mask for name, mask in {**there, **now}.items()}  # a refit has to know of all
+        if self.gradual:
+            tensors |= {f"{name}.weight{EVIDENCE}": of.float() for name, of in evidence.items()}
+            return Plan(_rows(now), tensors, kept, undecided=True)
+        stays = self._stays(weights, now, evidence)
+        kept |= self._nearly_empty(stays)
+        rows = _rows(stays)
+        tensors |= {f"{name}.weight": mask for name, mask in stays.items()}
+        return Plan(rows, tensors, kept, _refitted(wiring, rows))
 
-    def _concerned(self, wiring: Trace) -> tuple[list[Conv], dict[str, str]]:
-        """Layers to be masked as far as the settings go, and why others are not."""
-        if self.layers:
-            some, why = named(wiring, self.layers), "not among the layers asked for"
-        else:
-            some = eligible(wiring, first=self.first, predictions=self.predictions)
-            why = "reads the image, or predicts"
-        there = {conv.name for conv in some}
-        return some, {name: why for name in wiring.convs if name not in there}
-
-    def _scored(
-        self, detector: nn.Module, wiring: Trace, convs: list[Conv], zeros: dict[str, Tensor], material: Material
-    ) -> tuple[dict[str, Layer], dict[str, str]]:
-        """Layers with their units and scores, and why others have none."""
-        units: dict[str, patterns.Units] = {}
+    def _fit_for(self, detector: nn.Module, convs: list[Conv]) -> tuple[list[Conv], dict[str, str]]:
+        """Layers that the pattern fits, and why others do not."""
         unfit: dict[str, str] = {}
         for conv in convs:
             found = patterns.units(self.pattern, conv.layer(detector).weight.shape)
             if self.criterion == "obs" and conv.groups > 1:
-                found = "is in groups, which obs does not look into"
-            if isinstance(found, str):
+                unfit[conv.name] = "is in groups, which obs does not look into"
+            elif isinstance(found, str):
                 unfit[conv.name] = found
-            else:
-                units[conv.name] = found
-        some = [conv for conv in convs if conv.name in units]
-        scored: dict[str, Layer] = {}
+        return [conv for conv in convs if conv.name not in unfit], unfit
 
-        def add(name: str, covariance: Tensor | None = None) -> None:
-            weight, of = _weights(detector, name), units[name]
-            there = zeros[name] if name in zeros else torch.ones_like(weight, dtype=torch.bool)
-            weight, alive = weight * there, of.sums(there.long())
-            if covariance is not None:
-                value = saliency.worth(detector, wiring, wiring.convs[name])
-                scores = saliency.surgeon(weight, of, alive, covariance, value)
-            elif self.criterion == "random":
-                scores = saliency.chance(of, weight, [material.seed, [*units].index(name)])
-            else:
-                scores = (saliency.lamp if self.criterion == "lamp" else saliency.magnitude)(weight, of, alive)
-            scored[name] = Layer(of, scores.float(), alive)
+    def _evidence(
+        self,
+        detector: nn.Module,
+        wiring: Trace,
+        convs: list[Conv],
+        weights: Mapping[str, Tensor],
+        there: Mapping[str, Tensor],
+        material: Material,
+    ) -> dict[str, Tensor]:
+        """Layer -> what its ranking goes by beside its weights, (U, J); none where it goes by these alone."""
+        found: dict[str, Tensor] = {}
+        if self.criterion == "random":
+            for number, (name, weight) in enumerate(weights.items()):
+                found[name] = saliency.chance(_units(self.pattern, weight), weight, [material.seed, number])
+        elif self.criterion == "obs":
+            for name, covariance in saliency.covariances(detector, convs, material.images, material.seed):
+                mask = there.get(name, torch.ones_like(weights[name], dtype=torch.bool)).flatten(1)
+                weight, units = weights[name].flatten(1) * mask, _units(self.pattern, weights[name])
+                alive, value = units.sums(mask.long()), saliency.worth(detector, wiring, wiring.convs[name])
+                found[name] = saliency.curvature(weight, units, alive, covariance, value)
+        return {name: found[name] for name in weights if name in found}
 
-        if self.criterion == "obs":
-            for name, covariance in saliency.covariances(detector, some, material.images, material.seed):
-                add(name, covariance)
-            unfit |= {name: "never runs on an image" for name in units if name not in scored}
-        else:
-            for conv in some:
-                add(conv.name)
-        return {name: scored[name] for name in units if name in scored}, unfit
+    def _stays(
+        self, weights: Mapping[str, Tensor], now: Mapping[str, Tensor], evidence: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        ranking, found = self.ranking, dict[str, Tensor]()
+        for part in ranking.parts(weights):
+            layers = {name: ranking.layer(weights[name], now[name], evidence.get(name)) for name in part}
+            found |= ranking.stays(layers, {name: weights[name].shape for name in part})
+        return {name: stays & now[name] for name, stays in found.items()}
 
-    def _ways(self, layers: dict[str, Layer], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-        if of := patterns.n_of_m(self.pattern):
-            parts = [layers] if self.scope == "global" else [{name: layer} for name, layer in layers.items()]
-            found = [choose_of_m(part, shapes, *of) for part in parts]
-        elif self.scope == "global":
-            found = [choose(layers, self.sparsity)]
-        else:
-            found = [choose({name: layer}, self.sparsity) for name, layer in layers.items()]
-        return {name: way for ways in found for name, way in ways.items()}
-
-    def _refitted(self, wiring: Trace, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """From the first layer with zeros on, all that read something else than before; none if training zeroes."""
-        names = list(wiring.convs)
-        start = min((names.index(name) for name, row in rows.items() if row["zeros"]), default=len(names))
-        some = names[start:] if self.schedule == "once" else []
-        return {name: name for name in some if refittable(wiring.convs[name])}
+    def _nearly_empty(self, stays: Mapping[str, Tensor]) -> dict[str, str]:
+        """Layers of which nothing but a unit stays."""
+        why = "the rest of it stays: without its dearest unit it would say nothing"
+        if not self.sparsity or patterns.n_of_m(self.pattern):
+            return {}
+        units = {name: _units(self.pattern, mask) for name, mask in stays.items()}
+        return {name: why for name, mask in stays.items() if int(mask.sum()) <= units[name].size}
 
     @torch.no_grad()
     def apply(self, detector: nn.Module, plan: Plan) -> nn.Module:
-        """A copy with the weights that go at zero; with a cubic schedule an unchanged one: training zeroes them."""
+        """A copy with the weights that go at zero; those that training is to zero are as they were."""
         masked = duplicate(detector)
-        if self.schedule == "once":
-            holding(plan)(masked, 1.0)
+        holding(plan)(masked, 1.0)
         return masked
 
     def prove(self, detector: nn.Module, compressed: nn.Module, plan: Plan) -> dict[str, float]:
@@ -199,9 +209,9 @@ class Weights:
         Raises:
             SlimError: it did not.
         """
-        figures = {} if self.schedule == "cubic" else self.check(compressed, plan)
-        untouched(detector, compressed, masks(plan) if self.schedule == "once" else {})
-        return figures or _figures(plan)
+        figures = self.check(compressed, plan)
+        untouched(detector, compressed, masks(plan))
+        return figures
 
     def check(self, compressed: nn.Module, plan: Plan) -> dict[str, float]:
         """That all zeros of the plan are there, after a refit or a training as well; figures to be kept.
@@ -209,12 +219,26 @@ class Weights:
         Raises:
             SlimError: they are not.
         """
-        check_zeros(compressed, plan, patterns.n_of_m(self.pattern))
+        check_zeros(compressed, plan, None if plan.undecided else patterns.n_of_m(self.pattern))
         return _figures(plan)
+
+    @torch.no_grad()
+    def settled(self, trained: nn.Module, plan: Plan) -> Plan:
+        """Masks of what training has left: units of which a weight is not zero."""
+        stays = {}
+        for name in plan.layers:
+            weight, before = weights_of(trained, name), plan.tensors[f"{name}.weight"].cpu()
+            units = _units(self.pattern, weight)
+            alive = units.sums((weight.flatten(1) != 0).long()) > 0
+            stays[name] = before & units.spread(alive).reshape(before.shape)
+        tensors = {**masks(plan), **{f"{name}.weight": mask for name, mask in stays.items()}}
+        return Plan(_rows(stays), tensors, {**plan.kept, **self._nearly_empty(stays)})
 
     def fit(self, layer: str, weight: Tensor, moments: Moments, plan: Plan) -> tuple[Tensor, Tensor]:
         """Weights (Co, a) that are zero where the plan has zeros, and intercept (Co,), by least squares."""
         mask = plan.tensors.get(f"{layer}.weight")
+        if len(moments.x) > weight.shape[1]:
+            return fit_groups(moments, weight, None if mask is None else mask.flatten(1))
         return moments.fit(weight) if mask is None else fit_on(moments, weight, mask.flatten(1))
 
     def describe(self, plan: Plan) -> dict[str, Any]:
@@ -230,18 +254,35 @@ class Weights:
         }
 
     def hold(self, plan: Plan) -> Hold:
-        """Zeroes what goes: all of it always or, with a cubic schedule, as much as is due."""
-        return holding(plan, lambda passed: share_gone(passed, self.until))
+        """Zeroes what goes: all of it or, of a plan that is undecided, what training has come to."""
+        if not plan.undecided:
+            return holding(plan)
+        if self.criterion == "skeleton":
+            return Striping(
+                plan, strength=self.strength, threshold=self.threshold, sparsity=self.sparsity, until=self.until
+            )
+        return Growing(plan, self.ranking, self.until)
+
+
+def _units(pattern: str, weight: Tensor) -> patterns.Units:
+    """Of a weight (Co, Ci, kh, kw) that has some."""
+    found = patterns.units(pattern, weight.shape)
+    assert isinstance(found, patterns.Units)
+    return found
+
+
+def _rows(stays: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Layer -> how many weights it has, and how many of them are zero."""
+    return {name: {"weights": mask.numel(), "zeros": int((~mask).sum())} for name, mask in stays.items()}
+
+
+def _refitted(wiring: Trace, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """From the first layer with zeros on, all that read something else than before."""
+    names = list(wiring.convs)
+    start = min((names.index(name) for name, row in rows.items() if row["zeros"]), default=len(names))
+    return {name: name for name in names[start:] if wiring.convs[name].bias or wiring.convs[name].norm is not None}
 
 
 def _figures(plan: Plan) -> dict[str, float]:
     total, zeros = (sum(row[what] for row in plan.layers.values()) for what in ("weights", "zeros"))
     return {"weights": total, "zeros": zeros, "sparsity": zeros / total}
-
-
-def _weights(detector: nn.Module, name: str) -> Tensor:
-    """(Co, a)."""
-    weight = detector.get_parameter(f"{name}.weight").detach().flatten(1).float().cpu()
-    if not torch.isfinite(weight).all():
-        raise SlimError(f"{name}.weight holds numbers that are not finite: no order of weights can be made of these")
-    return weight

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
-RUNTIMES = ["onnxruntime", "openvino", "torchscript", "ncnn", "opencv"]
+RUNTIMES = ["onnxruntime", "openvino", "torchscript", "ncnn", "opencv", "litert"]
 """What exported files are run in; PyTorch beside them runs the detector itself."""
 TIMED_BY_LAYER = ["onnxruntime", "openvino"]
 """Of those, what tells how long each layer takes."""

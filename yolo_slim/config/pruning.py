@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from yolo_slim.config.base import MOST_EPOCHS, MOST_IMAGES, Section, Share
 from yolo_slim.config.values import LARGEST
+from yolo_slim.devices import DEVICES, preset
+
+ROUND_TO = MIN_CHANNELS = 8
+"""Where neither the user nor a device says so: runtimes work in blocks of 8 or 16."""
 
 RECOVERIES: dict[str, dict[str, Any]] = {
     "none": {"reconstruct": "none", "absorb": "none", "recalibrate": 0},
@@ -118,6 +122,13 @@ class Search(Section):
         return min(of, 1.0)
 
 
+class Widths(NamedTuple):
+    """What widths may be: as given, else as the device has it, else as usual."""
+
+    round_to: int
+    min_channels: int
+
+
 class Prune(Section):
     """Which channels go, and what is done for those that stay."""
 
@@ -163,14 +174,23 @@ class Prune(Section):
         description="module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above",
     )
     min_keep: float = Field(0.1, ge=0, le=1, description="share of every group's channels that stays at least")
-    min_channels: int = Field(
-        8,
+    device: str | None = Field(
+        None,
+        description=f"what the slim detector will run on, {', '.join(DEVICES)}, or at a precision, as rknn:fp16: "
+        "round_to and min_channels follow it, and the report says what it fills widths up to",
+    )
+    min_channels: int | None = Field(
+        None,
         ge=0,
         le=65_536,
-        description="channels of every group that stay at least; with min_keep 0, branches may empty",
+        description="channels of every group that stay at least; with min_keep 0, branches may empty (default: the "
+        f"device's, else {MIN_CHANNELS})",
     )
-    round_to: int = Field(
-        8, ge=1, le=1_024, description="kept widths are multiples of this: runtimes work in blocks of 8 or 16"
+    round_to: int | None = Field(
+        None,
+        ge=1,
+        le=1_024,
+        description=f"kept widths are multiples of this (default: the device's, else {ROUND_TO})",
     )
     exclude: list[str] = Field([], description="module-name patterns that stay whole, e.g. [model.0, model.24]")
     normalize: Literal["auto", "none", "mean", "l2", "lamp"] = Field(
@@ -218,6 +238,19 @@ class Prune(Section):
     )
     seed: int = Field(0, ge=0, le=LARGEST, description="of criterion random and of the calibration images")
     iterations: Iterations = Iterations()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str | None) -> str | None:
+        return None if device is None else str(preset(device))
+
+    @property
+    def widths(self) -> Widths:
+        """What is left when null is resolved."""
+        of = preset(self.device) if self.device else None
+        usual = Widths(of.rules.round_to if of else ROUND_TO, of.device.least if of else MIN_CHANNELS)
+        given = (self.round_to, self.min_channels)
+        return Widths(*(b if a is None else a for a, b in zip(given, usual, strict=True)))
 
     @model_validator(mode="after")
     def _one_budget(self) -> Prune:

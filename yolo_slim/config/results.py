@@ -110,7 +110,9 @@ class Export(Section):
     """The files for devices, and the proof that each agrees."""
 
     formats: list[str] = Field(
-        ["onnx"], description="files to write: onnx, openvino, torchscript, ncnn, or another of Ultralytics' exporter"
+        ["onnx"],
+        description="files to write: onnx, openvino, torchscript, ncnn, litert, coreml, qnn, rknn, or another of "
+        "Ultralytics' exporter",
     )
     int8: list[Annotated[str, AfterValidator(one_of(QUANTIZERS))]] = Field(
         [], description="files to write in INT8: onnx (QDQ, by onnxruntime), openvino (by NNCF)"
@@ -124,6 +126,11 @@ class Export(Section):
         None, ge=32, le=WIDEST, multiple_of=32, description="image side in pixels (default: imgsz)"
     )
     dynamic: bool = Field(False, description="any batch and image size, where the format can")
+    chip: str | None = Field(
+        None,
+        max_length=64,
+        description="of rknn (rk3588), qnn (75), hailo (hailo8l): what exactly the file is for (default: Ultralytics')",
+    )
     opset: int | None = Field(None, ge=7, le=99, description="of ONNX (default: the newest that Ultralytics trusts)")
     simplify: bool = Field(True, description="simplify ONNX graphs")
     nms: bool = Field(False, description="build non-maximum suppression in, where the format can")

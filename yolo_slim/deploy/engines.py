@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,35 @@ def opencv(file: Path, threads: int) -> Run:
             return [np.array(v) for v in net.forward(net.getUnconnectedOutLayersNames())]
         finally:
             cv2.setNumThreads(before)
+
+    return run
+
+
+def litert(file: Path, threads: int) -> Run:
+    """A .tflite file as Ultralytics writes it, in LiteRT, on the CPU, as many images at a time as it was exported for.
+
+    It gives out boxes as shares of the image's sides, so that INT8 has room for scores; here they are pixels again.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with zipfile.ZipFile(file) as told:
+        in_pixels = json.loads(told.read("metadata.json")).get("end2end", False)
+    interpreter = Interpreter(str(file), num_threads=threads)
+    interpreter.allocate_tensors()
+    (takes,), gives = interpreter.get_input_details(), interpreter.get_output_details()
+    batch = int(takes["shape"][0])
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        height, width = images.shape[-2:]
+        found = []
+        for part in np.split(images, len(images) // batch):
+            interpreter.set_tensor(takes["index"], part)
+            interpreter.invoke()
+            found.append([interpreter.get_tensor(output["index"]) for output in gives])
+        outputs = [np.concatenate(output) for output in zip(*found, strict=True)]
+        if not in_pixels:
+            outputs[0][:, :4] *= np.array([width, height, width, height], np.float32)[:, None]
+        return outputs
 
     return run
 

@@ -27,8 +27,22 @@ PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "onnxslim"),
     "openvino": ("openvino",),
     "ncnn": ("ncnn", "pnnx"),
+    "litert": ("litert_torch", "ai_edge_litert"),
+    "coreml": ("coremltools",),
+    "qnn": ("onnx", "onnxruntime", "onnxruntime_qnn"),
+    "rknn": ("rknn",),
+    "hailo": ("hailo_sdk_client",),
 }
 """What has to be installed to make a format, and to run it."""
+
+APART = {
+    "litert": "pip install yolo-slim[litert]",
+    "coreml": "pip install yolo-slim[coreml]",
+    "qnn": "pip install yolo-slim[qnn]",
+    "rknn": "see docs/devices/rknn.md",
+    "hailo": "see docs/devices/hailo.md",
+}
+"""How that is had, where it is not in the `export` extra."""
 
 ROUNDED = frozenset({"edgetpu", "imx", "rknn", "axelera", "deepx", "qnn", "hailo", "ascend", "xilinx"})
 """Formats of chips without float32: Ultralytics rounds by itself, most to INT8, on images of `data`."""
@@ -38,6 +52,11 @@ def missing(formats: Iterable[str], needs: Mapping[str, Iterable[str]] = PACKAGE
     """The packages that are not installed here, of those that these formats need."""
     needed = dict.fromkeys(name for format in formats for name in needs.get(format, ()))
     return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
+def how_to_install(formats: Iterable[str]) -> str:
+    """Where what is missing for these formats comes from."""
+    return "; ".join(dict.fromkeys(APART.get(format, "pip install yolo-slim[export]") for format in formats))
 
 
 def suffix(format: str) -> str:
@@ -75,7 +94,7 @@ def export_file(
         SlimError: packages are missing, or Ultralytics' exporter fails.
     """
     if lacking := missing([format]):
-        raise SlimError(f"{format} export needs {', '.join(lacking)}: pip install yolo-slim[export]")
+        raise SlimError(f"{format} export needs {', '.join(lacking)}: {how_to_install([format])}")
     # Ultralytics drops apostrophes from the paths of weights, and then looks for them online.
     with Scratch(None if "'" in str(target.absolute()) else target.parent) as folder:
         copied = Path(folder) / f"{target.name.removesuffix(suffix(format))}.pt"

@@ -14,6 +14,7 @@ from yolo_slim.config import choices
 from yolo_slim.config.choices import Registry
 from yolo_slim.deploy import engines
 from yolo_slim.deploy.engines import Run
+from yolo_slim.deploy.exporter import how_to_install, missing
 from yolo_slim.deploy.profile import Nodes, in_onnxruntime, in_openvino
 from yolo_slim.errors import SlimError
 
@@ -35,6 +36,7 @@ RUNTIMES: Registry[Runtime] = Registry(
         "torchscript": Runtime("torchscript", "torch", engines.torchscript),
         "ncnn": Runtime("ncnn", "ncnn", engines.ncnn),
         "opencv": Runtime("onnx", "cv2", engines.opencv),
+        "litert": Runtime("litert", "ai_edge_litert", engines.litert),
     },
     (choices.RUNTIMES, lambda runtime: True),
     (choices.TIMED_BY_LAYER, lambda runtime: runtime.layers is not None),
@@ -51,8 +53,12 @@ def runtime_of(format: str) -> str:
 
 
 def present() -> list[str]:
-    """The runtimes that are installed here."""
-    return [name for name, runtime in RUNTIMES.items() if importlib.util.find_spec(runtime.module)]
+    """The runtimes that are installed here, and with them what makes their files."""
+    return [
+        name
+        for name, runtime in RUNTIMES.items()
+        if importlib.util.find_spec(runtime.module) and not missing([runtime.format])
+    ]
 
 
 def version_of(runtime: str) -> str:
@@ -85,5 +91,5 @@ def opened(file: Path, runtime: str, threads: int) -> Run:
 def _installed(runtime: str) -> Runtime:
     chosen = RUNTIMES.get(runtime, Runtime(runtime, "ultralytics", engines.ultralytics))
     if importlib.util.find_spec(chosen.module) is None:
-        raise SlimError(f"{runtime} is not installed: pip install yolo-slim[export]")
+        raise SlimError(f"{runtime} is not installed: {how_to_install([chosen.format])}")
     return chosen

@@ -7,7 +7,7 @@ For training from scratch alone: branches are copies of the upper layers (neck a
 them is kept in the end, or all, if that is affordable. A pruned student has no branches: `finetune` has no use for it.
 
 Cost: every further branch's upper layers, forward and backward, in every step of the training; the gate is nothing
-beside them.
+beside them. `scripts/teach.py --how one` trains so, beside a control, and times a step.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ booster's are thrown away in the end. A pruned student shares no tensor with wha
 has no use for it: there, the original teaches (`finetune.distill`).
 
 Cost: the booster's neck and head, forward and backward, in every step of the training; nothing afterwards.
+`scripts/teach.py --how rocket` trains so, beside a control, and times a step.
 """
 
 from __future__ import annotations

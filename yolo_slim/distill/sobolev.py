@@ -1,9 +1,9 @@
 """Sobolev training: the student's answer shall change with the image as the teacher's does (arXiv:1706.04859).
 
 No entry of `FEATURES` or `OUTPUTS`, and off: those see what two detectors say, and this asks how it hangs on the image,
-for which both have to be run with a graph down to the pixels, the student's to be differentiated twice. It is for a
-training loop of one's own. Activations have to be smooth: SiLU is, of LeakyReLU and ReLU the second derivative is
-zero, and little is learned.
+for which both have to be run with a graph down to the pixels, the student's to be differentiated twice.
+`scripts/teach.py --how sobolev` trains so from scratch, beside a control, and times a step. Activations have to be
+smooth: SiLU is, of LeakyReLU and ReLU the second derivative is zero, and little is learned.
 
 Cost: two to three times that of a step without it, and the memory of both graphs; each further direction adds a
 backward pass of both.

@@ -3,7 +3,7 @@
 A criterion maps a detector, its trace and the evidence to raw scores: for every free group an array (m, n), a row for
 each layer slot that has something to say. `score` joins the rows, makes groups comparable, and hands out one score a
 channel. To add your own, put a function of the same signature into `CRITERIA`, or name it as `module:function`
-(README: "Add a criterion").
+(docs/extend.md).
 """
 
 from yolo_slim.importance.activation import act_mean, act_std, apoz

@@ -172,7 +172,8 @@ def choose(
         scores = {g.name: np.where(gone[g.channels], LEAST, scores[g.name]) for g in wiring.groups}
 
     asked = Constraints(
-        **chosen.model_dump(include={"scope", "ratio", "layers", "min_keep", "min_channels", "round_to", "exclude"}),
+        **chosen.model_dump(include={"scope", "ratio", "layers", "min_keep", "exclude"}),
+        **chosen.widths._asdict(),
         solver=solver,
         target=target,
         tables=found.tables,

@@ -88,7 +88,7 @@ def any_blocks(wiring: Trace, chosen: Prune) -> list[str]:
 
 def may_empty(detector: nn.Module, wiring: Trace, chosen: Prune) -> dict[str, str]:
     """Groups allowed to lose every channel, each with the block that goes then: none unless both floors are zero."""
-    if chosen.min_keep or chosen.min_channels:
+    if chosen.min_keep or chosen.widths.min_channels:
         return {}
     removable = _removable(wiring, chosen.exclude)
     return {group: block for group, block in emptiable(detector, wiring).items() if block in removable}

@@ -20,7 +20,7 @@ from yolo_slim.pruning.recover import recover
 from yolo_slim.pruning.search import search
 
 TIMES = 3
-"""Scorings with `obs`, where nothing is asked for: better than one on an easy detector and on a hard one (README)."""
+"""Scorings with `obs`, where nothing is asked for: better than one on easy and hard detectors (docs/benchmarks.md)."""
 ENOUGH = 64
 """Images that a detector on the way is refitted on: it is scored and thrown away."""
 

@@ -3,6 +3,7 @@
 from yolo_slim.report.advice import advice
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import LEAST, counted, most_changed, picture
+from yolo_slim.report.device_words import device_warnings, widths_said
 from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
 from yolo_slim.report.files import draw, scan_plot, sweep_plot
 from yolo_slim.report.operating import moved, not_measured, warnings, worth
@@ -33,6 +34,7 @@ __all__ = [
     "changes",
     "chosen",
     "counted",
+    "device_warnings",
     "difference",
     "draw",
     "failures",
@@ -59,5 +61,6 @@ __all__ = [
     "undecided",
     "verdict",
     "warnings",
+    "widths_said",
     "worth",
 ]

@@ -30,6 +30,9 @@ def export_amiss(export: dict[str, Any]) -> list[str]:
         for file in export["files"]
         for runtime, why in file.get("not_in", {}).items()
     ]
+    failed += [
+        f"{file['file']}: made, not proven: {file['not_run']}" for file in export["files"] if file.get("not_run")
+    ]
     scores = [file["moved"] for file in export["files"] if file.get("moved")]
     return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed, *scores]
 
@@ -43,7 +46,7 @@ def exported(file: dict[str, Any]) -> list[str]:
         change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
         worth = f"{file['map50_95']:.3f} ({change:+.2f})".replace("-", "−")
         low, high = (file.get(f"map50_95_difference_{end}") for end in ("low", "high"))
-        if file["precision"] == "int8" and low is not None and high is not None:
+        if file["precision"] != "fp32" and low is not None and high is not None:
             sure = span(low, high)
     cells = [code(file["file"]), file["precision"], digits(file["file_mb"]), file["runtime"]]
     return [*cells, ", ".join(shown) or DASH, worth, sure]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from yolo_slim.report.device_words import device_warnings
 from yolo_slim.report.doubt import between, bounds, images, span
 from yolo_slim.report.numbers import DASH, points
 from yolo_slim.row import Row
@@ -118,7 +119,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     said = [not_measured(last)] if last.get("labels") == 0 else []
     if first is not last and (warning := moved(first, last)):
         said.append(warning)
-    return said
+    return said + device_warnings(report.get("device"))
 
 
 def worth(row: Row) -> str:

@@ -13,6 +13,7 @@ from yolo_slim.report.advice import advice
 from yolo_slim.report.before_after_charts import latency, per_class, widths
 from yolo_slim.report.changes import CONFIDENCE, LEAST, SIDES, tally
 from yolo_slim.report.compared import by_object, changes_said
+from yolo_slim.report.device_words import DEVICE_HEAD, device_rows, device_said
 from yolo_slim.report.exports import EXPORT_HEAD, EXPORT_LEGEND, export_amiss, exported
 from yolo_slim.report.made import lineage, settings, trained
 from yolo_slim.report.operating import LEGEND as AT_LEGEND
@@ -44,7 +45,7 @@ def page(report: dict[str, Any], folder: Path) -> str:
         folder: where its pictures lie.
     """
     drawn = ((key, title, [chart for of in ofs for chart in of(report)]) for key, title, ofs in SECTIONS)
-    files = report.get("export")
+    files, device = report.get("export"), report.get("device")
     return (
         _environment()
         .get_template("page.html.j2")
@@ -57,6 +58,8 @@ def page(report: dict[str, Any], folder: Path) -> str:
             results=results(report),
             legend=legend(report["rows"]),
             at=(*found, AT_LEGEND) if (found := compared_at(report["rows"])) else None,
+            device=(DEVICE_HEAD, device_rows(device)) if device else None,
+            device_said=device_said(device) if device else [],
             sections=[(key, title, found) for key, title, found in drawn if found],
             tables={"worth": [(title, of(report)) for title, of in BELOW.items()]},
             pictures=_pictures(report.get("pictures"), folder),

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from yolo_slim.report.advice import advice
 from yolo_slim.report.bench_words import bench_conditions
 from yolo_slim.report.compared import Part, by_class, by_object, by_picture
+from yolo_slim.report.device_words import device_markdown
 from yolo_slim.report.doubt import bounds, change, images
 from yolo_slim.report.exports import export_markdown
 from yolo_slim.report.made import lineage, settings, trained
@@ -43,6 +44,7 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
         _listed("What to try next", map(_said, advice(report))),
         _results(report),
         _at(report["rows"]),
+        device_markdown(report.get("device")),
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
         _part(by_class(report), "Classes"),

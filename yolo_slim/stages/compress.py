@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yolo_slim import checkpoint
 from yolo_slim.compress import Material, Plan
 from yolo_slim.compress.apply import Compressed, applied
+from yolo_slim.compress.method import Gradual
 from yolo_slim.compress.sizes import sizes, total
 from yolo_slim.config import Complete
 from yolo_slim.console import console
@@ -96,6 +97,8 @@ def _in_turn(config: Complete, stage: str, start: Path, turns: tuple[Turn, ...])
             done = _matched(config, f"{place}/matched", done.output(config.folder / done.stage), held)
         if turn.step.epochs:
             done = _trained(config, f"{place}/trained", done.output(config.folder / done.stage), held)
+            if turn.gradual:
+                held[-1] = Held(turn, done.output(config.folder / done.stage, "plan"))
         weights = done.output(config.folder / done.stage)
         steps.append(done.stage)
 
@@ -202,12 +205,18 @@ def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
             taught=lambda lost: (HoldingTrainer, {SETTINGS: [each.said for each in held]}),
             start_counts=not turn.gradual,
         )
-        _held(held)(best)  # between two ends lies what is on no grid
-        for each in held:
+        made, found = held, {}
+        if isinstance(turn.method, Gradual) and turn.gradual:
+            plan = turn.method.settled(best, held[-1].plan)
+            found = {"plan": save_plan(plan, folder / PLAN)}
+            made = [*held[:-1], Held(turn, found["plan"])]
+            details["plan"] = turn.method.describe(plan)
+        _held(made)(best)  # between two ends lies what is on no grid
+        for each in made:
             each.turn.method.check(best, each.plan)
         weights = checkpoint.save(best, folder / WEIGHTS)
         row = measured(config, weights)
         say(stage, row, weights)
-        return {"weights": weights}, row, details
+        return {"weights": weights, **found}, row, details
 
     return run_stage(config, stage, settings, [start, *plans], work)

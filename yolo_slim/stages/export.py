@@ -14,6 +14,7 @@ from yolo_slim.config import Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data.batches import Batches
 from yolo_slim.data.facts import dataset_for
+from yolo_slim.devices import preset
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.door import cuts_of
@@ -24,6 +25,7 @@ from yolo_slim.runs.rows import split_of
 from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
 from yolo_slim.stages.entry import continues
+from yolo_slim.stages.export_words import complaints, say_file
 
 FOUND = "export.json"
 """What every file has come to, whether that was enough or not."""
@@ -53,7 +55,7 @@ def export(config: Complete) -> Record:
     if not config.export.formats + config.export.int8:
         raise SlimError("expected something under export.formats or export.int8, e.g. export.formats=[onnx]")
     if lacking := missing(config):
-        raise SlimError(f"export needs {', '.join(lacking)}: pip install yolo-slim[export]")
+        raise SlimError(f"export needs {', '.join(lacking)}: {how(config)}")
     settings = {**config.export.model_dump(), "imgsz": _imgsz(config), "split": split_of(config)}
 
     def work(folder: Path) -> tuple:
@@ -82,6 +84,12 @@ def exported(config: Complete, weights: Path, folder: Path) -> tuple[list[File],
 def missing(config: Complete) -> list[str]:
     """The packages that this export needs and that are not installed."""
     return list(dict.fromkeys([*deploy.missing(config.export.formats), *deploy.missing_int8(config.export.int8)]))
+
+
+def how(config: Complete) -> str:
+    """Where they come from."""
+    wanted = [*config.export.formats, *config.export.int8]
+    return deploy.how_to_install(name for name in wanted if deploy.missing([name]) or deploy.missing_int8([name]))
 
 
 def check_export(config: Complete) -> None:
@@ -125,6 +133,10 @@ def _written(config: Complete, weights: Path, card: dict[str, Any], folder: Path
     arguments = {name: value for name, value in asked.items() if name in deploy.taken(format)}
     if ignored := {"dynamic", "nms"} & (asked.keys() - arguments.keys()):
         console.print(f"{format}: takes no {' or '.join(sorted(ignored))}, left out")
+    if config.export.chip and "name" in deploy.taken(format):
+        arguments["name"] = config.export.chip
+    if format == "rknn":
+        arguments["quantize"] = 8 if _precision(config, format) == "int8" else 16
     if format == "engine":
         arguments["device"] = config.device.split(",")[0]
     with quietly():
@@ -135,8 +147,14 @@ def _written(config: Complete, weights: Path, card: dict[str, Any], folder: Path
 def _floats(config: Complete, weights: Path, card: dict[str, Any], folder: Path) -> Iterator[File]:
     for format in config.export.formats:
         nms = config.export.nms and "nms" in deploy.taken(format)
-        precision = "int8" if format in deploy.ROUNDED else "fp32"
+        precision = _precision(config, format) if format in deploy.ROUNDED else "fp32"
         yield File(format, precision, _written(config, weights, card, folder, format), nms)
+
+
+def _precision(config: Complete, format: str) -> str:
+    """Of a chip's file: as `prune.device` has it, where the run is for that chip."""
+    of = preset(config.prune.device) if config.prune.device else None
+    return of.precision if of and of.device.format == format else "int8"
 
 
 def _quantised(
@@ -166,7 +184,11 @@ def _judged(config: Complete, weights: Path, detector: Detector, files: list[Fil
         console.print(f"export: {report.not_measured({'split': split})}; files are held against PyTorch by raw outputs")
     rows = []
     for file in files:
-        row = {**_row(config, file), "images": len(batches)}
+        row = {**_row(config, file), "images": len(batches), "not_run": deploy.elsewhere(file.format)}
+        if row["not_run"]:
+            say_file(row)
+            rows.append(row)
+            continue
         try:
             run = deploy.opened(file.path, row["runtime"], THREADS)
             row |= _compared(worth(deploy.Exported(run, detector)), pytorch[file.nms], row)
@@ -175,7 +197,7 @@ def _judged(config: Complete, weights: Path, detector: Detector, files: list[Fil
                 row["also"], row["not_in"] = _elsewhere(file, detector, batches)
         except Exception as e:  # each runtime has errors of its own; what others make of theirs is wanted all the same
             row["error"] = f"{type(e).__name__}: {e}"
-        _say(row)
+        say_file(row)
         rows.append(row)
     return rows
 
@@ -202,8 +224,8 @@ def _compared(worth: Row, pytorch: Row, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sides(row: dict[str, Any]) -> int:
-    """INT8 may gain; what is exact may not."""
-    return 1 if row["precision"] == "int8" else 2
+    """What is rounded may gain; what is exact may not."""
+    return 2 if row["precision"] == "fp32" else 1
 
 
 def _row(config: Complete, file: File) -> dict[str, Any]:
@@ -241,51 +263,3 @@ def _elsewhere(file: File, detector: Detector, batches: list[Tensor]) -> tuple[d
             failed[name] = f"{type(e).__name__}: {e}"
             console.print(f"{file.path.name}: not in {name}: {failed[name]}", markup=False)
     return found, failed
-
-
-def complaints(row: dict[str, Any]) -> Iterator[str]:
-    """What is beyond its bound, and what to do about it."""
-    if row.get("error"):
-        yield f"{row['file']}: {row['runtime']} does not run it: {row['error']}"
-        return
-    for runtime, difference in {row["runtime"]: row["difference"], **row["also"]}.items():
-        if difference is not None and not difference <= row["tolerance"]:
-            yield (
-                f"{row['file']}: its output in {runtime} differs from PyTorch's by {difference:.1e}, more than "
-                f"export.tolerance={row['tolerance']:.0e}. Try export.simplify=false or another export.opset"
-            )
-    change, bound = row["map50_95_difference"], row["map50_95_tolerance"]
-    if change is None:  # no image has a label
-        return
-    sure = report.in_brackets(report.sure_of(row))
-    if row["precision"] == "int8" and not -change <= bound:
-        yield (
-            f"{row['file']}: its mAP50-95 is {100 * -change:.2f} points below PyTorch's{sure}, more than "
-            f"export.int8_tolerance={bound:g}. Measure on more images (export.calib_images) or keep more layers in "
-            "float, e.g. export.int8_float=[head,model.0.*]"
-        )
-    if row["precision"] == "fp32" and not abs(change) <= bound:
-        yield (
-            f"{row['file']}: its mAP50-95 differs from PyTorch's by {100 * change:+.2f} points{sure}, more than "
-            f"export.map_tolerance={bound:g}. Try export.simplify=false or another export.opset"
-        )
-
-
-def _say(row: dict[str, Any]) -> None:
-    """One line on what a file has come to."""
-    if row["error"]:
-        console.print(f"export: {row['file']}: not in {row['runtime']}: {row['error']}", markup=False)
-        return
-    raw = "" if row["difference"] is None else f"  largest difference to PyTorch {row['difference']:.1e}"
-    also = "".join(f", in {name} {d:.1e}" for name, d in row["also"].items() if d is not None)
-    worth = "mAP not measured"
-    if row["map50_95"] is not None:
-        # What is exact is held against PyTorch output by output: there is nothing to be unsure of.
-        unsure = report.sure_of(row) if row["precision"] == "int8" else ""
-        worth = f"mAP50-95 {row['map50_95']:.3f} ({100 * row['map50_95_difference']:+.2f} points{unsure})"
-    console.print(
-        f"[bold green]export[/]: {row['file']}  {row['precision']}  {row['file_mb']:.2f} MB{raw}{also}"
-        f"  {worth}, in {row['runtime']}"
-    )
-    if row.get("moved"):
-        console.print(row["moved"], markup=False)

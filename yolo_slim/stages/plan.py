@@ -17,6 +17,7 @@ from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.auto import settled
 from yolo_slim.stages.common import Look, look_of, looked_at
 from yolo_slim.stages.compress import whole
+from yolo_slim.stages.device import tell_widths
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.modes import check_compatible, decisive, landing_mode
 from yolo_slim.stages.sensitivity import scanned
@@ -61,6 +62,7 @@ def plan_stage(
     settings = {**decisive(config, chosen), **looked_at(config)}
 
     def work(folder: Path) -> tuple:
+        widths = tell_widths(chosen)
         detector = checkpoint.load(weights)
         whole = checkpoint.load(origin) if origin else detector
         found = findings(config, whole, scan)
@@ -72,7 +74,7 @@ def plan_stage(
             console.print(f"taken out whole: {', '.join(blocks)}")
         console.print(f"[bold green]plan[/]: {len(made.outputs)} of {len(wiring.convs)} convolutions lose channels")
         record.write_json(file, made.as_json)
-        return {"plan": file}, {}, {key: getattr(cost, key) for key in FIGURES}
+        return {"plan": file}, {}, {**{key: getattr(cost, key) for key in FIGURES}, **widths}
 
     inputs = [weights, *([scan] if scan else []), *sources(chosen.criterion)]
     return run_stage(config, stage, settings, inputs, work)

@@ -19,6 +19,7 @@ from yolo_slim.row import Row, Timing
 from yolo_slim.runs.lineage import story, told
 from yolo_slim.runs.rows import row_of, split_of
 from yolo_slim.runs.stage import lineage, run_stage
+from yolo_slim.stages.device import compared, device_of
 from yolo_slim.stages.entry import continues
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.labels import val_labelled
@@ -40,7 +41,9 @@ def report_stage(config: Complete) -> Record:
     beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
     exported = _failed_export(config, done) or (beside["export"].metrics if beside["export"] else None)
     left_out = story(config.folder)[1]
-    settings = {**config.report.model_dump(), "imgsz": config.imgsz, "export": exported, "left_out": left_out}
+    device = device_of(config, done)
+    beside_it = {"imgsz": config.imgsz, "export": exported, "left_out": left_out, "device": device}
+    settings = {**config.report.model_dump(), **beside_it}
     files = {
         name: done_too.output(config.folder / name, "json") for name in ("sweep", "bench") if (done_too := beside[name])
     }
@@ -134,6 +137,7 @@ def gather(
         "split": split,
         "imgsz": config.imgsz,
         "measured_on": conditions,
+        "device": compared(device, detectors, config.imgsz) if (device := device_of(config, done)) else None,
         "rows": rows,
         "bench": bench,
         "lineage": told(done, config.folder),

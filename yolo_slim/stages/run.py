@@ -13,7 +13,7 @@ from yolo_slim.stages.checks import check_run
 from yolo_slim.stages.common import check_data
 from yolo_slim.stages.compress import compress
 from yolo_slim.stages.entry import begins
-from yolo_slim.stages.export import check_export, export, missing
+from yolo_slim.stages.export import check_export, export, how, missing
 from yolo_slim.stages.finetune import finetune
 from yolo_slim.stages.lesson import check_distill
 from yolo_slim.stages.prune import prune_stage
@@ -43,7 +43,7 @@ def run(config: Complete) -> Record:
         compress(config)
     try:
         if lacking := missing(config):
-            console.print(f"export: skipped, it needs {', '.join(lacking)} (pip install yolo-slim[export])")
+            console.print(f"export: skipped, it needs {', '.join(lacking)} ({how(config)})", markup=False)
         elif config.export.formats + config.export.int8:
             export(config)
         if config.bench:

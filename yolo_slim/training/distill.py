@@ -26,7 +26,7 @@ from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import bins_of, entering, raw
 from yolo_slim.training.images import any_labelled, labelled, mixed, paired
 from yolo_slim.training.pairs import blocks_of, channels_at, check_sees_the_same, pair, same_channels
-from yolo_slim.training.stepping import SteppingTrainer
+from yolo_slim.training.stepping import SteppingTrainer, train_beside
 from yolo_slim.training.teacher import Taps, Teacher, scene_of, view_of
 
 SETTINGS = "distill.yaml"
@@ -87,9 +87,7 @@ class DistillTrainer(SteppingTrainer):
         optimizer = super().build_optimizer(model, *args, **kwargs)
         own = list(self.losses.parameters())
         if own:
-            # Momentum, betas and all as batch norms have them; MuSGD trains some of those at three times the rate.
-            norms = min((g for g in optimizer.param_groups if g["param_group"] == "bn"), key=lambda g: g["lr"])
-            optimizer.add_param_group({**norms, "params": own, "weight_decay": 0.0})
+            train_beside(optimizer, own)
             optimizer.register_step_pre_hook(self._average_gradients)
         return optimizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LEARNED = ("live", "model", "ema", "best", "optimizer", "distill")
+LEARNED = ("live", "model", "ema", "best", "optimizer", "distill", "holds")
 """Entries of a checkpoint that training has made. Others may hold infinity by right: a landing's `start`."""
 HALF = torch.finfo(torch.float16).max
 """The largest number that a checkpoint can hold: its weights are fp16."""

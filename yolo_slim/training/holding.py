@@ -2,7 +2,8 @@
 
 Zeros stay zero, shared values stay shared. Ultralytics' optimizers move every number by momentum and weight decay, also
 where its gradient is zero, so that each method says how its numbers are brought back (`Hold`), and that is done after
-every step.
+every step. A method that finds out in training what is held (`Deciding`) looks at the detector then, and may train
+numbers of its own beside it: `last.pt` keeps these for a resume, the saved detector has no trace of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import yaml
 from torch import nn
 
 from yolo_slim.compress import METHODS, Hold
+from yolo_slim.compress.method import Deciding
 from yolo_slim.errors import SlimError, why
 from yolo_slim.training.distill import DistillTrainer
 from yolo_slim.training.plans import load_plan
-from yolo_slim.training.stepping import SteppingTrainer
+from yolo_slim.training.stepping import SteppingTrainer, train_beside
 
 SETTINGS = "holding.yaml"
 """In the run folder: a list, in the order in which the methods were applied, of `method` (a name in `METHODS`),
@@ -32,8 +34,8 @@ class HoldingTrainer(SteppingTrainer):
     """SteppingTrainer that holds what `SETTINGS` names: in the detector, and in the average of its weights.
 
     Both are held before the first step, also of a resumed training, after every step, and at the end of every epoch, so
-    in every checkpoint. A method whose hold grows with the training (zeros that become more)
-    has reached its plan in `last.pt` of a training that was not stopped early; `best.pt` may be of an epoch before.
+    in every checkpoint. A method that decides in training (zeros that become more) has come to its end in `last.pt`,
+    also where the training was stopped early; `best.pt` may be of an epoch before.
 
     Raises:
         SlimError: the settings name a method or a plan that there is not, or one of another detector.
@@ -41,27 +43,58 @@ class HoldingTrainer(SteppingTrainer):
 
     holds: tuple[Hold, ...] = ()
 
+    def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Ultralytics' optimizer; with what methods train beside the detector."""
+        optimizer = super().build_optimizer(model, *args, **kwargs)
+        self.holds = read_holds(Path(self.save_dir), self.detector)
+        if own := [parameter for hold in self.deciding for parameter in hold.learned]:
+            train_beside(optimizer, own)
+        return optimizer
+
+    @property
+    def deciding(self) -> list[Deciding]:
+        """Those of the holds that look at the detector."""
+        return [hold for hold in self.holds if isinstance(hold, Deciding)]
+
     def _setup_train(self) -> None:
         super()._setup_train()
         detector = self.detector
-        self.holds = read_holds(Path(self.save_dir), detector)
         before = _places(detector)
         self.hold()
         if _places(detector) != before:  # the average and the optimizer would go on with the tensors that were
             raise TypeError("a hold has put other tensors into the detector: it has to write into those that are there")
+        self.optimizer.register_step_pre_hook(self._stepping)
         self.optimizer.register_step_post_hook(self._stepped)
         self.add_callback("on_train_epoch_end", HoldingTrainer._hold_at_the_end)
 
     @torch.no_grad()
     def hold(self, *, average_alone: bool = False) -> None:
         """Hold the average, and the detector as well; at the share of the training that has been stepped through."""
+        if not average_alone:
+            for deciding in self.deciding:
+                deciding.decide(self.detector, self.stepped_to)
         for module in (self.ema.ema,) if average_alone else (self.detector, self.ema.ema):
             for hold in self.holds:
                 hold(module, self.stepped_to)
 
+    def _stepping(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for deciding in self.deciding:
+            deciding.before_step(self.detector)
+
     def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for deciding in self.deciding:
+            deciding.after_step(self.detector)
         if self.stepped(optimizer):
             self.hold()
+
+    def extra_state(self) -> dict[str, Any]:
+        """What methods have decided, and what they train."""
+        return {**super().extra_state(), "holds": [deciding.state() for deciding in self.deciding]}
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        super()._load_checkpoint_state(ckpt)
+        for deciding, state in zip(self.deciding, ckpt["holds"], strict=True):
+            deciding.restore(state)
 
     def optimizer_step(self) -> None:
         """As Ultralytics', which brings the average nearer to the detector last: what was held in it is so no more."""

@@ -21,7 +21,7 @@ from yolo_slim.compress import Plan
 from yolo_slim.errors import SlimError, why
 from yolo_slim.formats.writing import write_whole
 
-MAGIC = b"yolo-slim plan 1\n"
+MAGIC = b"yolo-slim plan 2\n"
 SUM = hashlib.sha256().digest_size
 LARGEST = 4 << 30
 """Bytes of a file; a mask and a codebook entry of 32 bits for each weight of the largest YOLO are a tenth of it."""
@@ -51,7 +51,13 @@ def save_plan(plan: Plan, path: Path) -> Path:
             array = array.byteswap()
         blobs.append((np.packbits(array.reshape(-1)) if kind == "bool" else array).tobytes())
         where[name] = {"dtype": kind, "shape": list(tensor.shape)}
-    said = {"layers": plan.layers, "kept": plan.kept, "refit": plan.refit, "tensors": where}
+    said = {
+        "layers": plan.layers,
+        "kept": plan.kept,
+        "refit": plan.refit,
+        "undecided": plan.undecided,
+        "tensors": where,
+    }
     try:
         text = json.dumps(said, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as e:
@@ -104,12 +110,14 @@ def _plan_of(body: memoryview) -> Plan:
         raise ValueError("layers: expected what is decided for each")
     if not all(isinstance(text, str) for name in ("kept", "refit") for text in parts[name].values()):
         raise ValueError("kept, refit: expected a text for each layer")
+    if type(undecided := said["undecided"]) is not bool:
+        raise ValueError("undecided: expected true or false")
     tensors, at = {}, 8 + length
     for name, each in said["tensors"].items():
         tensors[name], at = _tensor(body, at, each["dtype"], each["shape"])
     if at != len(body):
         raise ValueError("it is longer than its tensors")
-    return Plan(**parts, tensors=tensors)
+    return Plan(**parts, tensors=tensors, undecided=undecided)
 
 
 def _tensor(body: memoryview, at: int, kind: str, shape: list[int]) -> tuple[Tensor, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from yolo_slim.training.trainer import SlimTrainer
 
@@ -46,3 +47,12 @@ class SteppingTrainer(SlimTrainer):
         self.stepped_to = max(self.progress, self.stepped_to)
         self.steps += 1
         return True
+
+
+def train_beside(optimizer: torch.optim.Optimizer, own: list[nn.Parameter]) -> None:
+    """Let an optimizer of Ultralytics train what is no part of the detector, in a group of its own.
+
+    Momentum, betas and all are as batch norms have them; MuSGD trains some of those at three times the rate.
+    """
+    norms = min((g for g in optimizer.param_groups if g["param_group"] == "bn"), key=lambda g: g["lr"])
+    optimizer.add_param_group({**norms, "params": own, "weight_decay": 0.0})

@@ -1,10 +1,11 @@
-"""Every code block of the README runs, but for what needs a network, a cluster or hours."""
+"""Every code block of README.md and docs/ runs, but for what needs a network or hours; and the site builds."""
 
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from unittest.mock import patch
 
 import cv2
 import darknet_nets as nets
@@ -17,23 +18,37 @@ from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 import yolo_slim
 from yolo_slim import checkpoint, deploy
 from yolo_slim.cli import configured
+from yolo_slim.distill import FEATURES
+from yolo_slim.importance import CRITERIA
 from yolo_slim.stages import STAGES
 from yolo_slim.timing import layers, targets
 from yolo_slim.timing.layers import random_widths
 
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), language, code)
+    for page in PAGES
+    for language, code in re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
+PYTHON = [pytest.param(code, id=page) for page, language, code in BLOCKS if language == "python"]
+
+
+def lines_of(code):
+    """What is typed, without comments."""
+    return [line.split("#")[0].strip() for line in code.splitlines() if line.split("#")[0].strip()]
+
+
 SHELL = [
-    [line.split("#")[0].strip() for line in code.splitlines() if line.split("#")[0].strip()]
-    for language, code in BLOCKS
+    pytest.param(lines_of(code), id=f"{page}: {lines_of(code)[0]}")
+    for page, language, code in BLOCKS
     if language == "bash"
 ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with all that the README's Python names: best.pt, slim.pt, my.yaml, image.jpg, exported files."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder with all that Python blocks name: best.pt, slim.pt, my.yaml, image.jpg, exported files."""
+    folder = tmp_path_factory.mktemp("docs")
     data = script("make_shapes").draw(folder / "shapes", train=8, val=4, test=4, imgsz=64, seed=0)
     (folder / "my.yaml").write_text(data.read_text().replace("train:", f"path: {data.parent}\ntrain:", 1))
     detector = checkpoint.build("yolov5n.yaml", classes=len(yaml.safe_load(data.read_text())["names"]))
@@ -45,15 +60,16 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_the_readme_has_blocks():
-    assert len(PYTHON) >= 4 and sum(map(len, SHELL)) >= 30
+def test_there_are_blocks():
+    assert len(PYTHON) >= 10 and len(SHELL) >= 20
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_block_runs(number, place, monkeypatch):
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_block_runs(code, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(DEFAULT_CFG, "plots", False)  # pictures of a training take ten times as long as it does
-    exec(compile(PYTHON[number], f"README block {number}", "exec"), {"__name__": "__main__"})
+    with patch.dict(FEATURES), patch.dict(CRITERIA):  # what is added there stays there
+        exec(compile(code, "a block", "exec"), {"__name__": "__main__"})
 
 
 # ---- what is typed in a shell ----
@@ -82,7 +98,7 @@ AFTER_PRUNE = ("finetune", "export")
 
 @pytest.fixture(scope="module")
 def shell(place, tmp_path_factory):
-    """A folder with all that is named in the README's shell lines, under those names, and small."""
+    """A folder with all that is named in shell lines, under those names, and small."""
     folder = tmp_path_factory.mktemp("shell")
     for name in ("configs", "data/bccd", "weights", "more/images"):
         (folder / name).mkdir(parents=True)
@@ -95,7 +111,7 @@ def shell(place, tmp_path_factory):
     for image in (place / "shapes" / "images" / "train").iterdir():
         shutil.copy(image, folder / "more" / "images")
     nets.written(folder, nets.SMALL, name="yolov3-tiny")
-    (own,) = (code for code in PYTHON if "def shift(" in code)
+    (own,) = (code for _, _, code in BLOCKS if "def shift(" in code)
     (folder / "mine.py").write_text(own.partition("CRITERIA[")[0])
     return folder
 
@@ -132,7 +148,7 @@ def check_named(words):
         assert words[0] in ("git", "cp", "pip")
 
 
-@pytest.mark.parametrize("block", SHELL, ids=lambda block: block[0])
+@pytest.mark.parametrize("block", SHELL)
 def test_a_shell_block_runs_as_it_is_typed(block, shell, monkeypatch):
     """One after the other in one folder, as its reader would; layers are timed in few detectors, and a cut once."""
     monkeypatch.chdir(shell)
@@ -149,3 +165,28 @@ def test_a_shell_block_runs_as_it_is_typed(block, shell, monkeypatch):
         if number == 0 and stage in AFTER_PRUNE:
             carry_out("prune", words)
         carry_out(stage, words)
+
+
+def test_generated_parts_are_as_they_are_generated():
+    write = script("write_docs")
+    made = write.tables()
+    assert [page.name for page in PAGES if write.written(text := page.read_text(encoding="utf-8"), made) != text] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 8000
+
+
+def test_the_site_builds(tmp_path):
+    """Every page in the navigation, every link and anchor there, every name of the API."""
+    pytest.importorskip("mkdocs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for page in re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs" / "llms.txt").read_text(encoding="utf-8")):
+        assert (ROOT / "docs" / page).exists(), page
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link

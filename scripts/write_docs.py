@@ -1,14 +1,17 @@
-"""Writes the tables of README.md anew from the rows that are kept: `python scripts/readme_tables.py`.
+"""Writes what is generated in README.md and docs/ anew: `python scripts/write_docs.py`.
 
-Each stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`, and is what its command prints. Rows that nobody
-has made yet are named below it.
+Tables, from the rows that are kept: each stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`, and is what
+its command prints. Rows that nobody has made yet are named below it. And docs/settings.md, from the settings' models.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bench_budget
 import bench_distill
@@ -20,6 +23,9 @@ import bench_peers
 import bench_yolov5
 import fuzz
 import kill
+
+from yolo_slim.compress import METHODS
+from yolo_slim.config import Config, section
 
 ROOT = Path(__file__).parents[1]
 TABLES = {
@@ -91,15 +97,75 @@ def _blocks(lines: list[str]) -> list[list[str]]:
     return blocks
 
 
-def written(text: str) -> str:
-    """A README with its tables as they are printed now."""
-    for name, table in {**{name: printed(name) for name in TABLES}, **others()}.items():
+def tables() -> dict[str, str]:
+    """All, by name."""
+    return {**{name: printed(name) for name in TABLES}, **others(), "peers-short": short(), "settings": settings()}
+
+
+def short() -> str:
+    """Three rows of the first table, for who has a minute."""
+    names = {
+        "original": "the original",
+        "ours": "ours, trained alike",
+        "tp_groupnorm": "Torch-Pruning GroupNorm, alike",
+    }
+    lines = printed("peers").splitlines()
+    rows = [next(line for line in lines if f"(`{key}`)" in line).split("|") for key in names]
+    head = "| BCCD, YOLOv5n | params, M | FLOPs × | before training | mAP50-95 |\n| --- | ---: | ---: | ---: | ---: |"
+    picked = [(name, row[2], row[3], row[6], row[8]) for name, row in zip(names.values(), rows, strict=True)]
+    return "\n".join([head, *(f"| {' | '.join(cell.strip() for cell in row)} |" for row in picked)])
+
+
+def settings() -> str:
+    """Every setting, by section, with its default and what it does."""
+    parts = [part for path in [[], *([name] for name in Config.model_fields)] for part in _section(path)]
+    methods = [_method(name, method) for name, method in METHODS.items()]
+    return "\n\n".join([*parts, "## Methods of `compress`", *methods])
+
+
+def _section(path: list[str]) -> list[str]:
+    model = section(path)
+    if model is None:
+        return []
+    rows, inner = [], []
+    for name, field in model.model_fields.items():
+        if section([*path, name]) is not None:
+            inner += _section([*path, name]) if path else []
+            continue
+        default = "needed" if field.is_required() else f"`{json.dumps(field.default, ensure_ascii=False)}`"
+        rows.append((f"`{'.'.join([*path, name])}`", default, field.description or ""))
+    said = " ".join((model.__doc__ or "").split()) if path else "These belong to every stage."
+    return [f"##{'#' * (len(path) > 1)} {'.'.join(path) or 'General'}", said, _rows(rows), *inner]
+
+
+def _method(name: str, method: type[Any]) -> str:
+    rows = []
+    for field in dataclasses.fields(method):
+        default = "needed" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
+        rows.append((f"`{field.name}`", default, field.metadata["help"]))
+    return f"### {name}\n\n{method.help.capitalize()}. Speed: {method.speed}.\n\n{_rows(rows)}"
+
+
+def _rows(rows: Sequence[tuple[str, str, str]]) -> str:
+    head = "| setting | default | |\n| --- | --- | --- |"
+    return "\n".join([head, *(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)])
+
+
+def written(text: str, made: dict[str, str]) -> str:
+    """A page with its tables as they are now."""
+    for name in re.findall(r"<!-- table:([\w-]+) -->", text):
         opening, closing = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
         before, rest = text.split(opening)
-        text = f"{before}{opening}{table}\n{closing}{rest.split(closing)[1]}"
+        text = f"{before}{opening}{made[name]}\n{closing}{rest.split(closing)[1]}"
     return text
 
 
+def pages() -> list[Path]:
+    """README.md, and all of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(written(readme.read_text()))
+    made = tables()
+    for page in pages():
+        page.write_text(written(page.read_text(encoding="utf-8"), made), encoding="utf-8")
