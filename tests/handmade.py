@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_slim.report import chosen, counted, picture
+
 
 @pytest.fixture
 def report() -> dict[str, Any]:
@@ -28,7 +30,7 @@ def report() -> dict[str, Any]:
             | {"flops": 2.2e9, "file_mb": 4.0, "map50": 0.9, "map50_95": 0.595}
             | {"latency_ms": {"median": 40.0, "p10": 39.0, "p90": 45.0}},
             {"stage": "finetuned", "weights": "runs/bccd/finetuned/finetuned.pt", "params": 940_000, "macs": 0.55e9}
-            | {"flops": 1.1e9, "file_mb": 1.92, "map50": 0.91, "map50_95": 0.571, "train_epochs": 30, "note": "mimic"}
+            | {"flops": 1.1e9, "file_mb": 1.92, "map50": 0.91, "map50_95": 0.571, "train_epochs": 30}
             | {"latency_ms": {"median": 30.0, "p10": 29.5, "p90": 31.25}},
         ],
         "widths": [{"layer": f"model.{i}.conv", "before": 32, "after": 16, "reason": None} for i in range(42)]
@@ -46,6 +48,7 @@ def report() -> dict[str, Any]:
                 | {"tolerance": None, "images": 8, "runtime": "openvino", "also": {}},
             ]
         },
+        "lineage": [step("original", "best.pt", {}), step("finetuned", "original/original.pt", {"epochs": 30})],
         "versions": {"python": "3.12.1", "yolo-slim": "0.1.0"},
     }
 
@@ -67,14 +70,37 @@ def whole(report: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     late = {"layer": "model.7.conv", "macs_before": 100, "macs_after": 50, "before_ms": 4.0, "after_ms": 3.5}
     report["bench"] = {"name": "bccd", "imgsz": 320, "runs": 6, "flops": {"original": 2.2e9, "slim": 1.1e9}}
     report["bench"] |= {"rows": timings, "layers": {"openvino": [late]}}
+    retold(report)
     report["sweep"] = {"split": "val", "original": {"flops": 2.2e9, "map50_95": 0.6}, "rows": sweep_rows()}
     report["training"] = {"finetuned": [epoch(e) for e in (1, 2, 3)]}
     cuts = [{"round": 1, "flops": 1.6e9, "map50_95_cut": 0.5, "map50_95_finetuned": 0.6}]
     cuts += [{"round": 2, "flops": 1.1e9, "map50_95_cut": 0.4, "map50_95_finetuned": None}]
     cuts = [{**cut, "asked": {"flops": 0.5}, "achieved": {"flops": 0.5}} for cut in cuts]
     report["iterations"] = {"map50_95_original": 0.61, "split": "val", "stopped": None, "rounds": cuts}
-    report["pictures"] = {"looked_at": 4, "of": 4, "shown": [shown(tmp_path, i) for i in range(4)]}
+    pictures = [shown(tmp_path, i) for i in range(4)]
+    report["pictures"] = {"looked_at": 4, "of": 4, "counted": counted(pictures), "shown": pictures}
     return report
+
+
+def retold(report: dict[str, Any]) -> None:
+    """Its rows as the benchmark has them, as the stage does."""
+    (before, after), report["measured_on"] = chosen(report["bench"])
+    for row, ms in zip(report["rows"], (before, after), strict=True):
+        row["latency_ms"] = ms
+
+
+def step(stage: str, source: str, training: dict[str, Any]) -> dict[str, Any]:
+    """How a stage was made."""
+    settings = {"epochs": 30, "train": {"lr0": 0.01, "freeze": None}, "distill": None} if training else {"imgsz": 320}
+    return {"stage": stage, "file": f"runs/bccd/{stage}/{stage}.pt", "sha256": 64 * "a", "made_from": [source]} | {
+        "settings": settings,
+        "training": training,
+        "teacher": None,
+        "asked": None,
+        "achieved": None,
+        "seconds": 90.0,
+        "versions": {"yolo-slim": "0.1.0"},
+    }
 
 
 def spread(value: float) -> dict[str, float]:
@@ -101,12 +127,14 @@ def epoch(e: int) -> dict[str, float]:
 
 
 def shown(folder: Path, i: int) -> dict[str, Any]:
-    """A picture with a box that both have, one lost, one new."""
+    """A picture with a cat that both find, a dog that the slim one misses; each sees a dog where none is."""
     (folder / "images").mkdir(exist_ok=True)
-    picture = np.full((90, 120, 3), 40 * i, np.uint8)
-    (folder / f"images/{i:02d}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
-    same = {"id": 0, "name": "cat", "score": 0.9, "xyxy": [10.0, 20.0, 60.0, 70.0], "same": True}
-    lost = {"id": 1, "name": "dog", "score": 0.5, "xyxy": [80.0, 5.0, 118.0, 40.0], "same": False}
-    new = {"id": 1, "name": "dog", "score": 0.4, "xyxy": [2.0, 50.0, 30.0, 88.0], "same": False}
-    boxes = {"original": [same, lost], "slim": [same, new]}
-    return {"name": f"{i}.jpg", "file": f"images/{i:02d}.jpg", "hw": [90, 120], **boxes}
+    pixels = np.full((90, 120, 3), 40 * i, np.uint8)
+    (folder / f"images/{i:02d}.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+    cat = {"id": 0, "name": "cat", "xyxy": [10.0, 20.0, 60.0, 70.0]}
+    dog = {"id": 1, "name": "dog", "xyxy": [80.0, 5.0, 118.0, 40.0]}
+    wrong = [{"id": 1, "name": "dog", "score": 0.4, "xyxy": box} for box in ([2.0, 50, 30, 88], [40.0, 72, 90, 89])]
+    before = [{**cat, "score": 0.9}, {**dog, "score": 0.5}, wrong[0]]
+    after = [{**cat, "score": 0.88}, wrong[1], {**dog, "score": 0.1}]
+    found = picture(f"x/{i}.jpg", (90, 120), before, after, [cat, dog])
+    return {**found, "file": f"images/{i:02d}.jpg"}

@@ -14,8 +14,9 @@ from torch import nn
 
 from yolo_slim import record
 from yolo_slim.measure import NOT_MEASURED, accuracy
+from yolo_slim.measure.bootstrap import RESAMPLES, draws
 from yolo_slim.measure.matches import Matches
-from yolo_slim.measure.scores import at, scores
+from yolo_slim.measure.scores import at, replicates_at, scores
 
 pytest_plugins = ["tiny"]
 
@@ -55,6 +56,27 @@ def test_the_best_confidence(boxes, best):
     found = scores(matches(boxes, [0, 1]))
     assert (found["best_confidence"], found["f1_best"]) == (best, 1.0)
     assert found["f1_best"] >= found["f1_at_25"]
+
+
+def test_what_is_said_at_a_quarter_is_said_of_other_draws_of_the_images():
+    boxes = [(0.9, k % 2 == 0, k) for k in range(20)]  # every second one is right
+    found = replicates_at(matches(boxes, list(range(20)), images=20), 0.25)
+    assert {len(drawn) for drawn in found.values()} == {RESAMPLES}
+    assert found["precision"] == found["recall"] == found["f1"], "a box in each image, an object in each"
+    share = [draw[::2].sum() / 20 for draw in draws(20).T]
+    assert found["f1"] == pytest.approx(share), "the draws that mAP50-95 is known on"
+
+
+@pytest.mark.parametrize(
+    ("boxes", "images", "lengths"),
+    [
+        pytest.param([(0.9, True, 0)], 9, (0, 0, 0), id="too few images"),
+        pytest.param([(0.9, True, 0)], 12, (0, RESAMPLES, RESAMPLES), id="draws without a box have no precision"),
+    ],
+)
+def test_draws_that_say_nothing_are_left_out(boxes, images, lengths):
+    found = replicates_at(matches(boxes, list(range(images)), images=images), 0.25)
+    assert tuple(len(found[name]) for name in ("precision", "recall", "f1")) == lengths
 
 
 def test_blind_images_are_those_with_objects_and_no_box():

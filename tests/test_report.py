@@ -50,7 +50,7 @@ def test_summary_leaves_out_what_was_not_measured(report):
 @pytest.mark.parametrize(("count", "named"), [(1, "original"), (0, "nothing")])
 def test_summary_of_less_than_two_rows(report, count, named):
     report["rows"] = report["rows"][:count]
-    assert summary(report) == f"bccd: nothing to compare yet; measured so far: {named}."
+    assert summary(report) == f"bccd: Nothing to compare yet; measured so far: {named}."
     assert "## Results" in markdown(report)
 
 
@@ -77,10 +77,9 @@ def test_no_ratio_where_the_first_row_has_no_number(report):
 
 
 def test_every_row_of_the_table_has_as_many_cells_as_the_head(report):
-    rows = [text for text in markdown(report).splitlines() if text.startswith("|")]
-    assert {text.count("|") for text in rows[:4]} == {8}
-    assert {text.count("|") for text in rows[4:-4]} == {5}
-    assert {text.count("|") for text in rows[-4:]} == {7}
+    tables = [part.splitlines() for part in markdown(report).split("\n\n") if part.startswith("|")]
+    cells = [{text.count("|") for text in part} for part in tables]
+    assert cells == [{5}, {8}, {5}, {8}, {7}], "the headline, stages, widths, export, lineage"
 
 
 def test_the_page_says_how_it_was_measured(report):
@@ -88,7 +87,23 @@ def test_the_page_says_how_it_was_measured(report):
     assert "Ultralytics' validator on the test split of `data/bccd.yaml`, images of 320 px, one setting" in page
     assert "PyTorch 2.13.0, fused, on cpu (x86_64), 2 threads, batch 1, float32, 320 px" in page
     assert "of 50 runs." in page
-    assert "- finetuned: `runs/bccd/finetuned/finetuned.pt`, 30 epochs of training, mimic" in page
+
+
+def test_the_page_says_how_it_was_made(report):
+    page = markdown(report)
+    made = "| `original/original.pt` | 90 s | `aaaaaaaaaaaa` | 0.1.0 |"
+    assert line(page, "| finetuned | `runs/bccd/finetuned/finetuned.pt`").endswith(made)
+    assert "- finetuned was trained with `epochs=30`" in page and "original was trained" not in page
+    assert "`epochs=30 train.lr0=0.01`" in page, "settings that are off are left out"
+    report["lineage"][1]["teacher"] = "large.pt"
+    assert "`original/original.pt`, taught by `large.pt` |" in markdown(report)
+
+
+def test_flops_are_told_with_the_size_of_the_image(report):
+    report["imgsz"] = [320, 480]
+    for text in (markdown(report), DRAWN_BY["map_flops.svg"](report)):
+        assert "320 × 480 px" in text
+    assert "| GFLOPs at 320 × 480 px |" in markdown(report)
 
 
 def test_the_page_says_what_was_not_measured(report):
@@ -112,9 +127,12 @@ def test_widths_cut_are_listed_and_widths_kept_are_counted_by_reason(report):
 def test_every_exported_file_has_its_line(report):
     page = markdown(report)
     assert line(page, "| `slim.onnx`") == (
-        "| `slim.onnx` | fp32 | 3.50 | onnxruntime | 2.0e-05, 3.0e-05 (opencv) | 0.571 (+0.00) |"
+        "| `slim.onnx` | fp32 | 3.50 | onnxruntime | 2.0e-05, 3.0e-05 (opencv) | 0.571 (+0.00) | – |"
     )
-    assert line(page, "| `slim_int8") == "| `slim_int8_openvino_model` | int8 | 1.10 | openvino | – | 0.566 (−0.52) |"
+    rounded = "| `slim_int8_openvino_model` | int8 | 1.10 | openvino | – | 0.566 (−0.52) |"
+    assert line(page, "| `slim_int8") == f"{rounded} – |"
+    report["export"]["files"][1] |= {"map50_95_difference_low": -0.01, "map50_95_difference_high": 0.002}
+    assert line(markdown(report), "| `slim_int8") == f"{rounded} −1.0 to +0.2 |"
 
 
 def test_only_plots_that_were_drawn_are_linked(report):
@@ -232,7 +250,7 @@ def test_map_flops_shows_each_stage_at_its_cost(report):
     ]
     assert marks[0].x > marks[1].x == marks[2].x and proportional([m.y for m in marks], [0.595, 0.0, 0.571])
     assert set(found.said("note")) == {"original 0.595", "pruned 0.000", "finetuned 0.571"}
-    assert found.said("title") == ["original → finetuned: FLOPs ×0.50, mAP50-95 −2.4 points"]
+    assert found.said("title") == ["mAP50-95 against FLOPs: the stages"], "the headline has the numbers"
 
 
 @pytest.mark.parametrize("maps", [(0.6, 0.6), (0.6, 0.6001), (0.0, 0.0), (0.99, 1.0)])
@@ -289,6 +307,31 @@ def test_numbers_along_an_axis_are_round_and_within_it(low, span, most):
     steps = np.diff(found).tolist()
     assert steps == pytest.approx([step] * len(steps), rel=1e-3)
     assert all(f"{step:.2e}"[:4] in ("1.00", "2.00", "2.50", "5.00") for step in steps if span > 1e-4 * abs(low))
+
+
+@pytest.mark.parametrize("last", [2, 3, 5, 9, 20, 100, 300])
+def test_epochs_along_an_axis_are_whole(last):
+    found = Axis(1, last, 0, 1).ticks(6, whole=True)
+    assert len(found) >= 2 and all(tick % 1 == 0 for tick in found)
+
+
+@pytest.mark.parametrize(
+    ("base", "low", "high", "expected"),
+    [
+        pytest.param(10, 16, 2200, [30, 100, 300, 1000], id="far apart: two in each decade"),
+        pytest.param(10, 4, 60, [5, 10, 20, 50], id="1, 2, 5"),
+        pytest.param(10, 0.05, 5e4, [0.1, 1, 10, 100, 1000, 10_000], id="powers alone"),
+        pytest.param(2, 6, 300, [8, 16, 32, 64, 128, 256], id="channels"),
+    ],
+)
+def test_numbers_along_a_logarithmic_axis(base, low, high, expected):
+    assert Axis(low, high, 0, 1, base).ticks(5) == pytest.approx(expected)
+
+
+def test_a_chart_of_none_does_not_count_none_of_one(report):
+    for of in report["widths"]:
+        of["after"] = of["before"]
+    assert "None of 45 layers is cut" in DRAWN_BY["widths.svg"](report)
 
 
 def test_targets_of_rounds_bear_their_units(report):

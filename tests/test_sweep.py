@@ -268,15 +268,30 @@ def test_a_criterion_has_a_colour_and_a_recovery_a_line() -> None:
         "before dashed",
         "before dotted",
     }
-    assert looks["taylor, none"] == looks["bn_scale, none"] == "c0", "there are six colours"
     assert [looks[f"l1, {recovery}"] for recovery in ("reconstruct", "recalibrate", "none")] == [
-        "c2 dotted",
-        "c2 dashed",
-        "c2",
+        "c1 dotted",
+        "c1 dashed",
+        "c1",
     ]
+    colours = {name.partition(",")[0]: look.split()[0] for name, look in looks.items()}
+    assert colours["act_mean"] in {"c0", "c7"}, "one that has none of its own takes what is free"
+    alone = Drawn(sweep_plot(content({L1: STEEP, BN: STEEP}))).looks()
+    assert (alone["l1, recalibrate"], alone["bn_scale, recalibrate"]) == (colours["l1"], colours["bn_scale"])
     legend = found.root.findall("g[polyline]")
     assert [g.get("class") for g in legend] == ["ink dotted", "ink dashed", "ink solid"]
     assert [text.words for text in found.texts("note")[:3]] == ["reconstruct", "recalibrate", "none"]
+
+
+def test_nothing_is_recommended_where_the_original_has_nothing_to_lose(tmp_path: Path) -> None:
+    sweep = content({L1: {0.9: 0.01, 0.8: 0.0}, CHANCE: {0.9: 0.0}}, original=0.015)
+    found = Drawn(sweep_plot(sweep))
+    said = "No target can be recommended: the original's mAP50-95 is 0.015, and 0.02 may be lost"
+    assert " ".join(found.said("headline")) == said and sentences(sweep)[0].startswith("No target can be recommended")
+    assert found.said("title") == ["mAP50-95 of each cut", "Latency of each cut"]
+    words = " ".join(text.words for text in found.texts())
+    assert "recommended" not in words.replace(said, "") and "least bad" not in words
+    assert not {"recommended", "least bad"} & found.looks().keys(), "no point has a ring"
+    assert "**" not in sweep_markdown(sweep), "no row stands out"
 
 
 def test_what_does_not_fit_is_cut_short_or_goes_on_in_the_next_line() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,25 @@ import pytest
 from drawn import Drawn
 from test_sweep import L1, content
 
-from yolo_slim.report import markdown, page, recommended, sentences, stays_within, summary, sweep_markdown, sweep_plot
+from yolo_slim.report import (
+    advice,
+    changes,
+    markdown,
+    page,
+    recommended,
+    sentences,
+    stays_within,
+    summary,
+    sweep_markdown,
+    sweep_plot,
+    verdict,
+)
 from yolo_slim.report.compared import by_class, classes
 from yolo_slim.report.doubt import difference, sure, undecided
 from yolo_slim.report.numbers import plain, table
-from yolo_slim.report.operating import moved, warnings, worth
+from yolo_slim.report.operating import compared_at, moved, warnings, worth
 from yolo_slim.report.sweep_words import falls_off, in_noise
+from yolo_slim.report.verdict import headline
 from yolo_slim.stages.export import complaints
 
 pytest_plugins = ["handmade"]
@@ -237,17 +253,24 @@ def test_every_row_has_its_numbers_at_one_confidence(report, tmp_path: Path) -> 
     for row, more in zip(report["rows"], ({}, BLIND | {"precision_at_25": None}), strict=True):
         row |= {**ON, **more}
     text = markdown(report)
-    assert "| original | 0.900 | 0.850 | 0.870 | 0.40 | 0.920 | 0.860 | 0.890 | 0 of 20 | 0.79 |" in text
-    assert "| finetuned | – | 0.050 | 0.100 | 0.15 | 0.920 | 0.860 | 0.890 | 17 of 20 | 0.17 |" in text
-    assert "<td>17 of 20</td>" in page(report, tmp_path)
+    lines = {
+        "precision at 0.25": "0.900 | – | –",
+        "recall at 0.25": "0.850 | 0.050 | −80.0",
+        "best confidence": "0.40 | 0.15 | −0.25",
+        "F1 there": "0.890 | 0.890 | +0.0",
+        "images with nothing at 0.25, of 20": "0 | 17 | +17",
+        "median best score": "0.79 | 0.17 | −0.62",
+    }
+    assert [line for line in lines.items() if f"| {' | '.join(line)} |" not in text] == []
+    assert "<td>−80.0</td>" in page(report, tmp_path)
 
 
 def test_the_summary_and_the_headline_say_how_sure_the_difference_is(report, tmp_path: Path) -> None:
     for row, value, spread in zip(report["rows"], (0.595, 0.571), (0.04, 0.02), strict=True):
         row |= {**known(value, spread), **ON}
-    said = "−2.4 points; 95 %: −4.3 to −0.5, 72 images) on test"
-    assert said in summary(report) and said in markdown(report)
-    assert "0.595 → 0.571 on test; 95 %: −4.3 to −0.5, 72 images" in page(report, tmp_path)
+    assert "−2.4 points; 95 %: −4.3 to −0.5, 72 images) on test" in summary(report)
+    assert "| 0.595 → 0.571 on test | 95 %: −4.3 to −0.5, 72 images |" in markdown(report)
+    assert "95 %: −4.3 to −0.5, 72 images</dd>" in page(report, tmp_path)
     assert "| mAP50-95 [95 %] |" in markdown(report) and "| 0.595 [0.557–0.633] |" in markdown(report)
 
 
@@ -264,6 +287,113 @@ def test_the_summary_and_the_headline_say_how_sure_the_difference_is(report, tmp
 def test_the_line_that_a_stage_ends_with(row, said) -> None:
     assert said in worth(row)
     assert ("nothing found" in worth(row)) == ("blind" in said or "nothing" in said)
+
+
+def test_changes_at_one_confidence_have_their_intervals_of_pairs(report) -> None:
+    for row, f1 in zip(report["rows"], (0.8, 0.86), strict=True):
+        drawn = {"precision": [], "recall": [0.5] * 201, "f1": (f1 + 0.02 * f1 * DRAWS).tolist()}
+        row |= {**known(0.6), **ON, "f1_at_25": f1, "replicates_at_25": drawn}
+    head, lines = compared_at(report["rows"])
+    assert head[-1] == "change [95 %]"
+    change = {name: cells[-1] for name, *cells in lines}
+    assert change["F1 at 0.25"] == "+6.0 [+5.9 to +6.1]" and change["precision at 0.25"] == "+0.0"
+    assert changes(report)["f1_at_25"] == pytest.approx({"difference": 0.06, "low": 0.0589, "high": 0.0611}, abs=1e-4)
+    assert changes(report)["precision_at_25"] == {"difference": 0.0, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param((known(0.6), known(0.62)), "More accurate, as far as 72 images of val can tell.", id="better"),
+        pytest.param((known(0.6, 0.01), known(0.5, 0.02)), "Less accurate, by more than the choice of 72", id="worse"),
+        pytest.param((known(0.6), known(0.59, 0.03)), "No difference in accuracy that 72 images of val", id="open"),
+        pytest.param((few(0.6), few(0.3)), "4 images of val are too few to say whether", id="four images"),
+        pytest.param(({"map50_95": 0.6}, {"map50_95": 0.5}), "−10.0 points of mAP50-95, and how sure", id="unknown"),
+        pytest.param(({}, {"labels": 0, "split": "val", "map50_95": None}), "MAP not measured: no", id="no labels"),
+    ],
+)
+def test_the_verdict_says_what_is_known(rows, said, report) -> None:
+    report["rows"] = [{"stage": stage, **row} for stage, row in zip(("original", "pruned"), rows, strict=True)]
+    assert verdict(report).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        pytest.param({"p10": 29, "median": 30, "p90": 31}, "Faster in PyTorch; ", id="every run but the slowest"),
+        pytest.param({"p10": 38, "median": 39, "p90": 44}, "No difference in speed in PyTorch that", id="overlap"),
+        pytest.param({"p10": 50, "median": 51, "p90": 52}, "Slower in PyTorch; ", id="slower"),
+        pytest.param({"p10": 10, "median": 20, "p90": 21}, "Whether it is faster in PyTorch is not known", id="busy"),
+    ],
+)
+def test_the_verdict_on_speed_goes_by_the_spread_of_the_runs(after, said, report) -> None:
+    report["rows"][1]["latency_ms"] = after
+    assert verdict(report).startswith(said)
+    assert any("Time it again" in line for line in advice(report)) == ("not known" in said)
+    assert [card.much for card in headline(report) if card.what == "speed"] == (["?"] if "not known" in said else [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What to try next
+
+
+def log(*maps: float) -> list[dict[str, float]]:
+    return [{"epoch": e + 1.0, "metrics/mAP50-95(B)": value} for e, value in enumerate(maps)]
+
+
+def per_class(*worth: float, labels: int = 40) -> list[dict[str, Any]]:
+    return [{"id": k, "name": "abc"[k], "images": 9, "labels": labels, "ap50_95": v} for k, v in enumerate(worth)]
+
+
+CALM = {"p10": 37, "median": 38, "p90": 39}
+LOST = {"file": "slim_int8.onnx", "precision": "int8", "map50_95_difference": -0.02, "map50_95": 0.55}
+LOST |= {"file_mb": 1.0, "runtime": "onnxruntime", "difference": None, "also": {}}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "more", "said"),
+    [
+        pytest.param(known(0.01), known(0.01), {}, "Train the original first: its mAP50-95 is 0.010", id="untrained"),
+        pytest.param(
+            {}, {"stage": "pruned", "train_epochs": None}, {}, "`yolo-slim finetune`", id="a cut without training"
+        ),
+        pytest.param(
+            {}, {}, {"training": {"finetuned": log(0.3, 0.4, 0.41, 0.43)}},
+            "last quarter of finetuned's 4 epochs still brought +2.0 points of mAP50-95 on val (`finetune.epochs=8`)",
+            id="still rising",
+        ),
+        pytest.param(known(0.6), known(0.5, 0.01), {}, "cut less (`prune.target={flops: 0.65}`", id="surely worse"),
+        pytest.param(
+            {**known(0.6), "per_class": per_class(0.6, 0.6)}, {**known(0.59), "per_class": per_class(0.7, 0.5)}, {},
+            "b fell most: AP50-95 0.600 → 0.500, all classes together −1.0 points. `yolo-slim sens", id="one class",
+        ),
+        pytest.param(
+            {**known(0.6), "per_class": per_class(0.6, 0.6, labels=3)},
+            {**known(0.6), "per_class": per_class(0.7, 0.5)}, {}, ", though 3 labels say little", id="a rare one",
+        ),
+        pytest.param({}, {}, {"export": {"files": [LOST]}}, "slim_int8.onnx loses 2.0 points to INT8", id="INT8"),
+        pytest.param({}, {"latency_ms": CALM}, {}, "`prune.target={latency: 0.50}`", id="no speed"),
+        pytest.param(few(0.6), few(0.6), {}, "4 images of val are too few to tell the detectors apart", id="few"),
+        pytest.param(known(0.6), known(0.6, 0.03), {}, "it stays open whether a point of mAP50-95 is", id="open"),
+        pytest.param(known(0.6), known(0.6), {}, "There is room: no point of mAP50-95 is lost", id="room"),
+        pytest.param(known(0.6), known(0.6), {"split": "val"}, "val has chosen the epoch as well", id="seen"),
+    ],
+)  # fmt: skip
+def test_what_to_try_next_comes_from_facts(first, last, more, said, report, tmp_path: Path) -> None:
+    calm = copy.deepcopy(report)
+    report["rows"] = [{**row, **of} for row, of in zip(report["rows"], (first, last), strict=True)]
+    report |= {"export": None, **more}
+    found = advice(report)
+    assert sum(said in line for line in found) == 1 and len(found) <= 5
+    assert not any(said in line for line in advice({**calm, "export": None})), "nothing is advised without its fact"
+    assert said in markdown(report).replace("\\", "")
+    assert html.unescape(said.replace("`", "")) in html.unescape(re.sub("</?code>", "", page(report, tmp_path)))
+
+
+def test_of_one_stage_the_advice_is_to_go_on(report) -> None:
+    assert (
+        "`yolo-slim run`" in advice({**report, "rows": report["rows"][:1]})[0] and advice({**report, "rows": []}) == []
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,7 +429,7 @@ def test_classes_of_one_name_keep_their_rows(report, tmp_path: Path) -> None:
 def test_text_from_files_is_text_in_markdown(text, shown, report) -> None:
     assert plain(text) == shown
     for row in report["rows"]:
-        row["per_class"] = named(str(text))
+        row["per_class"] = named(str(text), "other")
     assert f"\n| {shown} | 0.500 |" in markdown(report)
 
 

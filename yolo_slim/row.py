@@ -1,4 +1,4 @@
-"""Rows of report.json, sweep.json and bench.json. README.md describes the first; a test holds it against a report."""
+"""Rows of report.json, sweep.json and bench.json. docs/report.md describes the first; a test holds it against one."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Row(TypedDict, total=False):
     median_best_score: Maybe  # of an image's best detection
     per_class: list[OfClass]
     replicates: list[float]  # map50_95 on those draws
-    latency_ms: Timing
+    replicates_at_25: dict[str, list[float]]  # and precision, recall and f1 at 0.25
+    latency_ms: Timing | None  # None: not timed, as stages between the first and the last are not in a benchmark
     train_epochs: int
-    note: str
 
 
 class SweepRow(Row, total=False):
@@ -74,6 +74,8 @@ class BenchRow(Row, total=False):
     """A detector in a runtime."""
 
     runtime: str
+    version: str
+    device: str
     threads: int
     batch: int
 

@@ -43,7 +43,9 @@ class Report(Section):
     """How every row is measured: one evaluator, one setting."""
 
     split: Literal["auto", "val", "test"] = Field("auto", description="auto: test where it has labels, else val")
-    latency_runs: int = Field(50, ge=1, le=MOST_RUNS, description="timed images per detector, all detectors in turn")
+    latency_runs: int = Field(
+        50, ge=1, le=MOST_RUNS, description="timed images per detector, all in turn, if nothing was benched"
+    )
 
 
 class Sweep(Section):

@@ -15,7 +15,7 @@ from yolo_slim.data import LocalValidator
 from yolo_slim.errors import SlimError, no_images
 from yolo_slim.measure.bootstrap import interval, replicates
 from yolo_slim.measure.matches import Matches, gathered
-from yolo_slim.measure.scores import scores
+from yolo_slim.measure.scores import CONFIDENCE, replicates_at, scores
 from yolo_slim.row import OfClass, Row
 from yolo_slim.scratch import Scratch
 
@@ -65,6 +65,7 @@ def accuracy(detector: nn.Module, data: str, imgsz: int, split: str, device: str
     counted = {"images": found.images, "labels": len(found.target_cls)}
     if not counted["labels"]:
         row = {**NOT_MEASURED, **counted, "per_class": _per_class(found, validator, {}), "replicates": []}
+        row["replicates_at_25"] = replicates_at(found, CONFIDENCE)
         return cast(Row, row)
     drawn = replicates(found)
     low, high = interval(drawn, float(box.map))

@@ -23,7 +23,9 @@ class Box(TypedDict):
     xyxy: list[float]  # in pixels of the image
 
 
-def detections(detector: nn.Module, images: Iterable[np.ndarray], imgsz: int, device: str = "cpu") -> list[list[Box]]:
+def detections(
+    detector: nn.Module, images: Iterable[np.ndarray], imgsz: int, device: str = "cpu", confidence: float = CONFIDENCE
+) -> list[list[Box]]:
     """Every image's boxes, the surest first.
 
     Args:
@@ -31,9 +33,10 @@ def detections(detector: nn.Module, images: Iterable[np.ndarray], imgsz: int, de
         images: (H, W, 3), BGR, of any size.
         imgsz: side of the square that they are fitted into.
         device: Ultralytics' name for it.
+        confidence: boxes of a lower score are left out.
     """
     with Scratch() as folder:
-        args = {"task": "detect", "mode": "predict", "imgsz": imgsz, "device": device, "conf": CONFIDENCE}
+        args = {"task": "detect", "mode": "predict", "imgsz": imgsz, "device": device, "conf": confidence}
         predictor = DetectionPredictor(overrides={**args, "project": folder, "verbose": False, "save": False})
         predictor.setup_model(detector, verbose=False)
         return [_boxes(predictor(image)[0]) for image in images]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_slim.measure.bootstrap import FEWEST, draws
 from yolo_slim.measure.matches import Matches
 
 CONFIDENCE = 0.25
@@ -21,6 +22,8 @@ def scores(found: Matches) -> dict[str, Any]:
     that are objects (None where there is no box), recall the share of the objects that are found, F1 their harmonic
     mean. An image is blind if it has objects and no box at 0.25, of whatever class; its best score is that of its
     surest box (0 without any).
+
+    `replicates_at_25` holds precision, recall and F1 at 0.25 on the draws of the images that mAP50-95 is known on.
 
     Args:
         found: with at least one object.
@@ -39,6 +42,7 @@ def scores(found: Matches) -> dict[str, Any]:
         "labelled_images": len(surest),
         "blind_images": int((surest < CONFIDENCE).sum()),
         "median_best_score": round(float(np.median(surest)), 4),
+        "replicates_at_25": replicates_at(found, CONFIDENCE),
     }
 
 
@@ -51,3 +55,19 @@ def at(found: Matches, confidence: float) -> dict[str, float | None]:
         "recall": right / objects,
         "f1": 2 * right / (boxes + objects),
     }
+
+
+def replicates_at(found: Matches, confidence: float) -> dict[str, list[float]]:
+    """What `at` gives on each draw of the images that has an object.
+
+    Empty where there are too few images to draw from; precision's alone where a draw has no box.
+    """
+    if len(found.labelled) < FEWEST:
+        return {"precision": [], "recall": [], "f1": []}
+    shown = found.conf >= confidence
+    of = (found.image[shown], found.target_image, found.image[shown & found.tp[:, 0]])
+    boxes, objects, right = (np.bincount(image, minlength=found.images) @ draws(found.images) for image in of)
+    boxes, objects, right = (each[objects > 0] for each in (boxes, objects, right))
+    worth = {"recall": right / objects, "f1": 2 * right / (boxes + objects)}
+    worth["precision"] = right / boxes if boxes.all() else np.empty(0)
+    return {name: [round(float(v), 5) for v in worth[name]] for name in ("precision", "recall", "f1")}

@@ -15,8 +15,8 @@ from yolo_slim.report.svg import Bar, Picture
 
 ROWS = 40
 """Of a chart of rows; what is longer goes on in the next one."""
-COLOURS = 6
-"""chart.css has c0 to c5."""
+COLOURS = 8
+"""chart.css has c0 to c7."""
 BEFORE_AFTER = (("before", "original"), ("after", "slim"))
 
 

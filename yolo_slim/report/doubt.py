@@ -1,4 +1,4 @@
-"""How sure a difference of mAPs is, in words: both are known on the same draws of the images, so each draw has one."""
+"""How sure a difference is, in words: both are known on the same draws of the images, so each draw has one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,36 @@ from yolo_slim.row import Row
 
 
 def difference(row: Row, base: Row) -> tuple[float, float] | None:
-    """Between which values row's mAP50-95 − base's lies on 95 % of the draws; None where there are no common draws."""
-    drawn, other = (of.get("replicates") or [] for of in (row, base))
-    same = all(row.get(key) == base.get(key) for key in ("images", "labels"))
+    """`between`, of mAP50-95."""
+    return between(row, base, "map50_95")
+
+
+def between(row: Row, base: Row, key: str) -> tuple[float, float] | None:
+    """Between which values row's − base's lies on 95 % of the draws; None where there are no common draws.
+
+    Args:
+        row: what became of it.
+        base: what is compared with.
+        key: map50_95, precision_at_25, recall_at_25 or f1_at_25.
+    """
+    drawn, other = (draws(of, key) for of in (row, base))
+    same = all(row.get(k) == base.get(k) for k in ("images", "labels"))
     if not drawn or not same or len(drawn) != len(other):
         return None
-    value = row["map50_95"] - base["map50_95"]
+    value = _value(row, key) - _value(base, key)
     low, high = map(float, np.percentile(np.subtract(drawn, other), (2.5, 97.5)))
     return min(low, value), max(high, value)
+
+
+def draws(row: Row, key: str) -> list[float]:
+    """What it is on each draw of the images; none where that is not known."""
+    if key == "map50_95":
+        return row.get("replicates") or []
+    return (row.get("replicates_at_25") or {}).get(key.removesuffix("_at_25"), [])
+
+
+def _value(row: Mapping[str, Any], key: str) -> float:
+    return float(row[key])
 
 
 def change(row: Row, base: Row) -> str | None:
@@ -28,9 +50,9 @@ def change(row: Row, base: Row) -> str | None:
     return None if value is None else f"{value} points{sure(row, base)}"
 
 
-def sure(row: Row, base: Row) -> str:
+def sure(row: Row, base: Row, key: str = "map50_95") -> str:
     """What follows a difference; nothing where it is not known on how many images it was measured."""
-    found = difference(row, base)
+    found = between(row, base, key)
     if found is None:
         return f"; {images(row)}: too few to say how sure" if too_few(row) else ""
     return f"; 95 %: {span(*found)}, {images(row)}"

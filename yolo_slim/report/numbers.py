@@ -21,7 +21,9 @@ def median(row: Row) -> float | None:
 
 def timed_ms(row: Row) -> float:
     """The median latency in ms of a row that was timed."""
-    return row["latency_ms"]["median"]
+    ms = row["latency_ms"]
+    assert ms is not None, "only what was timed is asked"
+    return ms["median"]
 
 
 def ratio(value: float | None, base: float | None) -> str | None:
@@ -45,6 +47,11 @@ def digits(value: float) -> str:
 def spread(ms: Timing) -> str:
     """A latency: its median, and in brackets where the middle eight tenths lie."""
     return f"{digits(ms['median'])} [{digits(ms['p10'])}–{digits(ms['p90'])}]"
+
+
+def side_of(imgsz: int | Sequence[int]) -> str:
+    """The size of an image in words, of a square one by its side."""
+    return f"{imgsz} px" if isinstance(imgsz, int) else " × ".join(map(str, imgsz)) + " px"
 
 
 def busy(ms: Timing) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from yolo_slim.report.device_words import device_warnings
-from yolo_slim.report.doubt import bounds, images
-from yolo_slim.report.numbers import DASH
+from yolo_slim.report.doubt import between, bounds, images, span
+from yolo_slim.report.numbers import DASH, points
 from yolo_slim.row import Row
 
 MOVED = 0.05
@@ -18,10 +18,14 @@ HEAD = (
     *("best confidence", "precision there", "recall there", "F1 there"),
     *("images with nothing at 0.25", "median best score"),
 )
+KEYS = (
+    *("precision_at_25", "recall_at_25", "f1_at_25", "best_confidence", "precision_best", "recall_best", "f1_best"),
+    *("blind_images", "median_best_score"),
+)
 LEGEND = (
     "At confidence 0.25, Ultralytics' own for `predict`, and at the confidence of each detector's highest F1: all "
     "classes together, IoU 0.5. Of the images that have objects: in how many nothing is found, and the median of their "
-    "surest boxes' scores."
+    "surest boxes' scores. Changes of precision, recall and F1 are in points."
 )
 
 
@@ -39,6 +43,37 @@ def _line(row: Row) -> list[str]:
 
 def _three(value: float | None) -> str:
     return DASH if value is None else f"{value:.3f}"
+
+
+def compared_at(rows: Sequence[Row]) -> tuple[Sequence[str], list[list[str]]] | None:
+    """The same, a line for each number and a column for each row; and what has changed from the first to the last."""
+    known = [row for row in rows if row.get("f1_at_25") is not None]
+    if not known:
+        return None
+    lines = table_at(known)
+    names = [name for name in HEAD[1:]]
+    names[7] = f"images with nothing at 0.25, of {known[0]['labelled_images']}"
+    cells = [list(column) for column in zip(*(line[1:] for line in lines), strict=True)]
+    cells[7] = [str(row["blind_images"]) for row in known]
+    head = ["", *(row["stage"] for row in known)]
+    if len(known) == 1:
+        return head, [[name, *each] for name, each in zip(names, cells, strict=True)]
+    head.append("change [95 %]" if between(known[-1], known[0], "f1_at_25") else "change")
+    changes = [_changed(known[-1], known[0], key) for key in KEYS]
+    return head, [[name, *each, change] for name, each, change in zip(names, cells, changes, strict=True)]
+
+
+def _changed(row: Row, base: Row, key: str) -> str:
+    """Shares in points, and where these lie on 95 % of the draws; a confidence, a score or a number as it is."""
+    now, then = (cast(Mapping[str, Any], of).get(key) for of in (row, base))
+    if now is None or then is None:
+        return DASH
+    if key == "blind_images":
+        return f"{now - then:+d}".replace("-", "−")
+    if key in ("best_confidence", "median_best_score"):
+        return f"{round(now - then, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no "−0.00"
+    sure = between(row, base, key)
+    return f"{points(now, then)}" + (f" [{span(*sure)}]" if sure else "")
 
 
 def moved(first: Row, last: Row, otherwise: str = LONGER) -> str | None:

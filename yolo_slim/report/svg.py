@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, floor, hypot, log2, log10
+from math import ceil, floor, hypot, log, log2, log10
 from textwrap import wrap
 from typing import Any
 
@@ -39,29 +39,41 @@ class Picture:
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers to places; `log` is to base 2."""
+    """Numbers to places; `log` is the base of a logarithmic axis, 2 or 10, and 0 of any other."""
 
     low: float
     high: float
     start: float
     end: float
-    log: bool = False
+    log: int = 0
 
     def __call__(self, value: float) -> float:
         """The place of a number."""
         low, high, value = (log2(v) if self.log else v for v in (self.low, self.high, value))
         return round(self.start + (value - low) / ((high - low) or 1) * (self.end - self.start), 1)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round numbers within the axis."""
+    def ticks(self, most: int = 6, *, whole: bool = False) -> list[float]:
+        """Round numbers within the axis, `whole` ones alone where it counts something."""
         if self.log:
-            return [2.0**k for k in range(0, floor(log2(self.high)) + 1) if 2**k >= self.low]
+            return self._powers(most)
         if self.high <= self.low:
             return [self.low]
-        least = (self.high - self.low) / most
+        least = max((self.high - self.low) / most, 1 if whole else 0)
         power = 10.0 ** floor(log10(least))
-        step = next((s * power for s in (1, 2, 2.5, 5) if s * power >= least), 10 * power)
+        steps = [s * power for s in (1, 2, 2.5, 5, 10)]
+        step = next(s for s in steps if s >= least and not (whole and s % 1))
         return [k * step for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
+
+    def _powers(self, most: int) -> list[float]:
+        """Of the base; of ten, with their doubles and halves where there is room."""
+        first, last = (floor(log(v, self.log)) for v in (self.low, self.high))
+        between = ((1, 2, 5), (1, 3), (1,)) if self.log == 10 else ((1,),)
+        for factors in between:
+            found = [f * float(self.log) ** k for k in range(first, last + 1) for f in factors]
+            found = [v for v in found if self.low <= v <= self.high]
+            if len(found) <= most + 1:
+                break
+        return found[:: ceil(len(found) / (most + 4))]
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ def xy(
     x_label: str,
     y_label: str,
     percent: bool = False,
+    x_whole: bool = False,
     x_from: float | None = None,
     x_said: str = "{:g}",
     height: float = 270,
@@ -126,6 +139,7 @@ def xy(
         x_label: what x is.
         y_label: what y is.
         percent: write y as percentages.
+        x_whole: x counts something: whole numbers alone stand along it.
         x_from: where the numbers along x begin, if names stand before them.
         x_said: how these numbers are written.
         height: of all of it.
@@ -138,7 +152,7 @@ def xy(
         parts += [text(LEFT - 6, up(tick) + 4, said.format(tick), "tick end")]
     begin = min(x) if x_from is None else x_from
     most = min(6, abs(across(max(x)) - across(begin)) // SPACED)
-    places = Axis(begin, max(x), 0, 1).ticks(max(1, int(most)))
+    places = Axis(begin, max(x), 0, 1).ticks(max(1, int(most)), whole=x_whole)
     parts += [text(across(tick), height - 20, x_said.format(tick), "tick middle") for tick in places]
     lines = wrap(x_label, int((RIGHT - LEFT) / LETTER))
     parts += [text((LEFT + RIGHT) / 2, height - 4 + LINE * i, line, "axis middle") for i, line in enumerate(lines)]
@@ -158,7 +172,7 @@ def rows(
     *,
     x: tuple[float, float],
     x_label: str,
-    log: bool = False,
+    log: int = 0,
     room: float = 0,
 ) -> Picture:
     """A row a name; in each, bars that lie on one another, and their text at its end.
@@ -169,7 +183,7 @@ def rows(
         bars: of each row.
         x: limits.
         x_label: what x is.
-        log: to base 2.
+        log: the base of a logarithmic axis, 2 or 10.
         room: to the right, for the bars' text.
     """
     left, parts = _names(names)

@@ -10,10 +10,12 @@ from yolo_slim.report import svg
 from yolo_slim.report.chart import COLOURS, Chart, apart
 from yolo_slim.report.numbers import digits, points, ratio, timed_ms
 from yolo_slim.report.svg import LETTER, LINE, Mark, Series
-from yolo_slim.report.sweep_words import CONTROL, cliff, curves, falls_off, in_noise, recommended, stays_within
+from yolo_slim.report.sweep_words import CONTROL, cliff, curves, falls_off, in_noise, recommended, stays_within, tells
 from yolo_slim.row import SweepRow
 
 LINES = ("", "dashed", "dotted", "dashdot")
+COLOURED = ("obs", "l1", "taylor", "bn_scale", "group_fisher", "fpgm", "l2", "lasso")
+"""Criteria that have a colour of their own, in the order of chart.css."""
 STUB = 20.0  # from a name to the first of the points
 
 Place: TypeAlias = Callable[[SweepRow], float]
@@ -23,11 +25,18 @@ Place: TypeAlias = Callable[[SweepRow], float]
 def looks(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """(criterion, recovery) -> CSS classes: the colour of one, grey for chance, and the line of the other."""
     keys = list(keys)
-    criteria = dict.fromkeys(criterion for criterion, _ in keys if criterion != CONTROL)
-    colours = dict(zip(criteria, cycle(f"c{i}" for i in range(COLOURS)))) | {CONTROL: "before"}
+    colours = _colours({criterion for criterion, _ in keys})
     recoveries = reversed(dict.fromkeys(recovery for _, recovery in keys))  # the last asked for is drawn whole
     lines = dict(zip(recoveries, cycle(LINES)))
     return {(criterion, recovery): f"{colours[criterion]} {lines[recovery]}".strip() for criterion, recovery in keys}
+
+
+def _colours(criteria: set[str]) -> dict[str, str]:
+    """A criterion has one colour on every page; those without one of their own take what is free, by their names."""
+    colours = {name: f"c{i}" for i, name in enumerate(COLOURED) if name in criteria}
+    free = [f"c{i}" for i in range(COLOURS) if f"c{i}" not in colours.values()] or [f"c{i}" for i in range(COLOURS)]
+    others = sorted(criteria - colours.keys() - {CONTROL})
+    return colours | dict(zip(others, cycle(free))) | {CONTROL: "before"}
 
 
 def sweep_charts(content: dict[str, Any]) -> list[Chart]:
@@ -44,6 +53,9 @@ def sweep_charts(content: dict[str, Any]) -> list[Chart]:
 
 def headline(content: dict[str, Any]) -> str:
     """What is recommended, and what it costs."""
+    if not tells(content):
+        worth, drop = content["original"]["map50_95"], content["drop"]
+        return f"No target can be recommended: the original's mAP50-95 is {worth:.3f}, and {drop:g} may be lost"
     best = recommended(content)
     change = points(best["map50_95"], content["original"]["map50_95"])
     what = f"FLOPs ×{best['flops_asked']:.2f} by {best['criterion']} ({best['recovery']}), {change} points of mAP50-95"
@@ -53,6 +65,8 @@ def headline(content: dict[str, Any]) -> str:
 
 
 def _fall(content: dict[str, Any]) -> str:
+    if not tells(content):
+        return "mAP50-95 of each cut"
     before, after = cliff(content)
     if falls_off(content):
         ends = (f"×{row['flops_asked']:.2f}" if "flops_asked" in row else "the original" for row in (before, after))
@@ -64,6 +78,8 @@ def _fall(content: dict[str, Any]) -> str:
 
 
 def _speed(content: dict[str, Any]) -> str:
+    if not tells(content):
+        return "Latency of each cut"
     best, original = timed_ms(recommended(content)), timed_ms(content["original"])
     return f"There, an image takes {digits(best)} ms instead of {digits(original)} ({ratio(best, original)})"
 
@@ -89,18 +105,15 @@ def _chart(
     span = (high - low or 1) / (0.95 - room)
     margin = low - STUB / wide * span
     heights = apart([y for _, (_, y), _ in names], gap, bottom, top - gap)
-    best = recommended(content)
-    said, (x, y) = "recommended" if stays_within(content, best) else "least bad", (place(best), best["map50_95"])
-    ring = Mark(x, y, _tip(best), said, x > (low + high) / 2, top - gap / 2, x, "ring", 8)
     drawn = [
-        *([_cliff(content, bottom, top)] if place is _share and falls_off(content) else []),
+        *([_cliff(content, bottom, top)] if place is _share and tells(content) and falls_off(content) else []),
         *_curves(content, place),
         _original(content, place, low, high, bottom),
         *(
             Series(name, look, [Mark(*end, name, name, True, beside, margin, "quiet")])
             for (name, end, look), beside in zip(names, heights, strict=True)
         ),
-        Series(said, "whole", [ring]),
+        *([_ring(content, place, (low + high) / 2, top - gap / 2)] if tells(content) else []),
     ]
     picture = svg.xy(
         title,
@@ -114,6 +127,13 @@ def _chart(
         height=height,
     )
     return Chart(title, [picture], legend=legend)
+
+
+def _ring(content: dict[str, Any], place: Place, middle: float, height: float) -> Series:
+    """Around the point that is recommended, and its name above all."""
+    best = recommended(content)
+    said, (x, y) = "recommended" if stays_within(content, best) else "least bad", (place(best), best["map50_95"])
+    return Series(said, "whole", [Mark(x, y, _tip(best), said, x > middle, height, x, "ring", 8)])
 
 
 def _names(content: dict[str, Any], place: Place, low: float) -> list[tuple[str, tuple[float, float], str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim.report.doubt import change, difference, images, sure, undecided
-from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, table, timed_ms
+from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, side_of, table, timed_ms
 from yolo_slim.report.operating import HEAD, LEGEND, moved, table_at
 from yolo_slim.report.tables import timing
 from yolo_slim.row import Row, SweepRow
@@ -221,11 +221,12 @@ def _width(row: SweepRow) -> float | None:
 
 def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
     """The whole page; `plots` are file names relative to it."""
-    best = recommended(content)
+    best = recommended(content) if tells(content) else None
     texts = ((row, [plain(c) for c in cells]) for row, cells in sweep_rows(content))
     lines = [[f"**{c}**" for c in cells] if row is best else cells for row, cells in texts]
     named: list[SweepRow] = [{**row, "stage": _point(row)} for row in measured(content)]
     at = table_at([{**content["original"], "stage": "original"}, *named])
+    size = side_of(content["imgsz"])
     sections = [
         f"# Sweep: {plain(content['name'])}",
         "\n\n".join(map(plain, sentences(content))),
@@ -238,7 +239,7 @@ def sweep_markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
         "\n".join(f"- {plain(line)}" for line in failures(content)),
         "## How it was measured",
         f"- mAP: Ultralytics' validator on the {content['split']} split of {code(content['data'])}, "
-        f"{content['imgsz']} px{_on(content['original'])}. Nothing was trained, and the test split was not looked at.\n"
+        f"{size}{_on(content['original'])}. Nothing was trained, and the test split was not looked at.\n"
         f"- Latency: {timing(content['measured_on'])}, all detectors in turn, alone on the machine.",
     ]
     return "\n\n".join(s for s in sections if s) + "\n"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from yolo_slim.report.advice import advice
 from yolo_slim.report.bench_words import bench_conditions
-from yolo_slim.report.compared import by_class, by_picture, by_runtime, quickest
+from yolo_slim.report.compared import Part, by_class, by_object, by_picture
 from yolo_slim.report.device_words import device_markdown
-from yolo_slim.report.doubt import bounds, change, images, sure_of
-from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, spread, table
-from yolo_slim.report.operating import HEAD, not_measured, table_at, warnings
+from yolo_slim.report.doubt import bounds, change, images
+from yolo_slim.report.exports import export_markdown
+from yolo_slim.report.made import lineage, settings, trained
+from yolo_slim.report.numbers import DASH, code, digits, median, plain, points, ratio, side_of, spread, table, timed_ms
 from yolo_slim.report.operating import LEGEND as AT_LEGEND
+from yolo_slim.report.operating import compared_at, not_measured, warnings
+from yolo_slim.report.speed import by_layer, by_runtime, loud, runtime_of
+from yolo_slim.report.verdict import headline, verdict
 from yolo_slim.row import Row
 
 GAINS = {"FLOPs": "flops", "parameters": "params", "file": "file_mb"}
@@ -22,7 +27,6 @@ SURE = "In square brackets after mAP50-95: where it lies on 95 % of other draws 
 
 Cell: TypeAlias = tuple[str | None, str | None]
 """A value, and what has changed."""
-EXPORT_HEAD = ("file", "precision", "MB", "runtime", "difference", "mAP50-95")
 
 
 def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
@@ -34,38 +38,48 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
     """
     sections = (
         f"# Slimming report: {plain(report['name'])}",
-        plain(summary(report)),
+        plain(verdict(report)),
+        _headline(report),
         "\n\n".join(f"**{plain(line)}**" for line in warnings(report)),
-        _results(report["rows"]),
+        _listed("What to try next", map(_said, advice(report))),
+        _results(report),
         _at(report["rows"]),
-        "\n".join(f"- {line}" for line in notes(report["rows"])),
         device_markdown(report.get("device")),
         "## Rounds\n\n" + rounds(report["iterations"]) if report.get("iterations") else "",
         _pictures(plots),
-        _compared(report),
+        _part(by_class(report), "Classes"),
+        _speed(report),
+        _part(by_object(report.get("pictures")), "Objects found and lost"),
+        _part(by_picture(report), "Images that changed most"),
         _sweep(report.get("sweep")),
         _training(report.get("training") or {}),
-        _conditions(report),
         _widths(report.get("widths") or []),
-        _export(report.get("export")),
+        export_markdown(report.get("export")),
+        _made(report),
+        _listed("How it was measured", [f"{what}: {how}." for what, how in conditions(report).items()]),
     )
     return "\n\n".join(s for s in sections if s) + "\n"
 
 
 def summary(report: dict[str, Any]) -> str:
-    """What was gained from the first row to the last, in a sentence or two."""
+    """What was gained from the first row to the last, in a sentence or two: the line that the stage ends with."""
     rows = report["rows"]
     if len(rows) < 2:
-        measured = rows[0]["stage"] if rows else "nothing"
-        return f"{report['name']}: nothing to compare yet; measured so far: {measured}."
+        return f"{report['name']}: {verdict(report)}"
     first, last = rows[0], rows[-1]
     pairs = {what: ratio(last.get(key), first.get(key)) for what, key in GAINS.items()}
     gains = [f"{what} {x}" for what, x in pairs.items() if x]
-    if found := quickest(report):
-        runtime, before, after = found
-        gains.append(f"latency {ratio(after, before)} ({digits(before)} → {digits(after)} ms, {runtime})")
+    if quicker := ratio(median(last), median(first)):
+        where = runtime_of(report) + (" on a busy machine" if loud(first, last) else "")
+        gains.append(f"latency {quicker} ({digits(timed_ms(first))} → {digits(timed_ms(last))} ms, {where})")
     parts = [part for part in (", ".join(gains), _accuracy(first, last, report.get("split"))) if part]
     return f"{report['name']}, {first['stage']} → {last['stage']}: {'; '.join(parts)}."
+
+
+def _headline(report: dict[str, Any]) -> str:
+    cards = headline(report)
+    lines = [(card.what, card.much, card.way, card.sure) for card in cards]
+    return table(("", "change", "before → after", ""), lines) if lines else ""
 
 
 def _accuracy(first: Row, last: Row, split: str | None) -> str:
@@ -76,18 +90,22 @@ def _accuracy(first: Row, last: Row, split: str | None) -> str:
     return f"mAP50-95 {before:.3f} → {after:.3f} ({said})" + (f" on {split}" if split else "")
 
 
-def results(rows: list[Row]) -> tuple[Sequence[str], list[list[Cell]]]:
+def results(report: dict[str, Any]) -> tuple[Sequence[str], list[list[Cell]]]:
     """The table of stages: its head, and cells of a value and what has changed against the first row."""
+    rows: list[Row] = report["rows"]
     worth = "mAP50-95 [95 %]" if any(map(bounds, rows)) else "mAP50-95"
-    head = ("stage", "params, M", "GFLOPs", "file, MB", "mAP50", worth, "latency, ms [p10–p90]")
+    where = f" in {runtime_of(report)}" if report.get("measured_on") else ""
+    gflops = f"GFLOPs at {side_of(report['imgsz'])}"
+    head = ("stage", "params, M", gflops, "file, MB", "mAP50", worth, f"latency{where}, ms [p10–p90]")
     bare: Row = {}  # the first row has nothing to be compared with
     bases = [bare, *[rows[0]] * (len(rows) - 1)] if rows else []
     return head, list(map(_result, rows, bases))
 
 
-def _results(rows: list[Row]) -> str:
-    head, found = results(rows)
-    return "## Results\n\n" + table(head, [[_cell(*cell) for cell in cells] for cells in found]) + "\n\n" + legend(rows)
+def _results(report: dict[str, Any]) -> str:
+    head, found = results(report)
+    lines = [[_cell(*cell) for cell in cells] for cells in found]
+    return "## Results\n\n" + table(head, lines) + "\n\n" + legend(report["rows"])
 
 
 def legend(rows: list[Row]) -> str:
@@ -96,8 +114,8 @@ def legend(rows: list[Row]) -> str:
 
 
 def _at(rows: list[Row]) -> str:
-    found = table_at(rows)
-    return f"## At one confidence\n\n{table(HEAD, found)}\n\n{AT_LEGEND}" if found else ""
+    found = compared_at(rows)
+    return f"## At one confidence\n\n{table(*found)}\n\n{AT_LEGEND}" if found else ""
 
 
 def _result(row: Row, base: Row) -> list[Cell]:
@@ -117,15 +135,14 @@ def _cell(value: str | None, change: str | None) -> str:
     return " ".join((value or DASH, *([f"({change})"] if change else [])))
 
 
-def notes(rows: list[Row]) -> list[str]:
-    """Where each stage's weights lie, and how long they were trained."""
-    lines = []
-    for row in rows:
-        facts = [code(row["weights"])] if row.get("weights") else []
-        facts += [f"{row['train_epochs']} epochs of training"] if row.get("train_epochs") else []
-        facts += [row["note"]] if row.get("note") else []
-        lines += [f"{row['stage']}: {', '.join(facts)}"] if facts else []
-    return lines
+def _listed(title: str, lines: Iterable[str]) -> str:
+    listed = "\n".join(f"- {line}" for line in lines)
+    return f"## {title}\n\n{listed}" if listed else ""
+
+
+def _said(text: str) -> str:
+    """`plain`, but for what stands between backticks."""
+    return "`".join(part if i % 2 else plain(f"|{part}|")[1:-1] for i, part in enumerate(text.split("`")))
 
 
 def rounds(iterations: dict[str, Any]) -> str:
@@ -156,7 +173,7 @@ def _amount(key: str, value: float) -> str:
 
 def conditions(report: dict[str, Any]) -> dict[str, str]:
     """How the numbers came about, so that another can get them again."""
-    side = _size(report["imgsz"])
+    side = side_of(report["imgsz"])
     validator = (
         f"Ultralytics' validator on the {report.get('split')} split of {code(report.get('data'))}, images of {side}"
     )
@@ -182,16 +199,11 @@ def _validated(rows: list[Row], validator: str) -> str:
     return said
 
 
-def _conditions(report: dict[str, Any]) -> str:
-    lines = (f"- {what}: {how}." for what, how in conditions(report).items())
-    return "## How it was measured\n\n" + "\n".join(lines)
-
-
 def timing(on: dict[str, Any]) -> str:
     """What latency was measured on, and how."""
     return (
         f"{on['runtime']}, on {on['device']}, {_count(on['threads'], 'thread')}, batch {on['batch']}, "
-        f"{on['dtype']}, {_size(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs"
+        f"{on['dtype']}, {side_of(on['imgsz'])}; median and 10th to 90th percentile of {on['runs']} runs"
     )
 
 
@@ -200,15 +212,35 @@ def _pictures(plots: Sequence[str]) -> str:
     return "\n\n".join(["## Plots", *images]) if images else ""
 
 
-def _compared(report: dict[str, Any]) -> str:
-    """Class by class, runtime by runtime, image by image: what there is of it."""
-    titles = {by_class: "Classes", by_runtime: "Latency by runtime", by_picture: "Images that changed most"}
-    parts = []
-    for of, title in titles.items():
-        if found := of(report):
-            words, head, rows = found
-            parts.append(f"## {title}\n\n{plain(words)}\n\n{table(head, ([plain(c) for c in row] for row in rows))}")
-    return "\n\n".join(parts)
+def _part(found: Part | None, title: str) -> str:
+    """Class by class, image by image: what there is of it."""
+    if not found:
+        return ""
+    words, head, rows = found
+    return f"## {title}\n\n{plain(words)}\n\n{table(head, ([plain(c) for c in row] for row in rows))}"
+
+
+def _speed(report: dict[str, Any]) -> str:
+    parts = {"## Latency by runtime": by_runtime(report), "### Layers behind their FLOPs": by_layer(report)}
+    shown = {title: found for title, found in parts.items() if found}
+    return "\n\n".join(
+        f"{title}\n\n{table(head, ([plain(c) for c in row] for row in rows))}\n\n{note}"
+        for title, (head, rows, note) in shown.items()
+    )
+
+
+def _made(report: dict[str, Any]) -> str:
+    head, rows = lineage(report)
+    if not rows:
+        return ""
+    parts = [f"## How it was made\n\n{table(head, rows)}"]
+    parts += ["\n".join(f"- {stage} was trained with {code(words)}" for stage, words in trained(report))]
+    parts += [_folded(f"All settings of {stage}", code(words)) for stage, words in settings(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
 def _sweep(sweep: dict[str, Any] | None) -> str:
@@ -249,52 +281,9 @@ def _widths(widths: list[dict[str, Any]]) -> str:
     if cut:
         lines = ([code(w["layer"]), w["before"], w["after"], f"{w['after'] / w['before']:.0%}"] for w in cut)
         changes = table(("layer", "before", "after", "stays"), lines)
-        opening = f"<details>\n<summary>The {_count(len(cut), 'width')} that changed</summary>"
-        parts.append(f"{opening}\n\n{changes}\n\n</details>")
+        parts.append(_folded(f"The {_count(len(cut), 'width')} that changed", changes))
     return "\n\n".join(parts)
-
-
-def _export(export: dict[str, Any] | None) -> str:
-    if not export:
-        return ""
-    legend = (
-        "Difference: the largest, of raw outputs to PyTorch's on real images. In brackets: points of mAP to PyTorch's."
-    )
-    amiss = "\n".join(f"- {plain(line)}" for line in export_amiss(export))
-    parts = ("## Export", table(EXPORT_HEAD, map(exported, export["files"])), legend, amiss)
-    return "\n\n".join(part for part in parts if part)
-
-
-def export_amiss(export: dict[str, Any]) -> list[str]:
-    """What was beyond its bound, and which runtimes could not run which file."""
-    failed = [
-        f"{file['file']} does not run in {runtime}: {why}"
-        for file in export["files"]
-        for runtime, why in file.get("not_in", {}).items()
-    ]
-    failed += [
-        f"{file['file']}: made, not proven: {file['not_run']}" for file in export["files"] if file.get("not_run")
-    ]
-    scores = [file["moved"] for file in export["files"] if file.get("moved")]
-    return [*(f"Failed: {line}" for line in export.get("wrong", [])), *failed, *scores]
-
-
-def exported(file: dict[str, Any]) -> list[str]:
-    """The line of an exported file, from its entry in the record."""
-    raw = {file["runtime"]: file["difference"], **file["also"]}
-    shown = [f"{d:.1e}" + ("" if name == file["runtime"] else f" ({name})") for name, d in raw.items() if d is not None]
-    worth = DASH
-    if file["map50_95_difference"] is not None:
-        change = round(100 * file["map50_95_difference"], 2) + 0.0  # + 0.0: no "−0.00"
-        sure = sure_of(file) if file["precision"] == "int8" else ""
-        worth = _cell(f"{file['map50_95']:.3f}", f"{change:+.2f}{sure}".replace("-", "−"))
-    cells = [code(file["file"]), file["precision"], digits(file["file_mb"]), file["runtime"]]
-    return [*cells, ", ".join(shown) or DASH, worth]
 
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _size(imgsz: int | Sequence[int]) -> str:
-    return f"{imgsz} px" if isinstance(imgsz, int) else " × ".join(map(str, imgsz)) + " px"

@@ -62,7 +62,7 @@ def _quantiles(log: list[dict[str, float]]) -> Chart:
     drawn = [Series("median; 25 to 75%, 5 to 95%", "after", middle, dots=False, areas=[wide, narrow])]
     title = f"The median |γ| goes from {log[0]['q50']:.2f} to {log[-1]['q50']:.2f}"
     x, y = span(epochs), (0, 1.05 * max(q[-1]))
-    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch of sparse training", y_label="|γ|")
+    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch of sparse training", y_label="|γ|", x_whole=True)
     rows = [(f"{e:g}", *(f"{v:.3f}" for v in each)) for e, *each in zip(epochs, *q, strict=True)]
     return Chart(title, [picture], ("epoch", "5%", "25%", "median", "75%", "95%"), rows, [("after", drawn[0].name)])
 
@@ -88,7 +88,7 @@ def _epochs(title: str, log: list[dict[str, float]], names: list[str], y_label: 
     drawn = [_curve(name, kinds.index(name.partition("/")[2]), log) for name in names]
     top = max((m.y for one in drawn for m in one.marks), default=0) or 1
     x, y = span([e["epoch"] for e in log]), (0, 1.05 * top)
-    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch", y_label=y_label)
+    picture = svg.xy(title, drawn, x=x, y=y, x_label="epoch", y_label=y_label, x_whole=True)
     rows = [(f"{e['epoch']:g}", *(digits(e[name]) for name in names)) for e in log]
     return Chart(title, [picture], ("epoch", *map(_said, names)), rows, [(one.look, one.name) for one in drawn])
 

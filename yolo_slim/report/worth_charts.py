@@ -8,7 +8,7 @@ import numpy as np
 
 from yolo_slim.report import svg
 from yolo_slim.report.chart import Chart, apart, three
-from yolo_slim.report.numbers import points, ratio
+from yolo_slim.report.numbers import ratio, side_of
 from yolo_slim.report.svg import Mark, Picture, Series
 from yolo_slim.report.sweep_charts import looks
 from yolo_slim.report.sweep_words import curves
@@ -20,7 +20,7 @@ def trade_off(report: dict[str, Any]) -> list[Chart]:
     rows, sweep = [r for r in report["rows"] if r.get("map50_95") is not None and r.get("flops")], report.get("sweep")
     together = bool(rows and sweep and sweep["split"] == report["split"])
     charts = [_trade_off(report, rows, _curves(sweep) if sweep and together else [])] if rows else []
-    return [*charts, _sweep(sweep)] if sweep and not together else charts
+    return [*charts, _sweep(report, sweep)] if sweep and not together else charts
 
 
 def _trade_off(report: dict[str, Any], rows: list[Row], curves: list[Series]) -> Chart:
@@ -28,13 +28,13 @@ def _trade_off(report: dict[str, Any], rows: list[Row], curves: list[Series]) ->
     every = np.array([*xy, *((m.x, m.y) for one in curves for m in one.marks)])  # [N, 2]
     y = _limits(every[:, 1])
     drawn = [*curves, _stages(rows, np.array(xy), y, "ink" if curves else "after")]  # the stages lie on top
-    first, last = rows[0], rows[-1]
-    title = f"{first['stage']}: mAP50-95 {first['map50_95']:.3f}"
-    if first is not last:
-        cost, change = ratio(last["flops"], first["flops"]), points(last["map50_95"], first["map50_95"])
-        title = f"{first['stage']} → {last['stage']}: FLOPs {cost}, mAP50-95 {change} points"
+    title = "mAP50-95 against FLOPs: the stages" + (" and the points of the sweep" if curves else "")
     x, y_label = (0, 1.4 * every[:, 0].max()), f"mAP50-95 on {report['split'] or 'the data set'}"
-    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image", y_label=y_label), drawn)
+    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label=_gflops(report), y_label=y_label), drawn)
+
+
+def _gflops(report: dict[str, Any]) -> str:
+    return f"GFLOPs per image of {side_of(report['imgsz'])}"
 
 
 def _limits(maps: np.ndarray) -> tuple[float, float]:
@@ -77,14 +77,14 @@ def _curves(sweep: dict[str, Any]) -> list[Series]:
     return drawn
 
 
-def _sweep(sweep: dict[str, Any]) -> Chart:
+def _sweep(report: dict[str, Any], sweep: dict[str, Any]) -> Chart:
     drawn = _curves(sweep)
     start = sweep["original"]
     title = f"The sweep: {len(drawn)} ways to cut, nothing trained; the original has mAP50-95 {start['map50_95']:.3f}"
     every = [m for one in drawn for m in one.marks]
     x, y = (0, 1.05 * max(m.x for m in every)), (0, 1.1 * max(m.y for m in every) or 1)
     y_label = f"mAP50-95 on {sweep['split']}"
-    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image", y_label=y_label), drawn)
+    return _points(title, svg.xy(title, drawn, x=x, y=y, x_label=_gflops(report), y_label=y_label), drawn)
 
 
 def rounds(report: dict[str, Any]) -> list[Chart]:
@@ -110,7 +110,7 @@ def rounds(report: dict[str, Any]) -> list[Chart]:
     title = f"{ended.format(last['round'])}: FLOPs {ratio(last['flops'], whole)}"
     x, y = (1.05 * xy[:, 0].max(), 0.95 * xy[:, 0].min()), _limits(xy[:, 1])
     y_label = f"mAP50-95 on {found['split']}"
-    picture = svg.xy(title, drawn, x=x, y=y, x_label="GFLOPs per image, falling", y_label=y_label)
+    picture = svg.xy(title, drawn, x=x, y=y, x_label=f"{_gflops(report)}, falling", y_label=y_label)
     numbers = [
         (r["round"], f"{r['flops'] / 1e9:.3f}", *(three(r[f"map50_95_{key}"]) for key, _, _ in ends))
         for r in found["rounds"]

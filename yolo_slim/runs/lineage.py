@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from yolo_slim import record
 from yolo_slim.record import Record
@@ -38,3 +41,42 @@ def _why(line: list[str], told: list[str], first: str | None, folder: Path) -> s
         return f"{after} was not made from it"
     other = f"made from other weights than those now in {folder}: run it again"
     return other if len(line) == 1 else f"made from {line[-2]}, which is itself {other}"
+
+
+TRAINING = (
+    *("epochs", "batch", "imgsz", "optimizer", "lr0", "lrf", "cos_lr", "momentum", "weight_decay", "nbs"),
+    *("warmup_epochs", "patience", "amp", "mosaic", "close_mosaic", "mixup", "freeze", "fraction", "seed"),
+)
+"""What is told of Ultralytics' args.yaml; `details.schedule` of a record has what became of its `auto`."""
+
+
+def told(done: dict[str, Record], folder: Path) -> list[dict[str, Any]]:
+    """A step for each stage: which file it wrote, what that was made from, how, and how long it took.
+
+    Returns:
+        `stage`, `file`, `sha256`, `made_from` (inputs, the first of them what became it), `settings`, `training` (of
+        Ultralytics, {} where nothing was trained), `teacher`, `asked` and `achieved` (targets), `seconds`, `versions`.
+    """
+    return [
+        {
+            "stage": stage,
+            "file": str(each.output(folder / stage)),
+            "sha256": each.sums["weights"],
+            "made_from": list(each.inputs),
+            "settings": each.settings,
+            "training": {**_trained(folder / stage / "train/args.yaml"), **each.details.get("schedule", {})},
+            **{key: each.details.get(key) for key in ("teacher", "asked", "achieved")},
+            "seconds": each.seconds,
+            "versions": each.versions,
+        }
+        for stage, each in done.items()
+    ]
+
+
+def _trained(file: Path) -> dict[str, Any]:
+    """Ultralytics' args.yaml; nothing of a file that is damaged."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return {key: found[key] for key in TRAINING if key in found} if isinstance(found, dict) else {}

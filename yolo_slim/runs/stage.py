@@ -23,7 +23,8 @@ from yolo_slim.runs.lineage import story
 TOLD = 8
 """Changes that set a stage going again: as many as are told."""
 
-NOT_IN_CARD = {"file_mb", "images", "labels", "per_class", "replicates", *NOT_MEASURED} - {"map50", "map50_95"}
+DRAWS = ("replicates", "replicates_at_25")
+NOT_IN_CARD = {"file_mb", "images", "labels", "per_class", *DRAWS, *NOT_MEASURED} - {"map50", "map50_95"}
 """Metrics that a checkpoint does not carry: the card itself changes its size, and is to stay small."""
 
 Work = Callable[[Path], tuple[dict[str, Path], dict[str, Any], dict[str, Any]]]

@@ -204,7 +204,9 @@ def _judged(config: Complete, weights: Path, detector: Detector, files: list[Fil
 
 def _compared(worth: Row, pytorch: Row, row: dict[str, Any]) -> dict[str, Any]:
     """A file's accuracy, how far it is from PyTorch's and how sure that is; nothing but its counts without labels."""
-    found: dict[str, Any] = {k: v for k, v in worth.items() if k not in ("images", "per_class", "replicates")}
+    found: dict[str, Any] = {
+        k: v for k, v in worth.items() if k not in ("images", "per_class", "replicates", "replicates_at_25")
+    }
     found["map50_95_images"] = worth["images"]
     if worth["map50_95"] is None:
         return found

@@ -15,6 +15,7 @@ from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import dataset_info
 from yolo_slim.data.facts import images_of
+from yolo_slim.formats.detector import Detector
 from yolo_slim.measure import detections
 from yolo_slim.runs.rows import split_of
 
@@ -26,27 +27,43 @@ def pictures(config: Complete, before: Path, after: Path) -> tuple[dict[str, Any
     """Look at up to LOOKED_AT images of the split; the SHOWN that changed most, as small JPEGs.
 
     Returns:
-        for report.json: `looked_at`, `of`, `shown` (see `report.picture`; `file` is now the small one, relative to the
-        report); and these files. None where the images are no ordinary colour pictures.
+        for report.json: `looked_at`, `of`, `counted` (see `report.counted`), `shown` (see `report.picture`; `file` is
+        now the small one, relative to the report); and these files. None where the images are no ordinary colour
+        pictures.
     """
-    files, info = _files(config)
+    loaded = [checkpoint.load(path) for path in (before, after)]
+    labels, info = _labels(config, loaded[0])
     if info.get("channels", 3) != 3:
         return None, {}
-    every = files[:: ceil(len(files) / LOOKED_AT)]
+    known = any(len(of["cls"]) for of in labels)
+    every = labels[:: ceil(len(labels) / LOOKED_AT)]
     console.print(f"looking for what changed in {len(every)} images")
-    loaded = map(checkpoint.load, (before, after))
-    both = [detections(detector, map(_read, every), config.imgsz, config.device) for detector in loaded]
-    each = zip(every, *both, strict=True)
-    shown = report.most_changed((report.picture(file, _read(file).shape[:2], *found) for file, *found in each), SHOWN)
+    files = [of["im_file"] for of in every]
+    both = [detections(each, map(_read, files), config.imgsz, config.device, report.LEAST) for each in loaded]
+    sizes = [_read(file).shape[:2] for file in files]
+    truth = [_objects(of, hw, loaded[0].names) if known else None for of, hw in zip(every, sizes, strict=True)]
+    all_of = [report.picture(*each) for each in zip(files, sizes, *both, truth, strict=True)]
+    shown = report.most_changed(all_of, SHOWN)
     small = {f"images/{i:02d}.jpg": _small(_read(picture["file"])) for i, picture in enumerate(shown)}
     shown = [{**picture, "file": file} for picture, file in zip(shown, small, strict=True)]
-    return {"looked_at": len(every), "of": len(files), "shown": shown}, small
+    told = {"looked_at": len(every), "of": len(labels), "counted": report.counted(all_of)}
+    return {**told, "shown": shown}, small
 
 
-def _files(config: Complete) -> tuple[list[str], dict[str, Any]]:
-    """The readable images of the split, and the data set's own words."""
-    info, split = dataset_info(config.dataset), split_of(config)
-    return sorted(images_of(info, split, config.imgsz).im_files), info
+def _labels(config: Complete, detector: Detector) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The readable images of the split with their labels, as the detector knows classes; and the data set's words."""
+    single, split = len(detector.names) == 1, split_of(config)  # as the validator has it
+    info = dataset_info(config.dataset, split, single_cls=single)
+    found = images_of(info, split, config.imgsz, single_cls=single).labels
+    return sorted(found, key=lambda of: of["im_file"]), info
+
+
+def _objects(label: dict[str, Any], hw: tuple[int, int], names: dict[int, str]) -> list[dict[str, Any]]:
+    """The objects of an image: labels are shares of its sides, cxcywh."""
+    centres, sides = np.split(np.asarray(label["bboxes"], float).reshape(-1, 4) * (*hw[::-1], *hw[::-1]), 2, axis=1)
+    xyxy = np.concatenate([centres - sides / 2, centres + sides / 2], 1).round(1).tolist()
+    classes = np.asarray(label["cls"], int).ravel().tolist()
+    return [{"id": k, "name": str(names[k]), "xyxy": box} for k, box in zip(classes, xyxy, strict=True)]
 
 
 def _read(file: str) -> np.ndarray:

@@ -15,8 +15,8 @@ from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.record import Record
-from yolo_slim.row import Row
-from yolo_slim.runs.lineage import story
+from yolo_slim.row import Row, Timing
+from yolo_slim.runs.lineage import story, told
 from yolo_slim.runs.rows import row_of, split_of
 from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.device import compared, device_of
@@ -49,14 +49,16 @@ def report_stage(config: Complete) -> Record:
     }
 
     def work(folder: Path) -> tuple:
-        content = gather(config, weights, done)
-        content |= {"export": exported, "left_out": left_out}
         read = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
-        content |= {"sweep": read.get("sweep"), "bench": read.get("bench")}
+        bench = read.get("bench")
+        content = gather(config, weights, done, bench if bench and bench["rows"] else None)
+        content |= {"export": exported, "left_out": left_out, "sweep": read.get("sweep")}
         small: dict[str, bytes] = {}
         content["pictures"] = None
         if config.data and len(weights) > 1:
             content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
+        content |= {"verdict": report.verdict(content), "changes": report.changes(content)}
+        content |= {"advice": report.advice(content)}
         outputs = _write(folder, content, small)
         for line in (report.summary(content), *report.warnings(content)):
             console.print(line, markup=False)
@@ -108,13 +110,20 @@ def _failed_export(config: Complete, done: dict[str, Record]) -> dict[str, Any] 
     return {"files": found["files"], "wrong": found["wrong"]} if of_these else None
 
 
-def gather(config: Complete, weights: dict[str, Path], done: dict[str, Record]) -> dict[str, Any]:
-    """The content of report.json."""
+def gather(
+    config: Complete, weights: dict[str, Path], done: dict[str, Record], bench: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The content of report.json, but for what other stages have found."""
     detectors = {stage: checkpoint.load(path) for stage, path in weights.items()}
     split = split_of(config) if config.data else None
-    times, conditions = latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
+    times, conditions = timed(config, detectors, bench)
     rows: list[Row] = [
-        {"stage": stage, "weights": str(path), **row_of(config, done[stage], path, split), "latency_ms": times[stage]}
+        {
+            "stage": stage,
+            "weights": str(path),
+            **row_of(config, done[stage], path, split),
+            "latency_ms": times.get(stage),
+        }
         for stage, path in weights.items()
     ]
     for row in rows:
@@ -130,6 +139,8 @@ def gather(config: Complete, weights: dict[str, Path], done: dict[str, Record]) 
         "measured_on": conditions,
         "device": compared(device, detectors, config.imgsz) if (device := device_of(config, done)) else None,
         "rows": rows,
+        "bench": bench,
+        "lineage": told(done, config.folder),
         "widths": done["pruned"].details["widths"] if "pruned" in done else [],
         "iterations": done["pruned"].details.get("iterations") if "pruned" in done else None,
         "scales": {"before": _scales(before), "after": _scales(detectors["sparse"])} if "sparse" in done else None,
@@ -139,6 +150,19 @@ def gather(config: Complete, weights: dict[str, Path], done: dict[str, Record]) 
         },
         "versions": record.versions(),
     }
+
+
+def timed(
+    config: Complete, detectors: dict[str, Detector], bench: dict[str, Any] | None
+) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Milliseconds by stage, and what they were measured on: one runtime, and one protocol, wherever they are told.
+
+    Of a benchmark it is the first and the last of the stages, which it has timed; without one, all of them in PyTorch.
+    """
+    if found := report.chosen(bench) if bench else None:
+        (before, after), on = found
+        return {**dict.fromkeys(list(detectors)[-1:], after), **dict.fromkeys(list(detectors)[:1], before)}, on
+    return latency(detectors, config.imgsz, config.device.split(",")[0], config.report.latency_runs)
 
 
 def _curves(file: Path, keys: tuple[str, ...]) -> list[dict[str, float]]:

@@ -84,8 +84,21 @@ if (controls) {
   controls.hidden = false;
   const score = document.getElementById("score"), large = document.getElementById("large");
   score.addEventListener("input", () => {
-    controls.querySelector("output").textContent = Number(score.value).toFixed(2);
-    document.querySelectorAll(".box").forEach((box) => box.classList.toggle("off", Number(box.dataset.score) < Number(score.value)));
+    const least = Number(score.value);
+    controls.querySelector("output").textContent = least.toFixed(2);
+    for (const box of document.querySelectorAll(".box")) {
+      const [shown, other] = [Number(box.dataset.score) >= least, Number(box.dataset.other) >= least];
+      const object = box.classList.contains("object");
+      box.classList.toggle("off", !object && !shown);
+      box.classList.toggle("missed", object && !shown);
+      box.classList.toggle("same", shown === other);
+    }
+    for (const pane of document.querySelectorAll(".pane")) {
+      const count = (look) => pane.querySelectorAll(`.box.${look}:not(.off)`).length;
+      const counts = pane.querySelector("b.right") ? ["right", "wrong", "missed"] : ["unjudged", "unjudged:not(.same)"];
+      pane.querySelectorAll("figcaption b span").forEach((number, i) => (number.textContent = count(counts[i])));
+      pane.classList.toggle("few", count("right") + count("wrong") + count("unjudged") <= 6);
+    }
   });
   document.getElementById("changed").addEventListener("change", (event) =>
     document.body.classList.toggle("only-changed", event.target.checked));
