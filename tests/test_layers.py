@@ -65,7 +65,9 @@ MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
 MAY_IMPORT["given"] = {"channels", "checkpoint", "errors", "mould"}
 MAY_IMPORT["python"] = {"channels", "checkpoint", "config", "errors", "given", "measure", "pruning"}
-MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal"}
+MAY_IMPORT["usage"] = {"config", "stages"}  # what is said of stages, none of their recipes
+MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal", "usage"}
+MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = {"errors", "python", "training"}  # each only when first asked for
 
 PURE = {"channels", "importance", "distill", "compress"}

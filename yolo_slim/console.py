@@ -7,11 +7,12 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.control import Control
 from rich.markup import MarkupError
 from ultralytics.utils import LOGGER
 
@@ -22,7 +23,13 @@ OTHER = re.compile(r"\[(?!/?\]|(?:bold|bold green|bold red)\])")
 
 
 class Terminal(Console):
-    """A rich console that knows the marks used here, and shows any other as it is written."""
+    """A rich console that knows the marks used here, and shows any other as it is written.
+
+    Lines are wrapped where words end on a terminal, and left whole for a pipe.
+    """
+
+    also: Console | None = None
+    """What gets the same, without colours: the log of a run."""
 
     def on_broken_pipe(self) -> None:
         """Nobody reads on: rich would exit with 1, without a word to whom it concerns."""
@@ -31,12 +38,20 @@ class Terminal(Console):
     def print(self, *objects: Any, **named: Any) -> None:
         """As rich's, without control characters in texts."""
         shown = [lines(each) if isinstance(each, str) else each for each in objects]
+        if self.soft_wrap and self.is_terminal:
+            named.setdefault("soft_wrap", False)
+        self._print(super().print, shown, named)
+        kept = Terminal.also
+        if kept and not any(isinstance(each, Control) for each in objects):  # a bar that moves is no line
+            self._print(kept.print, shown, {**named, "soft_wrap": all(isinstance(each, str) for each in objects)})
+
+    def _print(self, by: Callable[..., None], shown: list[Any], named: dict[str, Any]) -> None:
         if named.get("markup") is False:
-            return super().print(*shown, **named)
+            return by(*shown, **named)
         try:
-            super().print(*(OTHER.sub(r"\\[", each) if isinstance(each, str) else each for each in shown), **named)
+            by(*(OTHER.sub(r"\\[", each) if isinstance(each, str) else each for each in shown), **named)
         except MarkupError:  # a name that closes what was not opened
-            super().print(*shown, **named, markup=False)
+            by(*shown, **named, markup=False)
 
 
 console = Terminal(highlight=False, soft_wrap=True)

@@ -23,6 +23,9 @@ STAGES = (
 )
 """The folders that stages write, below that of the run. Anything else there is the user's."""
 
+LOG = "log.txt"
+"""What commands have said, in the folder of the run."""
+
 WEIGHTS = STAGES[:7]
 """The stages that write a detector, in order."""
 

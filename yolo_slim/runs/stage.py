@@ -17,7 +17,7 @@ from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import NOT_MEASURED
 from yolo_slim.record import Record
-from yolo_slim.runs import SLIM, WEIGHTS, identity
+from yolo_slim.runs import SLIM, WEIGHTS, dry, identity, log
 from yolo_slim.runs.lineage import story
 
 TOLD = 8
@@ -40,9 +40,10 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
         _remove_replaced(folder, done)
         return done
     before = record.stated(folder)
+    what = (record.changes(before, settings, sums) or ["its files are not as its record says"]) if before else []
+    dry.check(stage, what)
     console.rule(f"[bold]{stage}")
-    if before:
-        what = record.changes(before, settings, sums) or ["its files are not as its record says"]
+    if what:
         more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
         console.print(f"{stage}: done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     if stage in WEIGHTS and (start := _first_checkpoint(inputs)):
@@ -52,6 +53,7 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
     of, begun = identity.begin(config.folder, identity.identity_of(config)), time.time()
+    log.begin()
     try:
         outputs, metrics, details = work(folder)
     except BrokenPipeError:

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from yolo_slim import record
 from yolo_slim.config import Complete, Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity, locks
 from yolo_slim.runs.given import complete
+from yolo_slim.runs.log import logged
 from yolo_slim.scratch import temporary
 
 Done = TypeVar("Done")
@@ -37,6 +39,7 @@ def _entering(stage: Callable[[Complete], Done], *, begins: bool) -> Callable[[C
                 _check_own(config, begins=begins)
             return stage(config)
 
+    entered.in_run = True  # type: ignore[attr-defined]  # what --dry-run can look into
     return entered
 
 
@@ -54,7 +57,7 @@ def alone(config: Config) -> Iterator[bool]:
             if not first:
                 yield False
                 return
-            with temporary():
+            with temporary(), logged(folder):
                 locks.tidy(folder)
                 try:
                     yield True
@@ -77,7 +80,7 @@ def _check_own(config: Complete, *, begins: bool) -> None:
         return
     if config.overwrite and begins:
         identity.set_aside(folder)
-        print(f"{folder} was of another experiment ({'; '.join(found)}): it is replaced")
+        console.print(f"{folder} was of another experiment ({'; '.join(found)}): it is replaced", markup=False)
         return
     name = identity.free_name(Path(config.runs), config.name)
     ways = [
