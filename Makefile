@@ -10,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
+.PHONY: demo test lint slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack init clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -37,7 +37,7 @@ lint: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack: .venv/ready
+plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack init: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

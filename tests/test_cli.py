@@ -29,6 +29,7 @@ READS = {  # what each stage reads beside the general settings: `original` becau
     "convert": {"convert"},
     "pack": {"pack"},
     "unpack": {"unpack"},
+    "init": {"init"},
     "inspect": set(),
 }
 

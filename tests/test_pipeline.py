@@ -107,7 +107,7 @@ def whole(tmp_path_factory):
 
 def test_it_comes_to_the_end(whole):
     assert whole.code == 0, whole.output
-    assert sorted(p.name for p in whole.folder.iterdir()) == sorted([*STAGES, "run.json"])
+    assert sorted(p.name for p in whole.folder.iterdir()) == sorted([*STAGES, "log.txt", "run.json"])
     assert not [p for p in whole.folder.rglob("*") if ".part" in p.name]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_v
 from yolo_slim.config.base import WIDEST, Section
 from yolo_slim.config.compress import Steps, prune_apart
 from yolo_slim.config.pruning import Prune
-from yolo_slim.config.results import Bench, Convert, Export, Latency, Pack, Report, Sweep, Unpack
+from yolo_slim.config.results import Bench, Convert, Export, Init, Latency, Pack, Report, Sweep, Unpack
 from yolo_slim.config.training import Finetune, Original, Recover, SparseTrain, check_lesson
 from yolo_slim.config.values import LARGEST
 
@@ -75,6 +75,7 @@ class Config(Section):
     convert: Convert = Convert()
     pack: Pack = Pack()
     unpack: Unpack = Unpack()
+    init: Init = Init()
 
     @model_validator(mode="before")
     @classmethod
