@@ -1,5 +1,6 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
+from yolo_slim.called import also_called
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import most_changed, picture
 from yolo_slim.report.doubt import difference, in_brackets, sure, sure_of, undecided
@@ -52,3 +53,5 @@ __all__ = [
     "warnings",
     "worth",
 ]
+
+also_called(__name__)

@@ -9,7 +9,8 @@ from typing import Any
 from rich.progress import track
 from torch import nn
 
-from yolo_slim import checkpoint, deploy, measure, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import trace
 from yolo_slim.config import Complete
 from yolo_slim.console import console

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from yolo_slim import checkpoint, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.data.unlabelled import sum_of_pictures

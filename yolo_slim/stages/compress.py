@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -125,12 +125,9 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
         detector = checkpoint.load(start)
         images = evidence_from(config, detector).images
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
-        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(held), config.seed))
-        slim = cast(Detector, made.model)
-        if grown := made.plan.grown:
-            checkpoint.mark_grown(slim, grown)
-        else:
-            checkpoint.mark_slim(slim, {})
+        zeros = zeros_of(each.plan for each in held)
+        made = _applied(detector, turn, Material(config.imgsz, images, zeros, config.seed))
+        slim = marked(made)
         weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
         say(stage, row, weights)
@@ -143,11 +140,21 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
     return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
 
 
-def _zeros(held: list[Held]) -> dict[str, Tensor]:
-    """What methods before hold at zero: parameter -> bool, False there."""
+def marked(made: Compressed) -> Detector:
+    """What a method has made, of which its checkpoint says that it cannot be rebuilt from its YAML."""
+    slim = cast(Detector, made.model)
+    if grown := made.plan.grown:
+        checkpoint.mark_grown(slim, grown)
+    else:
+        checkpoint.mark_slim(slim, {})
+    return slim
+
+
+def zeros_of(plans: Iterable[Plan]) -> dict[str, Tensor]:
+    """What methods before hold at zero, by their plans: parameter -> bool, False there."""
     zeros: dict[str, Tensor] = {}
-    for each in held:
-        masks = {name: mask for name, mask in each.plan.tensors.items() if mask.dtype == torch.bool}
+    for plan in plans:
+        masks = {name: mask for name, mask in plan.tensors.items() if mask.dtype == torch.bool}
         zeros |= {name: mask & zeros[name] if name in zeros else mask for name, mask in masks.items()}
     return zeros
 

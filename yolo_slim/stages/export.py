@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from yolo_slim import checkpoint, deploy, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, deploy, record
 from yolo_slim.config import Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data.batches import Batches

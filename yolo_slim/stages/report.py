@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
 from yolo_slim.config import Complete
 from yolo_slim.console import console

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from rich.markdown import Markdown
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import SCHEDULES, Costs, Plan, Start, trace
 from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Complete, Prune

@@ -17,7 +17,8 @@ from rich.progress import track
 from torch import nn
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import Group, Trace, masked, trace
 from yolo_slim.config import SCORING, Complete
 from yolo_slim.console import console, quietly

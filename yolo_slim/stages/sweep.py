@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.config import RECOVERIES, Complete, Prune, Target, section, words
 from yolo_slim.console import Terminal, console
 from yolo_slim.data.batches import Batches
