@@ -21,6 +21,9 @@ MODELS = (".pt", ".cfg", ".weights", ".onnx", ".torchscript", ".engine", ".tflit
 
 DRY_RUN, QUIET = "--dry-run", "--quiet"
 
+OF_A_FILE = ("export", "bench", "report")
+"""Stages that take a slim file of no run as well, which they have to look into to know what is left open."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns its exit code: 0 done, 2 wrong input, 130 Ctrl-C, 143 ended, 141 nobody reads on."""
@@ -97,7 +100,8 @@ def _main(words: list[str]) -> int:
 def _carry_out(stage: str, config: Config, *, dry: bool) -> None:
     from yolo_slim.runs.given import complete
 
-    config = complete(config)
+    if stage not in OF_A_FILE:
+        config = complete(config)
     if dry:
         from yolo_slim.stages.forecast import foresee
 

@@ -16,10 +16,13 @@ def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
     rows = {(r["runtime"], r["threads"], r["batch"], r["stage"]): r["latency_ms"] for r in bench["rows"]}
     lines = []
     for runtime, threads, batch, stage in rows:
-        before = rows[runtime, threads, batch, "original"]
+        before = rows.get((runtime, threads, batch, "original"))
         if stage == "original":
             continue
         after = rows[runtime, threads, batch, stage]
+        if before is None:  # a slim file of no run: nothing is there to compare it with
+            lines.append([runtime, str(threads), str(batch), DASH, spread(after), DASH, DASH])
+            continue
         faster = f"{before['median'] / after['median']:.2f}×"
         share = became(before["median"], after["median"], bench["flops"])
         lines.append([runtime, str(threads), str(batch), spread(before), spread(after), faster, share])
@@ -47,16 +50,19 @@ def bench_conditions(bench: dict[str, Any]) -> str:
     """What was timed, and on what: device, threads, runs, versions."""
     devices = dict.fromkeys(row["device"] for row in bench["rows"])
     threads = sorted({row["threads"] for row in bench["rows"]})
+    who = "original and slim in turn" if "original" in bench["flops"] else "slim"
     versions = dict.fromkeys(f"{row['runtime']} {row['version']}" for row in bench["rows"])
     return (
         f"on {', '.join(devices)}, {', '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}, images "
-        f"of {bench['imgsz']} px, float32, original and slim in turn: {bench['runs']} runs each, "
+        f"of {bench['imgsz']} px, float32, {who}: {bench['runs']} runs each, "
         f"in {', '.join(versions)}"
     )
 
 
 def bench_said(bench: dict[str, Any]) -> list[str]:
     """What a bench has found, for a page that shows its numbers elsewhere."""
+    if "original" not in bench["flops"]:
+        return bench_sentences(bench)
     rows = [dict(zip(BENCH_HEAD, row, strict=True)) for row in bench_rows(bench)]
     speed = ", ".join(f"{r['became speed']} in {r['runtime']} (batch {r['batch']}, {r['faster']})" for r in rows)
     flops = ratio(bench["flops"]["slim"], bench["flops"]["original"])
@@ -84,16 +90,23 @@ def bench_sentences(bench: dict[str, Any]) -> list[str]:
 
 def bench_markdown(bench: dict[str, Any]) -> str:
     """bench.md."""
-    flops = f"FLOPs {ratio(bench['flops']['slim'], bench['flops']['original'])}"
     parts = [
         f"# {bench['name']}: latency",
         table(BENCH_HEAD, bench_rows(bench)),
-        f"{flops}. 'Became speed': the share of the FLOPs cut by which time has fallen as well.",
+        _explained(bench["flops"]),
         "\n".join(f"- {line}" for line in bench_sentences(bench)),
         *(f"## Layers in {runtime}\n\n{_layers(layers)}" for runtime, layers in bench["layers"].items()),
         f"Measured {bench_conditions(bench)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _explained(flops: dict[str, float]) -> str:
+    """What the columns say; nothing where one detector alone was timed."""
+    if "original" not in flops:
+        return ""
+    saved = ratio(flops["slim"], flops["original"])
+    return f"FLOPs {saved}. 'Became speed': the share of the FLOPs cut by which time has fallen as well."
 
 
 def _layers(layers: list[dict[str, Any]]) -> str:

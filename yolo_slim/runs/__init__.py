@@ -26,6 +26,12 @@ STAGES = (
 LOG = "log.txt"
 """What commands have said, in the folder of the run."""
 
+BARE = "slim"
+"""What stands in a table for a slim file that no run has made."""
+
+LONGEST = 100
+"""Characters of a run's name that is made of a file's."""
+
 WEIGHTS = STAGES[:7]
 """The stages that write a detector, in order."""
 

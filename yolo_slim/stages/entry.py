@@ -13,6 +13,7 @@ from yolo_slim.config import Complete, Config
 from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity, locks
+from yolo_slim.runs.bare import run_of
 from yolo_slim.runs.given import complete
 from yolo_slim.runs.log import logged
 from yolo_slim.scratch import temporary
@@ -30,10 +31,15 @@ def continues(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
     return _entering(stage, begins=False)
 
 
-def _entering(stage: Callable[[Complete], Done], *, begins: bool) -> Callable[[Config], Done]:
+def looks_at(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
+    """As `continues`; or of a slim checkpoint that no run has made, in a run of its own."""
+    return _entering(stage, begins=False, bare=True)
+
+
+def _entering(stage: Callable[[Complete], Done], *, begins: bool, bare: bool = False) -> Callable[[Config], Done]:
     @functools.wraps(stage)
     def entered(asked: Config) -> Done:
-        config = complete(asked)
+        config = complete(run_of(asked) if bare else asked)
         with alone(config) as first:
             if first:
                 _check_own(config, begins=begins)
