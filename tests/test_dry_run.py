@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import PX, contents, refused, run
 
-from yolo_slim.stages.ahead import duration
+from yolo_slim.console import duration
 
 pytest_plugins = ["tiny"]
 

@@ -30,8 +30,8 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
     "packing": {"checkpoint", "compress", "errors", "formats"},
-    "data": {"channels", "errors", "formats", "heads"},
-    "measure": {"channels", "data", "errors", "formats", "heads", "mould", "row", "scratch"},
+    "data": {"channels", "console", "errors", "formats", "heads"},
+    "measure": {"channels", "console", "data", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record", "row"},
     "timing": {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yolo_slim import deploy
 from yolo_slim.channels import image_channels
 from yolo_slim.config import Complete
+from yolo_slim.console import duration
 from yolo_slim.data import dataset_info
 from yolo_slim.data.batches import Batches
 from yolo_slim.measure import place
@@ -45,17 +46,6 @@ class Ahead:
     stage: str
     what: str
     seconds: float | None  # None: nothing tells
-
-
-def duration(seconds: float) -> str:
-    """As one says it: 40 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h" + (f" {rest} min" if rest and hours < 24 else "")
 
 
 def pace_of(config: Complete) -> Pace:

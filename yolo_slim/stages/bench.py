@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from torch import nn
 
 import yolo_slim.report as report
 from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import trace
 from yolo_slim.config import Complete
-from yolo_slim.console import console
+from yolo_slim.console import console, track
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
 from yolo_slim.runs import BARE
@@ -69,7 +68,7 @@ def measured_in(config: Complete, runners: list[Runner], detectors: dict[str, nn
     """The content of bench.json."""
     chosen, rows, layers = config.bench, [], {}
     assert chosen is not None, "the stage has refused"
-    for runner in track(runners, description="bench"):
+    for runner in track(runners, "bench"):
         with Scratch() as folder:
             try:
                 ready = _ready(detectors, runner, Path(folder))

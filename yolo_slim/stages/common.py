@@ -76,9 +76,9 @@ def cut_settings(config: Complete, chosen: Prune) -> dict[str, Any]:
     }
 
 
-def say(stage: str, row: Row, weights: Path) -> None:
+def say(config: Complete, stage: str, row: Row, weights: Path) -> None:
     """One line on what a stage has come to."""
     console.print(
-        f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
-        f"{row['file_mb']:.2f} MB{report.worth(row)}  -> {weights}"
+        f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs at "
+        f"{config.imgsz} px  {row['file_mb']:.2f} MB{report.worth(row)}  -> {weights}"
     )

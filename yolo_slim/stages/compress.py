@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint
@@ -18,7 +17,7 @@ from yolo_slim.compress import Material, Plan
 from yolo_slim.compress.apply import Compressed, applied
 from yolo_slim.compress.sizes import sizes, total
 from yolo_slim.config import Complete
-from yolo_slim.console import console
+from yolo_slim.console import console, progress
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.pruning.choose import evidence_from
@@ -130,7 +129,7 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
         slim = marked(made)
         weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         spent = {name: n for name, n in asdict(total(sizes(slim))).items() if name != "layer"}
         told = ", ".join(f"{name} {n / 1e3:,.0f}" for name, n in spent.items() if n)
         console.print(f"kB of its weights, by how they are stored: {told}", markup=False)
@@ -161,14 +160,8 @@ def zeros_of(plans: Iterable[Plan]) -> dict[str, Tensor]:
 
 def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
     next(iter(material.images), None)  # reading them has a bar of its own: before this one
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(turn.step.method, total=None)
-
-        def on_step(done: int, total: int) -> None:
-            bar.update(task, description="least squares, layer", completed=done, total=total)
-
-        return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
+    with progress(f"{turn.step.method}: least squares, layer") as at:
+        return applied(detector, turn.method, material, refits=turn.step.refit, step=at)
 
 
 def _matched(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
@@ -214,7 +207,7 @@ def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
             each.turn.method.check(best, each.plan)
         weights = checkpoint.save(best, folder / WEIGHTS)
         row = measured(config, weights)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         return {"weights": weights}, row, details
 
     return run_stage(config, stage, settings, [start, *plans], work)

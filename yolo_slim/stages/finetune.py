@@ -68,7 +68,7 @@ def tune(config: Complete, stage: str, start: Path, epochs: int, split: str | No
         )
         weights = checkpoint.save(best, folder / "slim.pt")
         row = measured(config, weights, split)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         return {"weights": weights}, row, {"teacher": ", ".join(map(str, teachers)) if extra else None, **details}
 
     return run_stage(config, stage, settings, inputs, work)

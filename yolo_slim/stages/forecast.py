@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from yolo_slim.config import Complete, Config
-from yolo_slim.console import console, quietly
+from yolo_slim.console import console, duration, quietly
 from yolo_slim.errors import SlimError
 from yolo_slim.runs.dry import ToBeDone, dry
 from yolo_slim.runs.given import complete
 from yolo_slim.stages import Stage
-from yolo_slim.stages.ahead import IMAGES, ahead_of, duration, pace_of
+from yolo_slim.stages.ahead import IMAGES, ahead_of, pace_of
 from yolo_slim.stages.auto import TRIAL, trained, undecided
 from yolo_slim.stages.chain import chain_of
 from yolo_slim.stages.export import missing

@@ -40,7 +40,7 @@ def original(config: Complete) -> Record:
         final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
         row = measured(config, weights)
-        say("original", row, weights)
+        say(config, "original", row, weights)
         return {"weights": weights}, row, {"source": config.model}
 
     return run_stage(config, "original", settings, _files(config), work)

@@ -82,7 +82,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         details = _details(config, rounds, len(used)) | {"iterations": _table(rounds, whole, stopped)}
         console.print(Markdown(report.rounds(details["iterations"])))
         row = measured(config, weights)
-        say("pruned", row, weights)
+        say(config, "pruned", row, weights)
         return {"weights": weights, "plan": folder / FILE}, row, details
 
     inputs = [start, *(teachers_of(config, teaching) if teaching and teaching.teacher != "original" else [])]

@@ -83,7 +83,7 @@ def sparse_train(config: Complete) -> Record | None:
             outputs["plan"] = folder / FILE
             record.write_json(outputs["plan"], _plan(ckpt, detector, config).as_json)
         row = measured(config, outputs["weights"])
-        say("sparse", row, outputs["weights"])
+        say(config, "sparse", row, outputs["weights"])
         more = _parted(detector, config) if chosen.mode == "polarization" else {}
         more |= {"chosen": decisive(config, by)} if planned else {}
         write_log(folder / "train", ckpt["log"])  # a kill may have left it half-written
