@@ -27,6 +27,7 @@ def finetune(
     imgsz: int | None = None,
     device: str = "cpu",
     seed: int = 0,
+    trackers: Sequence[Literal["tensorboard", "mlflow", "wandb"]] = (),
     recover: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
     epochs: int = 30,
@@ -42,6 +43,7 @@ def finetune(
         imgsz: image side in pixels (default: the run's, else what the checkpoint was trained at).
         device: cpu, 0, 0,1, mps.
         seed: of the training.
+        trackers: who is told how it goes, named after run and stage; in files of this machine.
         recover: the `recover:` section, where the detector was recovered by matching first.
         train: any Ultralytics train argument, e.g. {batch: 16, lr0: 0.01}.
         epochs: epochs of fine-tuning.

@@ -16,6 +16,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.row import Row
+from yolo_slim.training import trackers
 
 
 def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
@@ -34,6 +35,12 @@ def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, unt
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+def tracked(config: Complete, folder: Path) -> dict[str, dict[str, Any]]:
+    """What a training in the folder of a stage finds of who is to be told how it goes: file -> content."""
+    stage = folder.relative_to(config.folder).as_posix()
+    return trackers.said(config.trackers, config.name, stage, Path(config.runs))
 
 
 Look: TypeAlias = Callable[[], Evidence]
