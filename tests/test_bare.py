@@ -85,6 +85,29 @@ def test_without_data_the_file_is_timed_and_reported(words: list[str], tmp_path:
     refused(run("export", *words), "data=path/to/data.yaml")
 
 
+def test_it_is_fine_tuned_and_what_follows_goes_by_that(words: list[str], tmp_path: Path) -> None:
+    answer = run("finetune", *words, "finetune.epochs=1", "finetune.train={batch: 4}")
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "runs" / "mine"
+    tuned = record.read(folder / "finetuned")
+    assert tuned.source == record.sha256(tmp_path / "mine.pt") and tuned.details["teacher"] is None
+    assert run("bench", *words).code == 0
+    assert tuned.sums["weights"] in record.read(folder / "bench").inputs.values()
+    assert run("report", *words, "report.latency_runs=1").code == 0
+    told = json.loads((folder / "report" / "report.json").read_text())
+    assert [row["stage"] for row in told["rows"]] == ["slim", "finetuned"]
+    again = run("finetune", *words, "finetune.epochs=1", "finetune.train={batch: 4}")
+    assert "done before" in again.out
+
+
+def test_a_teacher_is_one_that_is_named(words: list[str], original: Path, tmp_path: Path) -> None:
+    tune = ["finetune.epochs=1", "finetune.train={batch: 4}", "finetune.distill.features=mimic"]
+    refused(run("finetune", *words, *tune), "original")
+    answer = run("finetune", *words, *tune, f"finetune.distill.teacher={original}")
+    assert answer.code == 0, answer.err
+    assert str(original) in record.read(tmp_path / "runs" / "mine" / "finetuned").details["teacher"]
+
+
 def test_from_python(words: list[str], data: Path, tmp_path: Path) -> None:
     made = yolo_slim.export(
         tmp_path / "mine.pt", data=data, folder=tmp_path / "runs", imgsz=PX, formats=["torchscript"], images=2

@@ -21,7 +21,7 @@ MODELS = (".pt", ".cfg", ".weights", ".onnx", ".torchscript", ".engine", ".tflit
 
 DRY_RUN, QUIET = "--dry-run", "--quiet"
 
-OF_A_FILE = ("export", "bench", "report")
+OF_A_FILE = ("finetune", "export", "bench", "report")
 """Stages that take a slim file of no run as well, which they have to look into to know what is left open."""
 
 

@@ -46,11 +46,13 @@ def run_of(config: Config) -> Config:
 
 
 def with_file(config: Complete, done: dict[str, Record]) -> dict[str, Record]:
-    """The stages of a run; where there are none, and its model is slim, that file in the place of one."""
-    if done or not _is_slim(config.model):
+    """The stages of a run; where they begin with a slim file of no run, or are yet to, that file before them."""
+    if "original" in done or not _is_slim(config.model):
         return done
     path = Path(config.model).absolute()
-    return {BARE: Record(BARE, {}, {}, {"weights": str(path)}, {"weights": record.sha256(path)}, {}, 0.0)}
+    file = Record(BARE, {}, {}, {"weights": str(path)}, {"weights": record.sha256(path)}, {}, 0.0)
+    begun = next(iter(done.values()), None)
+    return {BARE: file, **done} if begun is None or begun.source == file.sums["weights"] else done
 
 
 def _is_slim(model: str) -> bool:

@@ -56,7 +56,7 @@ def report_stage(config: Complete) -> Record:
         small: dict[str, bytes] = {}
         content["pictures"] = None
         if config.data and len(weights) > 1:
-            content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
+            content["pictures"], small = pictures(config, *(list(weights.values())[i] for i in (0, -1)))
         outputs = _write(folder, content, small)
         for line in (report.summary(content), *report.warnings(content)):
             console.print(line, markup=False)
