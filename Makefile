@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: demo test lint docs slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack clean
+.PHONY: demo test lint docs slim plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack init clean
 
 # Rebuilt when pyproject.toml changes; the mark is written last, so an interrupted install is done again.
 .venv/ready: pyproject.toml
@@ -41,7 +41,7 @@ docs: .venv/ready
 slim: .venv/ready
 	$(BIN)/yolo-slim run $(CONFIG) $(ARGS)
 
-plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack: .venv/ready
+plan sparse-train sensitivity prune recover finetune compress report bench export inspect sweep convert pack unpack init: .venv/ready
 	$(BIN)/yolo-slim $@ $(CONFIG) $(ARGS)
 
 clean:

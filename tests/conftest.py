@@ -24,11 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     from yolo_slim.measure import latency
     from yolo_slim.pruning import refine
     from yolo_slim.timing import quiet
+    from yolo_slim.training import folder
 
     torch.set_num_threads(1)
     # Beside other tests no machine is quiet.
     quiet.PAUSE = quiet.RETAKES = 0
     latency.SETTLE = 0
+    folder.PLOTS = False  # they take ten times as long as such a training; tests/test_trackers.py has them
     # Channels are scored once by default, which takes a third of the time; tests/test_search.py has it as it is.
     refine.TIMES, refine.SHIPPED = 1, refine.TIMES
     # Ultralytics collects garbage five times a training, which takes longer than these do: Python does it anyway.

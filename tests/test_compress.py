@@ -53,7 +53,7 @@ def test_settings_of_prune_may_stand_in_the_list(original):
     ("compress", "said"),
     [
         (["nothing_such"], "no method 'nothing_such'; expected prune, weights"),
-        ("weights", "expected a list of methods"),
+        ({"weights": {}}, "expected a list of methods"),
         (["prune", "prune"], "more than once"),
         ([{"weights": {}, "prune": {}}], "expected a method's name"),
         ([{"weights": 3}], "weights: expected its settings"),

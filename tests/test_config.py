@@ -155,7 +155,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(word: str, expected: lis
         pytest.param("prune.target.flops=50", "prune.target.flops", id="per cent for a share"),
         pytest.param("prune.target=0.5", "prune.target", id="a target without its kind"),
         pytest.param("prune.scope=everywhere", "prune.scope", id="not among the choices"),
-        pytest.param("prune.exclude=model.0", "prune.exclude", id="one name for a list"),
+        pytest.param("prune.exclude=true", "prune.exclude", id="yes for a list"),
         pytest.param("prune.layers.model.2.*=1.5", "prune.layers.model.2.*", id="a share above one, at a layer"),
         pytest.param("prune=0.5", "prune", id="a number for a section"),
         pytest.param("export.formats=[onnyx]", "export.formats", id="a format that is not there"),

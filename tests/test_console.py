@@ -99,6 +99,26 @@ def test_characters_that_a_console_lacks_have_others_in_their_place() -> None:
     assert answer.communicate()[0] == "a -> b +- 3 x 4..., ??\n"
 
 
+def test_stages_on_a_console_of_windows(original: Path, data: Path, tmp_path: Path) -> None:
+    """Code page 1252: no arrows, no box characters, but é and ×."""
+    words = [f"model={original}", f"data={data}", f"imgsz={PX}", f"runs={tmp_path / 'runs'}", "name=é"]
+    cut = [*words, "prune.ratio=0.3", "prune.criterion=l1", "prune.calib_images=4", "report.latency_runs=1"]
+    commands = [["prune", *cut, "--dry-run"], ["prune", *cut], ["report", *cut], ["inspect", *words], ["init", *words]]
+    code = f"from yolo_slim.cli import main; print([main(words) for words in {commands!r}])"
+    process = started(
+        code=f"import sys; {code}",
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="cp1252",
+    )
+    out, err = process.communicate()
+    assert out.splitlines()[-1] == "[0, 0, 0, 0, 0]", err
+    assert "é" in out and "->" in out and "Error" not in err
+    assert "é" in (tmp_path / "runs" / "é" / "log.txt").read_text(encoding="utf-8")
+
+
 def test_a_whole_stage_on_a_console_of_ascii(
     original: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

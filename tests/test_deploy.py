@@ -410,7 +410,9 @@ def test_the_stage_needs_a_format(words: list[object]) -> None:
 
 def test_the_stage_needs_something_to_export(original: Path, data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    refused(run("export", f"model={original}", f"runs={runs}", f"data={data}"), "nothing to export", "yolo-slim prune")
+    refused(
+        run("export", f"model={original}", f"runs={runs}", f"data={data}"), "nothing slim to export", "yolo-slim prune"
+    )
     assert not runs.exists()
 
 

@@ -114,7 +114,8 @@ def test_a_run_is_replaced_when_that_is_asked_for(stage: str, runs: Path, other:
         return
     assert answer.code == 0, answer
     assert "it is replaced" in answer.out
-    assert sorted(p.name for p in (runs / "slim").iterdir()) == ["notes.txt", "original", "plan", "pruned", "run.json"]
+    left = ["log.txt", "notes.txt", "original", "plan", "pruned", "run.json"]
+    assert sorted(p.name for p in (runs / "slim").iterdir()) == left
     assert identity.read(runs / "slim").model == str(other)
     assert record.read(runs / "slim" / "pruned").run["model_sum"] == record.sha256(other)
 

@@ -48,7 +48,13 @@ def test_a_few_kills_leave_no_wrong_state(tmp_path: Path) -> None:
 def test_every_stage_is_among_its_cases(kill) -> None:
     from yolo_slim.stages import STAGES
 
-    assert {case.command for case in kill.CASES.values()} == STAGES.keys() - {"inspect", "convert", "pack", "unpack"}
+    assert {case.command for case in kill.CASES.values()} == STAGES.keys() - {
+        "inspect",
+        "convert",
+        "pack",
+        "unpack",
+        "init",
+    }
     assert {case.command for case in kill.CASES.values()} == kill.FOLDERS.keys()
 
 

@@ -14,6 +14,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "text": set(),
     "row": set(),
     "terminal": set(),
+    "called": set(),
     "errors": {"text"},
     "mould": set(),
     "console": {"text"},
@@ -21,17 +22,17 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "devices": set(),
     "config": {"devices", "errors"},
     "record": {"errors", "text", "__version__"},
-    "report": {"devices", "errors", "record", "row"},
+    "report": {"called", "devices", "errors", "record", "row"},
     "channels": {"errors", "mould"},
     "importance": {"channels", "errors", "mould"},
     "distill": {"errors"},
-    "compress": {"channels", "config", "errors", "mould"},
+    "compress": {"called", "channels", "config", "errors", "mould"},
     "formats": {"channels", "errors", "mould", "text"},
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
     "packing": {"checkpoint", "compress", "errors", "formats"},
-    "data": {"channels", "errors", "formats", "heads"},
-    "measure": {"channels", "data", "devices", "errors", "formats", "heads", "mould", "row", "scratch"},
+    "data": {"channels", "console", "errors", "formats", "heads"},
+    "measure": {"channels", "console", "data", "devices", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record", "row"},
     "timing": {
@@ -64,10 +65,14 @@ MAY_IMPORT["pruning"] = {
 MAY_IMPORT["training"] = {*MAY_IMPORT["pruning"], "compress", "pruning", "distill", "formats", "heads", "runs"}
 MAY_IMPORT["sweeping"] = {*MAY_IMPORT["pruning"], "pruning", "runs"} - {"console", "measure"}
 MAY_IMPORT["stages"] = {*MAY_IMPORT} - {"terminal"}
-MAY_IMPORT["given"] = {"channels", "checkpoint", "errors", "mould"}
+MAY_IMPORT["given"] = {"channels", "checkpoint", "config", "errors", "mould"}
 MAY_IMPORT["python"] = {"channels", "checkpoint", "config", "errors", "given", "measure", "pruning"}
-MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal"}
-MAY_IMPORT["__init__"] = {"errors", "python", "training"}  # each only when first asked for
+MAY_IMPORT["commands"] = {"config", "given", "record", "stages"}
+MAY_IMPORT["compression"] = {"checkpoint", "compress", "config", "errors", "given", "pruning", "stages"}
+MAY_IMPORT["usage"] = {"config", "stages"}  # what is said of stages, none of their recipes
+MAY_IMPORT["cli"] = {"__version__", "config", "errors", "runs", "stages", "terminal", "usage"}
+MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT["__init__"] = {"commands", "compression", "errors", "python", "training"}  # each only when first asked for
 
 PURE = {"channels", "importance", "distill", "compress"}
 NOT_FROM_OUTSIDE = {**{room: {"ultralytics"} for room in PURE}, "report": {"torch", "ultralytics", "matplotlib"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from yolo_slim import SlimError
 from yolo_slim.channels import cut, trace
 from yolo_slim.config import Prune
+from yolo_slim.console import At, progress
 from yolo_slim.pruning import recover as module
 from yolo_slim.pruning.recover import recover
 
@@ -158,19 +160,20 @@ def test_a_detector_in_double_precision(settings: dict) -> None:
 
 
 def test_images_are_read_before_the_bar_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading them shows a bar of its own, and some versions of rich refuse two at once."""
+    """Reading them shows a bar of its own, and a step within a step has none."""
     events: list[str] = []
 
-    class Bar(module.Progress):
-        def __enter__(self):
-            events.append("bar")
-            return super().__enter__()
+    @contextmanager
+    def bar(what: str) -> Iterator[At]:
+        events.append("bar")
+        with progress(what) as at:
+            yield at
 
     class Lazy:
         def __iter__(self) -> Iterator[Tensor]:
             events.append("images")
             return iter(IMAGES)
 
-    monkeypatch.setattr(module, "Progress", Bar)
+    monkeypatch.setattr(module, "progress", bar)
     recover(*case(), Prune(), Lazy())
     assert events[:2] == ["images", "bar"]

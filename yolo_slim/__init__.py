@@ -16,12 +16,34 @@ _HOME = {  # imported when first asked for: the command line answers --help with
     "trace": "yolo_slim.python",
     "prune": "yolo_slim.python",
     "cost": "yolo_slim.python",
+    "finetune": "yolo_slim.commands",
+    "sweep": "yolo_slim.commands",
+    "export": "yolo_slim.commands",
+    "bench": "yolo_slim.commands",
+    "report": "yolo_slim.report",  # a package that is called as well, as is `compress`
+    "compress": "yolo_slim.compress",
     "SlimTrainer": "yolo_slim.training.trainer",
     "SlimError": "yolo_slim.errors",
 }
-__all__ = ["SlimError", "SlimTrainer", "cost", "load", "prune", "save", "trace"]
+__all__ = [
+    "SlimError",
+    "SlimTrainer",
+    "bench",
+    "compress",
+    "cost",
+    "export",
+    "finetune",
+    "load",
+    "prune",
+    "report",
+    "save",
+    "sweep",
+    "trace",
+]
 
 if TYPE_CHECKING:
+    from yolo_slim.commands import bench, export, finetune, report, sweep
+    from yolo_slim.compression import compress
     from yolo_slim.errors import SlimError
     from yolo_slim.python import cost, load, prune, save, trace
     from yolo_slim.training.trainer import SlimTrainer
@@ -30,4 +52,5 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'yolo_slim' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    home = import_module(_HOME[name])
+    return home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)

@@ -1,14 +1,14 @@
-"""yolo-slim STAGE [CONFIG.yaml] [key=value ...]"""
+"""yolo-slim STAGE [CONFIG.yaml] [key=value ...] [--dry-run] [--quiet]"""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from contextlib import nullcontext
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from yolo_slim import terminal
+from yolo_slim import terminal, usage
 from yolo_slim.errors import NO_MEMORY, REASONS, SlimError, check_file, out_of_memory, plain, why
 from yolo_slim.stages import STAGES
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 MODELS = (".pt", ".cfg", ".weights", ".onnx", ".torchscript", ".engine", ".tflite", ".mlpackage", "_model", ".yslim")
 """How a detector's name ends, and an export's: given without `model=`, it is what to look at."""
+
+
+DRY_RUN, QUIET = "--dry-run", "--quiet"
+
+OF_A_FILE = ("finetune", "export", "bench", "report")
+"""Stages that take a slim file of no run as well, which they have to look into to know what is left open."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,15 +57,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _told(message: str, code: int, before: str = "") -> int:
     try:
-        print(f"{before}yolo-slim: {message}", file=sys.stderr)
+        print(terminal.wrapped(f"{before}yolo-slim: {message}", sys.stderr), file=sys.stderr)
     except BrokenPipeError:
         terminal.leave()
     return code
 
 
 def _main(words: list[str]) -> int:
+    flags, words = [w for w in words if w in (QUIET, DRY_RUN)], [w for w in words if w not in (QUIET, DRY_RUN)]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_usage())
+        print(usage.usage(STAGES))
         return 0
     if words[0] in ("-V", "--version"):
         from yolo_slim import __version__
@@ -67,6 +74,9 @@ def _main(words: list[str]) -> int:
         print(f"yolo-slim {__version__}")
         return 0
     stage, rest = words[0], words[1:]
+    if stage == "completion":
+        print(usage.completion(_shell(rest), STAGES))
+        return 0
     if stage not in STAGES:
         near = get_close_matches(stage, STAGES, n=1)
         raise SlimError(
@@ -75,17 +85,38 @@ def _main(words: list[str]) -> int:
             + f" Stages: {', '.join(STAGES)}"
         )
     if any(w in ("-h", "--help") for w in rest):
-        print(_stage_help(stage))
+        print(usage.stage_help(stage, STAGES[stage]))
         return 0
-    if flags := [w for w in rest if w.startswith("-")]:
+    if unknown := [w for w in rest if w.startswith("-")]:
         raise SlimError(
-            f"expected key=value, got {flags[0]}; settings have no dashes: yolo-slim {stage} --help lists them"
+            f"expected key=value, got {unknown[0]}; settings have no dashes: yolo-slim {stage} --help lists them "
+            f"(with dashes there are {DRY_RUN}, {QUIET} and --help)"
         )
+    with terminal.silent() if QUIET in flags else nullcontext():
+        _carry_out(stage, configured(rest), dry=DRY_RUN in flags)
+    return 0
+
+
+def _carry_out(stage: str, config: Config, *, dry: bool) -> None:
     from yolo_slim.runs.given import complete
 
-    config = complete(configured(rest))
-    STAGES[stage](config)
-    return 0
+    if stage not in OF_A_FILE:
+        config = complete(config)
+    if dry:
+        from yolo_slim.stages.forecast import foresee
+
+        foresee(stage, STAGES[stage], config)
+    else:
+        STAGES[stage](config)
+
+
+def _shell(words: list[str]) -> str:
+    if len(words) != 1 or words[0] not in usage.SHELLS:
+        raise SlimError(
+            f"expected one of {', '.join(usage.SHELLS)}, e.g. yolo-slim completion bash, "
+            f"got {' '.join(words) or 'none of them'}"
+        )
+    return words[0]
 
 
 def configured(rest: list[str]) -> Config:
@@ -106,51 +137,6 @@ def configured(rest: list[str]) -> Config:
         if path := getattr(config, key):
             check_file(path, f"what {key} names")
     return config
-
-
-def _usage() -> str:
-    lines = [
-        "yolo-slim STAGE [CONFIG.yaml] [key=value ...]",
-        "",
-        "Makes a trained YOLOv3 or YOLOv5 detector smaller and faster. Stages:",
-        "",
-        *(f"  {name:14}{stage.help}" for name, stage in STAGES.items()),
-        "",
-        "Settings come from the YAML and from key=value words (dotted keys), which win.",
-        "yolo-slim STAGE --help lists the settings of a stage with their defaults.",
-        "",
-        f"  {STAGES['run'].example}",
-    ]
-    return "\n".join(lines)
-
-
-def _stage_help(name: str) -> str:
-    from yolo_slim.config import section
-
-    stage = STAGES[name]
-    lines = [f"yolo-slim {name} [CONFIG.yaml] [key=value ...]", "", f"{stage.help.capitalize()}.", ""]
-    for path in [[], *([each] for each in stage.sections)]:
-        lines += _settings(section(path), path)
-    return "\n".join([*lines, f"Example: {stage.example}"])
-
-
-def _typed(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _settings(model: Any, path: list[str]) -> list[str]:
-    from yolo_slim.config import section
-
-    lines = [f"{'.'.join(path)}: {' '.join((model.__doc__ or '').split())}" if path else "General:"]
-    inner, width = [], max(25, *(len(".".join([*path, name])) for name in model.model_fields))
-    for name, field in model.model_fields.items():
-        deeper = section([*path, name])
-        if deeper is not None and path:
-            inner += _settings(deeper, [*path, name])
-        elif deeper is None:
-            shown = "needed" if field.is_required() else _typed(field.default)
-            lines.append(f"  {'.'.join([*path, name]):{width}}  {shown:14} {field.description or ''}")
-    return [*lines, "", *inner]
 
 
 if __name__ == "__main__":

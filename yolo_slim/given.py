@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel as BaseSettings
 from torch import Tensor, nn
 from ultralytics.engine.model import Model
 from ultralytics.nn.tasks import BaseModel
@@ -16,6 +17,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim import checkpoint
 from yolo_slim.channels import image_channels
+from yolo_slim.config.hints import members
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
 
@@ -117,6 +119,22 @@ def checkpoint_path(path: Path, *suffixes: str) -> Path:
 def plain(value: Any) -> Any:
     """numpy's numbers as Python's own, which settings are checked as."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def chosen_of(settings: type[BaseSettings], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a call's arguments that are settings, as they would be typed.
+
+    Args:
+        settings: their class.
+        arguments: of the call; None is left out where a setting takes none: it stands for the default there.
+    """
+    fields = settings.model_fields
+    given = {name: arguments[name] for name in fields if name in arguments}
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else plain(value)
+        for name, value in given.items()
+        if value is not None or type(None) in members(fields[name].annotation)
+    }
 
 
 def _stride(detector: nn.Module) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,9 +15,19 @@ from ultralytics.nn.tasks import BaseModel
 
 from yolo_slim import channels, checkpoint, measure
 from yolo_slim.channels import Trace
-from yolo_slim.config import Complete, Target, check
+from yolo_slim.config import Complete, Prune, Target, check
 from yolo_slim.errors import SlimError
-from yolo_slim.given import Given, batches_of, checkpoint_path, detector_from, own_size, path_of, plain, size_of
+from yolo_slim.given import (
+    Given,
+    batches_of,
+    checkpoint_path,
+    chosen_of,
+    detector_from,
+    own_size,
+    path_of,
+    plain,
+    size_of,
+)
 from yolo_slim.measure import Cost
 from yolo_slim.pruning.choose import Findings, evidence_from
 from yolo_slim.pruning.cut import Pruned, cut_to_plan
@@ -99,9 +109,38 @@ def prune(
     data: str | os.PathLike[str] | None = None,
     calibration: Tensor | Iterable[Tensor] | None = None,
     tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    **settings: Any,
+    criterion: str | None = None,
+    fisher: Literal["predicted", "labels"] = "predicted",
+    solver: Literal["auto", "threshold", "knapsack", "sensitivity"] = "auto",
+    scope: Literal["global", "layer"] = "global",
+    ratio: float | None = None,
+    target: Mapping[str, float] | None = None,
+    sensitivity: Mapping[str, Any] | None = None,
+    rescore: int | None = None,
+    search: Mapping[str, Any] | None = None,
+    layers: Mapping[str, float] | None = None,
+    min_keep: float = 0.1,
+    device: str | None = None,
+    min_channels: int | None = None,
+    round_to: int | None = None,
+    exclude: Sequence[str] = (),
+    normalize: Literal["auto", "none", "mean", "l2", "lamp"] = "auto",
+    per_cost: Literal["auto", "none", "memory", "flops", "params"] = "auto",
+    group_reduce: Literal["max", "mean", "sum", "l2", "first"] = "l2",
+    depth: Mapping[str, Any] | None = None,
+    bn_fold: bool = False,
+    mix_norm: float = 0.0,
+    points_per_image: int = 10,
+    absorb: Literal["measured", "beta", "none"] | None = None,
+    reconstruct: Literal["lstsq", "none"] | None = None,
+    recalibrate: int | None = None,
+    calib_images: int = 256,
+    seed: int = 0,
+    iterations: Mapping[str, Any] | None = None,
 ) -> Pruned:
     """Cut a detector; the input is left alone.
+
+    All but the first five are the settings of the `prune:` section, with its defaults.
 
     Args:
         detector: a path, a YOLO object or a module, e.g. from `yolo_slim.load`. The cut is made, and stays, on the CPU.
@@ -113,14 +152,55 @@ def prune(
             nothing is measured, and removed channels are absorbed as act(beta).
         tables: costs of your own: name -> {group name: (n + 1,) cost of keeping 0..n of its channels}, added up over
             the groups of `yolo_slim.trace(detector, imgsz)`. `target` takes their names, as shares to keep.
-        settings: names of the `prune:` section, e.g. `target={"flops": 0.5}, criterion="l1", round_to=8`.
+        criterion: what a channel is worth: by weights bn_scale, l1, l2, fpgm; on images act_std, act_mean, apoz, lasso,
+            obs; by the loss on labelled images taylor, group_fisher; a control: random; module:function, of your own
+            (default: obs where there are images, else l1).
+        fisher: obs: whose gradients say what a layer's outputs matter: predicted (of targets drawn from the detector's
+            own predictions: no label is read) or labels (of the loss on labelled images).
+        solver: threshold: the lowest scores go first; knapsack: the largest sum of scores that the budget buys;
+            sensitivity: what a scan of the detector says hurts least; auto: knapsack for targets with obs, whose scores
+            add up, and for latency targets, else threshold.
+        scope: global: compare over the whole detector; layer: the same share everywhere.
+        ratio: share of the prunable channels to remove (or give a target).
+        target: any of {flops, params, latency: share to keep; size_mb: megabytes; latency_ms: milliseconds}.
+        sensitivity: the scan of solver sensitivity.
+        rescore: times that channels are scored on the way to the cut, each time in the detector as it is by then, cut
+            so far and refitted (default: 3 with obs, which asks what is lost from there on, else 1).
+        search: search for better widths, by what the cut detector says of images without labels: {seconds: 300} or
+            {trials: 200}; null: the scores alone decide.
+        layers: module-name pattern -> share to remove there, e.g. {model.2.*: 0.3}; the rest follows the above.
+        min_keep: share of every group's channels that stays at least.
+        device: what the slim detector will run on, onnxruntime, tensorrt, rknn and others of docs/devices, or at a
+            precision, as rknn:fp16: `round_to` and `min_channels` follow it.
+        min_channels: channels of every group that stay at least; with min_keep 0, branches may empty (default: the
+            device's, else 8).
+        round_to: kept widths are multiples of this (default: the device's, else 8).
+        exclude: module-name patterns that stay whole, e.g. [model.0, model.24].
+        normalize: make groups comparable: divide scores by the group's mean or l2, or squares by all that are not
+            smaller (lamp); auto: mean for l1, l2, fpgm, act_std, act_mean.
+        per_cost: divide scores by what removing the channel saves; auto: memory for group_fisher.
+        group_reduce: joins the scores of layers tied into one group: l2 (root mean square), max (for scales trained
+            with sparse_train.penalty=l1), mean, sum, first.
+        depth: {blocks: how many residual branches go whole, score: which}.
+        bn_fold: score filters as batch norm scales them (l1, l2, fpgm, act_std, act_mean).
+        mix_norm: fpgm: share of the channels to go that go by l2 norm instead (paper's mix: 0.25).
+        points_per_image: lasso: random positions looked at in each image.
+        absorb: what removed channels carried goes into their readers: measured on images, or act(beta) (default:
+            measured where there is data, else beta).
+        reconstruct: lstsq: refit what reads removed channels to its outputs in the original, absorption included
+            (default: lstsq where there is data, else none).
+        recalibrate: training images to measure batch-norm statistics on anew; 0: off (default: off after
+            reconstruction, else calib_images).
+        calib_images: training images that criteria and recovery look at.
+        seed: of criterion random and of the calibration images.
+        iterations: as the section of this name.
 
     Raises:
         SlimError: no detector, settings that are wrong or need training (rounds), images that it cannot look at, a
             target that cannot be met, or a cut that fails its proof.
     """
+    settings = chosen_of(Prune, locals())
     module = detector_from(detector)
-    settings = {name: plain(value) for name, value in settings.items()}
     budgets = _budgets(settings.get("target"), tables)
     if budgets:
         settings = {**settings, "target": {k: v for k, v in settings["target"].items() if k not in budgets}}

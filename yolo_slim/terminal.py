@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import atexit
 import codecs
+import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from types import FrameType
+from typing import TextIO
 
 PLAIN = {"→": "->", "←": "<-", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "µ": "u"}
 """What stands for characters that a console does not have; `?` for the others."""
@@ -66,6 +70,47 @@ def ending() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing is printed on stdout meanwhile, by Ultralytics' log neither, whichever of both is there first."""
+    nowhere, log = _nowhere(), logging.getLogger("ultralytics")
+    shown = (sys.stdout, sys.__stdout__)
+    before = {handler: handler.stream for handler in _streams(log) if handler.stream in shown}
+    for handler in before:
+        handler.setStream(nowhere)
+    try:
+        with redirect_stdout(nowhere):
+            yield
+    finally:
+        for handler in _streams(log):
+            if handler.stream is nowhere:
+                handler.setStream(before.get(handler, sys.stdout))
+
+
+@cache
+def _nowhere() -> TextIO:
+    """Never closed: what was made meanwhile may hold it."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _streams(log: logging.Logger) -> list[logging.StreamHandler]:
+    return [handler for handler in log.handlers if isinstance(handler, logging.StreamHandler)]
+
+
+def wrapped(message: str, stream: TextIO) -> str:
+    """A message in lines that a terminal shows whole words of; as it is, where it goes elsewhere."""
+    if not stream.isatty():
+        return message
+    width = shutil.get_terminal_size((80, 24)).columns
+    lines = []
+    for line in message.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + ("  " if line.strip() else "")
+        lines.append(
+            textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+    return "\n".join(lines)
 
 
 def leave() -> None:

@@ -1,5 +1,6 @@
 """Methods beside channel pruning that make a detector smaller: one file and one entry each."""
 
+from yolo_slim.called import also_called
 from yolo_slim.compress.cluster import Cluster
 from yolo_slim.compress.compact import Compact
 from yolo_slim.compress.grow import Grow
@@ -23,3 +24,5 @@ METHODS: Registry[type[Method]] = Registry(
 """Name -> method. One of your own is put in here."""
 
 __all__ = ["METHODS", "Hold", "Material", "Method", "Plan"]
+
+also_called(__name__)

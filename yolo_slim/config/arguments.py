@@ -171,6 +171,21 @@ def _together(arguments: dict[str, Any]) -> Iterator[str]:
         yield f"distill_model: expected the path of a checkpoint (.pt), got {shown(teacher)}"
 
 
+CALLED = {
+    **dict.fromkeys(("tflite", "tensorflow_lite", "lite"), ("litert", "tflite")),
+    **dict.fromkeys(("tensorrt", "trt"), ("engine",)),
+    **dict.fromkeys(("tensorflow", "tf", "keras"), ("saved_model",)),
+    **dict.fromkeys(("mlmodel", "mlpackage", "apple", "ios"), ("coreml",)),
+    **dict.fromkeys(("ir", "xml", "intel"), ("openvino",)),
+    **dict.fromkeys(("ort", "onnxruntime"), ("onnx",)),
+    **dict.fromkeys(("torch", "jit", "script"), ("torchscript",)),
+    **dict.fromkeys(("paddlepaddle", "pdmodel"), ("paddle",)),
+    **dict.fromkeys(("coral", "edge_tpu"), ("edgetpu",)),
+    **dict.fromkeys(("rockchip",), ("rknn",)),
+}
+"""What others call a format -> Ultralytics' words for it, those of older versions too."""
+
+
 def check_formats(formats: list[str]) -> None:
     """Refuse what Ultralytics cannot export to, and what cannot be had without installing on the way.
 
@@ -183,4 +198,14 @@ def check_formats(formats: list[str]) -> None:
 
     known = export_formats()["Argument"][1:]  # the first is PyTorch
     if unknown := [name for name in formats if name not in known]:
-        raise ValueError(f"Ultralytics has no format {', '.join(unknown)}; expected some of {', '.join(known)}")
+        meant = [f"{name}: did you mean {near}?" for name in unknown if (near := _near_format(name, known))]
+        raise ValueError(
+            f"Ultralytics has no format {', '.join(unknown)}; "
+            + " ".join([*meant, f"expected some of {', '.join(known)}"])
+        )
+
+
+def _near_format(name: str, known: list[str]) -> str | None:
+    """Ultralytics' word for what somebody calls a format."""
+    called = [each for each in CALLED.get(name.lower(), ()) if each in known]
+    return next(iter([*called, *get_close_matches(name.lower()[:100], known, n=1)]), None)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from yolo_slim.config.arguments import check_train_arguments
-from yolo_slim.config.hints import model_in
+from yolo_slim.config.hints import as_list, model_in
 from yolo_slim.config.values import check_value
 
 MOST_EPOCHS, MOST_STEPS, MOST_IMAGES, MOST_RUNS, MOST_THREADS = 100_000, 10_000_000, 10_000_000, 100_000, 1_024
@@ -27,6 +27,7 @@ class Section(BaseModel):
     def _sound(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
         if model_in(annotation) is None:  # a section looks at its own
+            value = as_list(annotation, value)
             check_value(value, annotation)
         return value
 

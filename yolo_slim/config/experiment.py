@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from yolo_slim.config.base import WIDEST, Section
 from yolo_slim.config.compress import Steps, prune_apart
 from yolo_slim.config.pruning import Prune
-from yolo_slim.config.results import Bench, Convert, Export, Latency, Pack, Report, Sweep, Unpack
+from yolo_slim.config.results import Bench, Convert, Export, Init, Latency, Pack, Report, Sweep, Unpack
 from yolo_slim.config.training import Finetune, Original, Recover, SparseTrain, check_lesson
 from yolo_slim.config.values import LARGEST
 
 LONGEST_RUN = 128
 """Bytes of a run's name: longer ones leave no room for what is made of them."""
 
-RESERVED = {"latency", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-"""Names that are no run's: <runs>/latency keeps what layers take, the others are devices of Windows."""
+RESERVED = {
+    *("latency", "mlruns", "con", "prn", "aux", "nul"),
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}
+"""Names that are no run's: <runs>/latency keeps what layers take, <runs>/mlruns what MLflow is told; the others are
+devices of Windows."""
 
 
 class Config(Section):
@@ -56,6 +61,11 @@ class Config(Section):
         description="delete what a run of this name holds of another model, data set or imgsz, instead of refusing",
     )
     seed: int = Field(0, ge=0, le=LARGEST, description="of every training")
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        [],
+        description="who is told how trainings go, named after run and stage: tensorboard, mlflow, wandb; in files of "
+        "this machine, unless MLFLOW_TRACKING_URI or WANDB_MODE say otherwise (pip install yolo-slim[trackers])",
+    )
     original: Original = Original()
     sparse_train: SparseTrain = SparseTrain()
     prune: Prune = Prune()
@@ -75,11 +85,19 @@ class Config(Section):
     convert: Convert = Convert()
     pack: Pack = Pack()
     unpack: Unpack = Unpack()
+    init: Init = Init()
 
     @model_validator(mode="before")
     @classmethod
     def _prune_apart(cls, values: Any) -> Any:
         return prune_apart(values)
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_installed(cls, trackers: list[str]) -> list[str]:
+        if lacking := [name for name in trackers if importlib.util.find_spec(name) is None]:
+            raise ValueError(f"{', '.join(lacking)}: not installed: pip install yolo-slim[trackers]")
+        return list(dict.fromkeys(trackers))
 
     @field_validator("name")
     @classmethod

@@ -31,6 +31,16 @@ def takes_several(annotation: Any) -> bool:
     return any(map(_holds_others, members(annotation)))
 
 
+def as_list(annotation: Any, value: Any) -> Any:
+    """One value, or several with commas between, where nothing but a list may stand: `onnx` and `onnx,openvino`."""
+    options = [each for each in members(annotation) if each is not NoneType]
+    if isinstance(value, bool) or not options or any(get_origin(each) is not list for each in options):
+        return value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, (int, float)) else value
+
+
 def is_choice(annotation: Any, value: Any) -> bool:
     """Whether a value is one of the words that may stand here."""
     return any(get_origin(each) is Literal and value in get_args(each) for each in members(annotation))

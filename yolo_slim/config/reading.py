@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from pydantic import ValidationError
 
 from yolo_slim.config.experiment import Config, section
 from yolo_slim.config.hints import inside, is_choice, names_single_values
+from yolo_slim.config.near import meant
 from yolo_slim.config.yaml_text import Unreadable, parse, parse_word
 from yolo_slim.errors import SlimError, check_file, plain, shown, why
 
@@ -131,8 +130,8 @@ def _explain(error: Any) -> str:
     where = [str(part) for part in error["loc"]]
     key = ".".join(map(plain, where))
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(where[-1][:100], _fields(where[:-1]), n=1, cutoff=0.5)
-        return f"{key}: unknown setting" + (f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
+        near = meant(where)
+        return f"{key}: unknown setting" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if error["type"] == "missing":
         return f"{key}: needed, e.g. {key}=best.pt"
     message = error["msg"].removeprefix("Value error, ")
@@ -140,11 +139,6 @@ def _explain(error: Any) -> str:
         message = "expected a section, {name: value, ...}"
     got = "" if error["type"] == "value_error" else f", got {shown(error['input'])}"
     return f"{key}: {message}{got}" if key else message
-
-
-def _fields(path: list[str]) -> Iterable[str]:
-    found = section(path)
-    return found.model_fields if found else []
 
 
 def words(settings: dict[str, Any], path: tuple[str, ...] = ()) -> list[str]:

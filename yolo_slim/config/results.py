@@ -106,6 +106,12 @@ class Unpack(Section):
     )
 
 
+class Init(Section):
+    """A configuration to begin with, for a model and a data set."""
+
+    to: str | None = Field(None, description="the file to write, .yaml (default: <name>.yaml in this folder)")
+
+
 class Export(Section):
     """The files for devices, and the proof that each agrees."""
 

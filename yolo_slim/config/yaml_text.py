@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from yolo_slim.config.hints import inside, item, takes_several, takes_text
+from yolo_slim.config.hints import inside, item, model_in, takes_several, takes_text
 from yolo_slim.config.values import DEEPEST
 from yolo_slim.errors import plain
 
@@ -166,6 +166,8 @@ class _Reader:
                 where = plain(".".join((*path, name)))
                 raise Unreadable(f"{where} is there twice, in lines {lines[name]} and {line}: leave one of them")
             lines[name] = line
+            if _is_empty(value) and model_in(inside(annotation, name)):
+                continue  # a section of which every line is a comment
             found[name] = self.value(value, inside(annotation, name), (*path, name))
         for other in merged:
             values = self.value(other, annotation, (*path, "<<"))
@@ -193,6 +195,10 @@ def _scalar(node: yaml.ScalarNode, annotation: Any) -> Any:
     except (KeyError, ValueError) as e:
         raise e if isinstance(e, Unreadable) else Unreadable(f"{_line(node)}: {plain(text)} is no {tag}") from e
     raise Unreadable(f"{_line(node)}: no tags are known here, got {plain(node.tag)}")
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style is None and not node.value
 
 
 def _whole(text: str) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from yolo_slim.console import track
 from yolo_slim.data.facts import dataset_info, images_of
 from yolo_slim.errors import SlimError
 
@@ -63,7 +63,7 @@ class Drawn:
         chosen = np.random.default_rng(self.seed).permutation(len(self.dataset))[: self.n]
         loader = DataLoader(Subset(self.dataset, chosen.tolist()), self.batch, collate_fn=self.dataset.collate_fn)
         try:
-            return list(track(loader, description=f"reading {self.kind}", total=len(loader), transient=True))
+            return list(track(loader, f"reading {self.kind}"))
         except UNREADABLE as e:
             raise SlimError(f"cannot read the {self.kind} of {self.place}: {e}") from e
 
@@ -114,7 +114,7 @@ class Shown:
 
     def __iter__(self) -> Iterator[Any]:
         total = len(self.batches.items)
-        yield from track(self.batches, description=self.purpose, total=total, transient=True)
+        yield from track(self.batches, self.purpose, total)
 
 
 def first(batches: Iterable[Tensor], n: int) -> Iterator[Tensor]:

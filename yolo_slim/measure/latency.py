@@ -10,9 +10,9 @@ from typing import cast
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
+from yolo_slim.console import track
 from yolo_slim.formats.detector import Detector
 from yolo_slim.mould import duplicate
 from yolo_slim.row import Timing
@@ -75,7 +75,7 @@ def interleaved(
         for _ in range(warmup):
             run()
     turns = range(-(-runs // IN_A_ROW))
-    for _ in track(turns, description=description, transient=True) if description else turns:
+    for _ in track(turns, description) if description else turns:
         for name, run in ready.items():
             settled = time.perf_counter() + SETTLE
             run()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace, absorb, input_means, reconstruct, silenced, small_image
 from yolo_slim.config import Prune
+from yolo_slim.console import progress
 from yolo_slim.data.batches import first
 from yolo_slim.errors import SlimError
 from yolo_slim.mould import duplicate
@@ -95,9 +95,7 @@ def _refit(
     images: Iterable[Tensor],
 ) -> nn.Module:
     next(iter(images), None)  # reading them has a bar of its own: before this one
-    columns = TextColumn("least squares, layer"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    with progress("least squares, layer") as at:
         return reconstruct(
             slim,
             original,
@@ -106,7 +104,7 @@ def _refit(
             images,
             also=also,
             seed=chosen.seed,
-            step=lambda done, total: bar.update(task, completed=done, total=total),
+            step=at,
         )
 
 

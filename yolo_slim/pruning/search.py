@@ -17,14 +17,13 @@ from itertools import islice
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from yolo_slim.channels import Trace
 from yolo_slim.channels.refits import Refits
 from yolo_slim.channels.surgery import evaluating
 from yolo_slim.config import Search
-from yolo_slim.console import console
+from yolo_slim.console import At, console, progress
 from yolo_slim.data.batches import beyond, first
 from yolo_slim.errors import SlimError
 from yolo_slim.measure.agreement import disagreement
@@ -92,9 +91,8 @@ def search(
         raise SlimError(f"prune.search: expected 3 images at least to refit on and to compare on, got {count}")
     judge = _Judge(detector, torch.cat(list(beyond(images, count - out))))
     refits = Refits(detector, wiring, first(images, count - out), seed=seed)
-    columns = TextColumn("searching widths"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        looking = _Looking(wiring, scores, choose, refits, judge, asked, bar)
+    with progress("searching widths") as at:
+        looking = _Looking(wiring, scores, choose, refits, judge, asked, at)
         looking.each_alone()
         looking.around(np.random.default_rng(seed))
     found = Found(looking.scaled(looking.factors), looking.before, float(np.mean(looking.best)), looking.trials)
@@ -116,13 +114,13 @@ class _Looking:
         refits: Callable[[np.ndarray], nn.Module],
         judge: _Judge,
         asked: Search,
-        bar: Progress,
+        at: At,
     ) -> None:
         self.wiring, self.scores, self.choose, self.asked = wiring, scores, choose, asked
         self.refits, self.judge = refits, judge
         self.free = [group for group in wiring.free if group.name in scores]
         self.factors, self.trials, self.begun = np.zeros(len(self.free)), 0, time.perf_counter()
-        self.bar, self.task = bar, bar.add_task("", total=1.0, said="")
+        self.at = at
         self.kept = choose(scores)
         self.best = judge.distances(refits(self.kept))
         self.before = float(np.mean(self.best))
@@ -137,9 +135,7 @@ class _Looking:
     def going_on(self, further: int = 0) -> bool:
         """Whether there is something to search, and time left, so many further trials aside."""
         share = self.asked.share(self.trials + further, time.perf_counter() - self.begun)
-        self.bar.update(
-            self.task, completed=share, said=f"trial {self.trials}, distance {float(np.mean(self.best)):.3g}"
-        )
+        self.at(share, 1.0, f"trial {self.trials}, distance {float(np.mean(self.best)):.3g}")
         return share < 1 and bool(self.free)
 
     def each_alone(self) -> None:

@@ -1,5 +1,6 @@
 """The page at the end: what report.json holds, as sentences, tables and plots. Reads records, never detectors."""
 
+from yolo_slim.called import also_called
 from yolo_slim.report.advice import advice
 from yolo_slim.report.bench_words import BENCH_HEAD, bench_markdown, bench_rows, bench_sentences
 from yolo_slim.report.changes import LEAST, counted, most_changed, picture
@@ -64,3 +65,5 @@ __all__ = [
     "widths_said",
     "worth",
 ]
+
+also_called(__name__)

@@ -20,10 +20,13 @@ def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
     rows = {(r["runtime"], r["threads"], r["batch"], r["stage"]): r["latency_ms"] for r in bench["rows"]}
     lines = []
     for runtime, threads, batch, stage in sorted(rows, key=lambda key: (key[2], rows[key]["median"])):
-        before = rows[runtime, threads, batch, "original"]
+        before = rows.get((runtime, threads, batch, "original"))
         if stage == "original":
             continue
         after = rows[runtime, threads, batch, stage]
+        if before is None:  # a slim file of no run: nothing is there to compare it with
+            lines.append([runtime, str(threads), str(batch), DASH, spread(after), DASH, DASH])
+            continue
         faster, share = "busy", DASH
         if not (busy(before) or busy(after)):
             faster = f"{before['median'] / after['median']:.2f}×"
@@ -67,10 +70,11 @@ def bench_conditions(bench: dict[str, Any]) -> str:
     """What was timed, and on what: device, threads, runs, versions."""
     devices = dict.fromkeys(row["device"] for row in bench["rows"])
     threads = sorted({row["threads"] for row in bench["rows"]})
+    who = "original and slim in turn" if "original" in bench["flops"] else "slim"
     versions = dict.fromkeys(f"{row['runtime']} {row['version']}" for row in bench["rows"])
     return (
         f"on {', '.join(devices)}, {', '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}, images "
-        f"of {bench['imgsz']} px, float32, original and slim in turn: {bench['runs']} runs each, "
+        f"of {bench['imgsz']} px, float32, {who}: {bench['runs']} runs each, "
         f"in {', '.join(versions)}"
     )
 
@@ -88,18 +92,24 @@ def bench_sentences(bench: dict[str, Any]) -> list[str]:
 
 def bench_markdown(bench: dict[str, Any]) -> str:
     """bench.md."""
-    flops = f"FLOPs {ratio(bench['flops']['slim'], bench['flops']['original'])}"
     late, loud = behind_rows(bench), busy_in(bench)
     parts = [
         f"# {bench['name']}: latency",
         "\n".join(bench_sentences(bench)),
         table(BENCH_HEAD, bench_rows(bench)),
-        f"{flops}. {BECAME}",
+        _explained(bench["flops"]),
         f"## Layers behind their FLOPs\n\n{table(BEHIND_HEAD, late)}\n\n{BEHIND}" if late else "",
         *(f"## Layers in {runtime}\n\n{_layers(of)}" for runtime, of in bench["layers"].items() if not loud),
         f"Measured {bench_conditions(bench)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _explained(flops: dict[str, float]) -> str:
+    """What the columns say; nothing where one detector alone was timed."""
+    if "original" not in flops:
+        return ""
+    return f"FLOPs {ratio(flops['slim'], flops['original'])}. {BECAME}"
 
 
 def _layers(layers: list[dict[str, Any]]) -> str:

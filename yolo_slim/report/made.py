@@ -18,7 +18,7 @@ def lineage(report: dict[str, Any]) -> Table:
         [
             step["stage"],
             code(step["file"]),
-            code(step["made_from"][0]) + (f", taught by {code(step['teacher'])}" if step["teacher"] else ""),
+            (code(step["made_from"][0]) if step["made_from"] else DASH) + (f", taught by {code(step['teacher'])}" if step["teacher"] else ""),
             duration(step["seconds"]),
             code(step["sha256"][:SHORT]),
             str(step["versions"].get("yolo-slim", DASH)),

@@ -23,6 +23,15 @@ STAGES = (
 )
 """The folders that stages write, below that of the run. Anything else there is the user's."""
 
+LOG = "log.txt"
+"""What commands have said, in the folder of the run."""
+
+BARE = "slim"
+"""What stands in a table for a slim file that no run has made."""
+
+LONGEST = 100
+"""Characters of a run's name that is made of a file's."""
+
 WEIGHTS = STAGES[:7]
 """The stages that write a detector, in order."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from yolo_slim import record
 from yolo_slim.config import Complete
-from yolo_slim.runs import STAGES, WEIGHTS
+from yolo_slim.runs import LOG, STAGES, WEIGHTS
 
 FILE = "run.json"
 
@@ -145,8 +145,8 @@ def begin(folder: Path, identity: Identity) -> dict[str, Any]:
 def set_aside(folder: Path) -> None:
     """Put away what another experiment has written here, to be deleted when something new begins, or put back."""
     (folder / ASIDE).mkdir()
-    for name in (FILE, *STAGES):  # run.json first: without it, what was put away is to be put back
-        if (folder / name).is_dir() or (name == FILE and (folder / name).exists()):
+    for name in (FILE, LOG, *STAGES):  # run.json first: without it, what was put away is to be put back
+        if (folder / name).is_dir() or (name in (FILE, LOG) and (folder / name).exists()):
             (folder / name).rename(folder / ASIDE / name)
 
 
@@ -155,7 +155,7 @@ def put_back(folder: Path) -> None:
     if not (folder / ASIDE).is_dir():
         return
     if not (folder / FILE).exists():
-        for name in (*STAGES, FILE):
+        for name in (*STAGES, LOG, FILE):
             if (folder / ASIDE / name).exists():
                 shutil.rmtree(folder / name, ignore_errors=True)  # empty: nothing had begun
                 (folder / ASIDE / name).rename(folder / name)

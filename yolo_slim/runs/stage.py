@@ -17,7 +17,7 @@ from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import NOT_MEASURED
 from yolo_slim.record import Record
-from yolo_slim.runs import SLIM, WEIGHTS, identity
+from yolo_slim.runs import BARE, SLIM, WEIGHTS, dry, identity, log
 from yolo_slim.runs.lineage import story
 
 TOLD = 8
@@ -41,9 +41,10 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
         _remove_replaced(folder, done)
         return done
     before = record.stated(folder)
+    what = (record.changes(before, settings, sums) or ["its files are not as its record says"]) if before else []
+    dry.check(stage, what)
     console.rule(f"[bold]{stage}")
-    if before:
-        what = record.changes(before, settings, sums) or ["its files are not as its record says"]
+    if what:
         more = [f"and {len(what) - TOLD} more"] if len(what) > TOLD else []
         console.print(f"{stage}: done again: {'; '.join([*what[:TOLD], *more])}", markup=False)
     if stage in WEIGHTS and (start := _first_checkpoint(inputs)):
@@ -53,6 +54,7 @@ def run_stage(config: Complete, stage: str, settings: dict[str, Any], inputs: li
     except OSError as e:
         raise SlimError(f"cannot write to {folder}: {why(e, folder)}") from e
     of, begun = identity.begin(config.folder, identity.identity_of(config)), time.time()
+    log.begin()
     try:
         outputs, metrics, details = work(folder)
     except BrokenPipeError:
@@ -170,5 +172,5 @@ def lineage(config: Complete, before: str | None = None) -> dict[str, Record]:
 
 def slim_weights(config: Complete, done: dict[str, Record]) -> Path | None:
     """The weights of the last stage that made the detector slim, of a lineage."""
-    stage = next((stage for stage in reversed(SLIM) if stage in done), None)
+    stage = next((stage for stage in reversed((BARE, *SLIM)) if stage in done), None)
     return done[stage].output(config.folder / stage) if stage else None

@@ -32,6 +32,12 @@ class Stage:
 
 
 STAGES = {
+    "init": Stage(
+        "yolo_slim.stages.init:init",
+        "write a YAML for a model and a data set, with all there is to set and what it means",
+        ("init",),
+        "yolo-slim init model=best.pt data=my.yaml init.to=mine.yaml",
+    ),
     "run": Stage(
         "yolo_slim.stages.run:run",
         "all stages in order, skipping what is done",

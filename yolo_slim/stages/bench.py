@@ -6,31 +6,37 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from torch import nn
 
-from yolo_slim import checkpoint, deploy, measure, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, deploy, measure, record
 from yolo_slim.channels import trace
 from yolo_slim.config import Complete
-from yolo_slim.console import console
+from yolo_slim.console import console, track
 from yolo_slim.errors import SlimError
 from yolo_slim.record import Record
+from yolo_slim.runs import BARE
+from yolo_slim.runs.bare import with_file
 from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
-from yolo_slim.stages.entry import continues
+from yolo_slim.stages.entry import looks_at
 from yolo_slim.timing.beside import Started
 from yolo_slim.timing.quiet import when_quiet
 from yolo_slim.timing.runner import Runner
 
 
-@continues
+@looks_at
 def bench(config: Complete) -> Record:
     """runs/<name>/bench/bench.json and bench.md."""
-    done = lineage(config)
+    done = with_file(config, lineage(config))
     slim = slim_weights(config, done)
-    if slim is None or "original" not in done:
-        raise SlimError(f"nothing slim in {config.folder} to compare: run `yolo-slim prune` or `yolo-slim run` first")
-    weights = {"original": done["original"].output(config.folder / "original"), "slim": slim}
+    if slim is None or not {"original", BARE} & done.keys():
+        raise SlimError(
+            f"nothing slim in {config.folder} to time: run `yolo-slim prune` or `yolo-slim run` first, or give a slim "
+            "checkpoint, model=slim.pt"
+        )
+    whole = {"original": done["original"].output(config.folder / "original")} if "original" in done else {}
+    weights = {**whole, "slim": slim}
     chosen = config.bench
     if chosen is None:
         raise SlimError("bench: null leaves this stage out: say how long, e.g. bench.runs=50")
@@ -62,7 +68,7 @@ def measured_in(config: Complete, runners: list[Runner], detectors: dict[str, nn
     """The content of bench.json."""
     chosen, rows, layers = config.bench, [], {}
     assert chosen is not None, "the stage has refused"
-    for runner in track(runners, description="bench"):
+    for runner in track(runners, "bench"):
         with Scratch() as folder:
             try:
                 ready = _ready(detectors, runner, Path(folder))
@@ -76,7 +82,7 @@ def measured_in(config: Complete, runners: list[Runner], detectors: dict[str, nn
                 row = {"runtime": runner.name, "threads": runner.threads, "batch": runner.batch, "stage": name}
                 row |= {"version": runner.version, "device": measure.chip(runner.where)}
                 rows.append({**row, "latency_ms": measure.spread(ms)})
-            if runner.sees_layers and runner.batch == chosen.batches[0]:
+            if "original" in detectors and runner.sees_layers and runner.batch == chosen.batches[0]:
                 layers[runner.name] = by_layer(
                     detectors, {n: inside() for n, (_, inside) in ready.items()}, config.imgsz
                 )

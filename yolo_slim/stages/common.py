@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from yolo_slim import checkpoint, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.data.unlabelled import sum_of_pictures
@@ -15,6 +16,7 @@ from yolo_slim.errors import SlimError
 from yolo_slim.importance import Evidence
 from yolo_slim.pruning.choose import evidence_from
 from yolo_slim.row import Row
+from yolo_slim.training import trackers
 
 
 def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, untrained: bool = False) -> dict[str, Any]:
@@ -33,6 +35,12 @@ def train_arguments(config: Complete, epochs: int, train: dict[str, Any], *, unt
         **({} if untrained else {"warmup_bias_lr": 0.0}),
         **train,
     }
+
+
+def tracked(config: Complete, folder: Path) -> dict[str, dict[str, Any]]:
+    """What a training in the folder of a stage finds of who is to be told how it goes: file -> content."""
+    stage = folder.relative_to(config.folder).as_posix()
+    return trackers.said(config.trackers, config.name, stage, Path(config.runs))
 
 
 Look: TypeAlias = Callable[[], Evidence]
@@ -75,9 +83,9 @@ def cut_settings(config: Complete, chosen: Prune) -> dict[str, Any]:
     }
 
 
-def say(stage: str, row: Row, weights: Path) -> None:
+def say(config: Complete, stage: str, row: Row, weights: Path) -> None:
     """One line on what a stage has come to."""
     console.print(
-        f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs  "
-        f"{row['file_mb']:.2f} MB{report.worth(row)}  -> {weights}"
+        f"[bold green]{stage}[/]: {row['params'] / 1e6:.3f} M parameters  {row['flops'] / 1e9:.3f} GFLOPs at "
+        f"{config.imgsz} px  {row['file_mb']:.2f} MB{report.worth(row)}  -> {weights}"
     )

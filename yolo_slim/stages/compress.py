@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint
@@ -19,7 +18,7 @@ from yolo_slim.compress.apply import Compressed, applied
 from yolo_slim.compress.method import Gradual
 from yolo_slim.compress.sizes import sizes, total
 from yolo_slim.config import Complete
-from yolo_slim.console import console
+from yolo_slim.console import console, progress
 from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.pruning.choose import evidence_from
@@ -128,15 +127,12 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
         detector = checkpoint.load(start)
         images = evidence_from(config, detector).images
         console.print(f"{turn.step.method} {turn.method.help}. Speed: {turn.method.speed}", markup=False)
-        made = _applied(detector, turn, Material(config.imgsz, images, _zeros(held), config.seed))
-        slim = cast(Detector, made.model)
-        if grown := made.plan.grown:
-            checkpoint.mark_grown(slim, grown)
-        else:
-            checkpoint.mark_slim(slim, {})
+        zeros = zeros_of(each.plan for each in held)
+        made = _applied(detector, turn, Material(config.imgsz, images, zeros, config.seed))
+        slim = marked(made)
         weights, plan = checkpoint.save(slim, folder / WEIGHTS), save_plan(made.plan, folder / PLAN)
         row = measured(config, weights)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         spent = {name: n for name, n in asdict(total(sizes(slim))).items() if name != "layer"}
         told = ", ".join(f"{name} {n / 1e3:,.0f}" for name, n in spent.items() if n)
         console.print(f"kB of its weights, by how they are stored: {told}", markup=False)
@@ -146,25 +142,29 @@ def _turn(config: Complete, stage: str, start: Path, turn: Turn, held: list[Held
     return run_stage(config, stage, {**settings, **looked_at(config)}, [start, *plans], work)
 
 
-def _zeros(held: list[Held]) -> dict[str, Tensor]:
-    """What methods before hold at zero: parameter -> bool, False there."""
+def marked(made: Compressed) -> Detector:
+    """What a method has made, of which its checkpoint says that it cannot be rebuilt from its YAML."""
+    slim = cast(Detector, made.model)
+    if grown := made.plan.grown:
+        checkpoint.mark_grown(slim, grown)
+    else:
+        checkpoint.mark_slim(slim, {})
+    return slim
+
+
+def zeros_of(plans: Iterable[Plan]) -> dict[str, Tensor]:
+    """What methods before hold at zero, by their plans: parameter -> bool, False there."""
     zeros: dict[str, Tensor] = {}
-    for each in held:
-        masks = {name: mask for name, mask in each.plan.tensors.items() if mask.dtype == torch.bool}
+    for plan in plans:
+        masks = {name: mask for name, mask in plan.tensors.items() if mask.dtype == torch.bool}
         zeros |= {name: mask & zeros[name] if name in zeros else mask for name, mask in masks.items()}
     return zeros
 
 
 def _applied(detector: Detector, turn: Turn, material: Material) -> Compressed:
     next(iter(material.images), None)  # reading them has a bar of its own: before this one
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(turn.step.method, total=None)
-
-        def on_step(done: int, total: int) -> None:
-            bar.update(task, description="least squares, layer", completed=done, total=total)
-
-        return applied(detector, turn.method, material, refits=turn.step.refit, step=on_step)
+    with progress(f"{turn.step.method}: least squares, layer") as at:
+        return applied(detector, turn.method, material, refits=turn.step.refit, step=at)
 
 
 def _matched(config: Complete, stage: str, start: Path, held: list[Held]) -> Record:
@@ -216,7 +216,7 @@ def _trained(config: Complete, stage: str, start: Path, held: list[Held]) -> Rec
             each.turn.method.check(best, each.plan)
         weights = checkpoint.save(best, folder / WEIGHTS)
         row = measured(config, weights)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         return {"weights": weights, **found}, row, details
 
     return run_stage(config, stage, settings, [start, *plans], work)

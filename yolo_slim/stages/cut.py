@@ -58,7 +58,7 @@ def cut_stage(
         else:
             details = made(pruned)
         row = measured(config, pruned, split)
-        say(stage, row, pruned)
+        say(config, stage, row, pruned)
         if landed and row["map50_95"] is not None:
             console.print(f"mAP50-95 before the cut {by.metrics['map50_95']:.4f}, after it {row['map50_95']:.4f}")
         return {"weights": pruned}, row, {**details, **more(row["map50_95"])}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from yolo_slim import report
+import yolo_slim.report as report
 from yolo_slim.channels import Trace, trace
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console

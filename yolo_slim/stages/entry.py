@@ -10,9 +10,12 @@ from typing import TypeVar
 
 from yolo_slim import record
 from yolo_slim.config import Complete, Config
+from yolo_slim.console import console
 from yolo_slim.errors import SlimError
 from yolo_slim.runs import identity, locks
+from yolo_slim.runs.bare import run_of
 from yolo_slim.runs.given import complete
+from yolo_slim.runs.log import logged
 from yolo_slim.scratch import temporary
 
 Done = TypeVar("Done")
@@ -28,15 +31,21 @@ def continues(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
     return _entering(stage, begins=False)
 
 
-def _entering(stage: Callable[[Complete], Done], *, begins: bool) -> Callable[[Config], Done]:
+def looks_at(stage: Callable[[Complete], Done]) -> Callable[[Config], Done]:
+    """As `continues`; or of a slim checkpoint that no run has made, in a run of its own."""
+    return _entering(stage, begins=False, bare=True)
+
+
+def _entering(stage: Callable[[Complete], Done], *, begins: bool, bare: bool = False) -> Callable[[Config], Done]:
     @functools.wraps(stage)
     def entered(asked: Config) -> Done:
-        config = complete(asked)
+        config = complete(run_of(asked) if bare else asked)
         with alone(config) as first:
             if first:
                 _check_own(config, begins=begins)
             return stage(config)
 
+    entered.in_run = True  # type: ignore[attr-defined]  # what --dry-run can look into
     return entered
 
 
@@ -54,7 +63,7 @@ def alone(config: Config) -> Iterator[bool]:
             if not first:
                 yield False
                 return
-            with temporary():
+            with temporary(), logged(folder):
                 locks.tidy(folder)
                 try:
                     yield True
@@ -77,7 +86,7 @@ def _check_own(config: Complete, *, begins: bool) -> None:
         return
     if config.overwrite and begins:
         identity.set_aside(folder)
-        print(f"{folder} was of another experiment ({'; '.join(found)}): it is replaced")
+        console.print(f"{folder} was of another experiment ({'; '.join(found)}): it is replaced", markup=False)
         return
     name = identity.free_name(Path(config.runs), config.name)
     ways = [

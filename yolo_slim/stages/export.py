@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from yolo_slim import checkpoint, deploy, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, deploy, record
 from yolo_slim.config import Complete
 from yolo_slim.console import console, quietly
 from yolo_slim.data.batches import Batches
@@ -21,10 +22,11 @@ from yolo_slim.formats.door import cuts_of
 from yolo_slim.measure import THREADS, accuracy
 from yolo_slim.record import Record
 from yolo_slim.row import Row
+from yolo_slim.runs.bare import with_file
 from yolo_slim.runs.rows import split_of
 from yolo_slim.runs.stage import lineage, run_stage, slim_weights
 from yolo_slim.scratch import Scratch
-from yolo_slim.stages.entry import continues
+from yolo_slim.stages.entry import looks_at
 from yolo_slim.stages.export_words import complaints, say_file
 
 FOUND = "export.json"
@@ -44,12 +46,15 @@ class File(NamedTuple):
         return self.format if self.precision == "fp32" else f"{self.format}_{self.precision}"
 
 
-@continues
+@looks_at
 def export(config: Complete) -> Record:
     """runs/<name>/export/: slim.onnx and whatever else `export.formats` and `export.int8` ask for."""
-    start = slim_weights(config, lineage(config))
+    start = slim_weights(config, with_file(config, lineage(config)))
     if start is None:
-        raise SlimError(f"nothing to export in {config.folder}: run `yolo-slim prune` or `yolo-slim finetune` first")
+        raise SlimError(
+            f"nothing slim to export in {config.folder}: run `yolo-slim prune` or `yolo-slim finetune` first, or give "
+            "a slim checkpoint, model=slim.pt. What is not slim is written as it is by `yolo-slim convert`"
+        )
     if not config.data:
         raise SlimError("exported files are compared with PyTorch on real images: give data=path/to/data.yaml")
     if not config.export.formats + config.export.int8:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from yolo_slim import report
+import yolo_slim.report as report
 from yolo_slim.console import console
 
 

@@ -90,7 +90,8 @@ def _numbers(step: dict[str, Any]) -> str:
     if step.get("params") is not None:
         told.append(f"{step['params'] / 1e6:.3f} M parameters")
     if step.get("flops") is not None:
-        told.append(f"{step['flops'] / 1e9:.3f} GFLOPs")
+        side = (step.get("settings") or {}).get("imgsz")
+        told.append(f"{step['flops'] / 1e9:.3f} GFLOPs" + (f" at {side} px" if side else ""))
     if step.get("map50_95") is not None:
         told.append(f"mAP50-95 {step['map50_95']:.3f} ({step.get('split')})")
     return "  ".join(told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -43,30 +45,64 @@ def check_steps(config: Complete) -> None:
         TooFewSteps: it takes fewer.
         SlimError: the training images cannot be read.
     """
-    chosen = config.sparse_train
-    train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
-    if chosen.mode != "targeted" or not chosen.epochs or not config.data:
+    found, chosen = landing_time(config), config.sparse_train
+    if found is None or found.steps >= chosen.min_steps:
         return
+    every = f", one every {found.each} batches (nbs={found.nbs})" if found.each > 1 else ""
+    sooner = (
+        f", or sparse_train.train.nbs={found.batch}"
+        if found.each > 1 and found.taken(chosen.epochs, found.batch) >= chosen.min_steps
+        else ""
+    )
+    raise TooFewSteps(
+        f"sparse_train.epochs={chosen.epochs} over {found.images} images at batch={found.batch} are {found.steps} "
+        f"optimizer steps{every}, and a landing needs {chosen.min_steps}: a shorter one may leave mAP and take the "
+        f"confidence from what is found. Train longer: sparse_train.epochs={found.epochs}{sooner}. Or leave the "
+        "landing out, which is better than a short one: sparse_train.epochs=0 cuts the original directly. "
+        "(sparse_train.min_steps=0 asks for no number of steps)"
+    )
+
+
+@dataclass(frozen=True)
+class LandingTime:
+    """How long a landing is, and how long it has to be."""
+
+    images: int
+    batch: int
+    nbs: int
+    steps: int  # that it takes
+    needed: int  # that it has to take
+    taken: Callable[[int, int], int]  # steps in so many epochs, with this nbs
+
+    @property
+    def epochs(self) -> int:
+        """In which it takes as many as it needs."""
+        return next(n for n in count(1) if self.taken(n, self.nbs) >= self.needed)
+
+    @property
+    def each(self) -> int:
+        """Batches to a step."""
+        return accumulated(self.batch, self.nbs)
+
+
+def landing_time(config: Complete) -> LandingTime | None:
+    """Of a sparse training that lands channels; None: of another, or without data.
+
+    Raises:
+        SlimError: the training images cannot be read.
+    """
+    chosen = config.sparse_train
+    if chosen.mode != "targeted" or not chosen.epochs or not config.data:
+        return None
+    train = {**DEFAULT_CFG_DICT, **landing_arguments(config)}
     images, nbs = training_images(config.data, train["fraction"]), int(train["nbs"])
     batch = int(train["batch"]) if train["batch"] >= 1 else nbs  # what fits into the GPU's memory
 
-    def taken(epochs: int, *, nbs: int) -> int:
+    def taken(epochs: int, nbs: int) -> int:
         warm = chosen.train.get("warmup_epochs", warming(epochs))
         return optimizer_steps(images, epochs, batch=batch, nbs=nbs, warmup_epochs=warm)
 
-    steps, needed = taken(chosen.epochs, nbs=nbs), chosen.min_steps
-    if steps >= needed:
-        return
-    epochs = next(n for n in count(chosen.epochs + 1) if taken(n, nbs=nbs) >= needed)
-    each = accumulated(batch, nbs)
-    every = f", one every {each} batches (nbs={nbs})" if each > 1 else ""
-    sooner = f", or sparse_train.train.nbs={batch}" if each > 1 and taken(chosen.epochs, nbs=batch) >= needed else ""
-    raise TooFewSteps(
-        f"sparse_train.epochs={chosen.epochs} over {images} images at batch={batch} are {steps} optimizer steps{every}"
-        f", and a landing needs {needed}: a shorter one may leave mAP and take the confidence from what is found. "
-        f"Train longer: sparse_train.epochs={epochs}{sooner}. Or leave the landing out, which is better than a short "
-        "one: sparse_train.epochs=0 cuts the original directly. (sparse_train.min_steps=0 asks for no number of steps)"
-    )
+    return LandingTime(images, batch, nbs, taken(chosen.epochs, nbs), chosen.min_steps, taken)
 
 
 def training_images(data: str, fraction: float | list) -> int:

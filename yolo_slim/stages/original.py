@@ -15,7 +15,7 @@ from yolo_slim.record import Record
 from yolo_slim.runs.rows import measured, split_of
 from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.begun import begun, is_trained_first, is_yaml
-from yolo_slim.stages.common import say, train_arguments
+from yolo_slim.stages.common import say, tracked, train_arguments
 from yolo_slim.stages.labels import tell_if_unlabelled
 from yolo_slim.training.folder import train_in
 from yolo_slim.training.trainer import SlimTrainer
@@ -40,7 +40,7 @@ def original(config: Complete) -> Record:
         final.yaml = {**final.yaml, "channels": image_channels(final)}  # Ultralytics' exporter goes by it
         weights = checkpoint.save(final, folder / "original.pt")
         row = measured(config, weights)
-        say("original", row, weights)
+        say(config, "original", row, weights)
         return {"weights": weights}, row, {"source": config.model}
 
     return run_stage(config, "original", settings, _files(config), work)
@@ -57,7 +57,13 @@ def _train(config: Complete, folder: Path, settings: dict[str, Any]) -> Detector
     model: Path | str = config.model if untrained else checkpoint.save(detector, start)
     arguments = train_arguments(config, config.original.epochs, config.original.train, untrained=untrained)
     weights = train_in(
-        folder, SlimTrainer, model, settings=settings, inputs=_files(config), extra={}, arguments=arguments
+        folder,
+        SlimTrainer,
+        model,
+        settings=settings,
+        inputs=_files(config),
+        extra=tracked(config, folder),
+        arguments=arguments,
     )
     start.unlink(missing_ok=True)
     return checkpoint.load(weights / "best.pt")

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from ultralytics.utils.patches import imread
 
-from yolo_slim import checkpoint, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint
 from yolo_slim.config import Complete
 from yolo_slim.console import console
 from yolo_slim.data import dataset_info

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
 from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Match
-from yolo_slim.console import console
+from yolo_slim.console import console, progress
 from yolo_slim.data import dataset_info, dice
 from yolo_slim.data.unlabelled import Unlabelled, augmented, images_at, sum_of_pictures
 from yolo_slim.errors import SlimError
@@ -87,7 +85,7 @@ def matched_stage(
         best, at = _match(slim.to(device), unpruned.to(device), plain, chosen, config, state, held())
         weights = checkpoint.save(best.cpu(), folder / "recovered.pt")
         row = measured(config, weights)
-        say(stage, row, weights)
+        say(config, stage, row, weights)
         state.file.unlink(missing_ok=True)
         gaps = [{"steps": steps, "disagreement": gap if math.isfinite(gap) else None} for steps, gap in at.history]
         return {"weights": weights}, row, {"steps": at.step, "images": len(plain), "agreement": gaps}
@@ -133,12 +131,10 @@ def _match(
     groups = [held[i : i + chosen.batch] for i in range(0, out, chosen.batch)]
     judged = [torch.stack([plain[i]["img"] for i in group]).to(device).float() / 255 for group in groups]
     length, begun = Length(chosen.steps, chosen.seconds), state.found()
-    columns = TextColumn("matching the original"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn()
-    with Bar(*columns, transient=True) as bar:
-        task = bar.add_task("", total=1.0, said="")
+    with progress("matching the original") as tell:
 
         def on_step(at: Progress, loss: float) -> None:
-            bar.update(task, completed=length.share(at), said=f"step {at.step}, loss {loss:.3f}")
+            tell(length.share(at), 1.0, f"step {at.step}, loss {loss:.3f}")
 
         best, at = match(
             slim,

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import trace
 from yolo_slim.config import Complete
 from yolo_slim.console import console
@@ -16,11 +17,13 @@ from yolo_slim.errors import SlimError
 from yolo_slim.formats.detector import Detector
 from yolo_slim.record import Record
 from yolo_slim.row import Row, Timing
+from yolo_slim.runs import BARE
+from yolo_slim.runs.bare import with_file
 from yolo_slim.runs.lineage import story, told
 from yolo_slim.runs.rows import row_of, split_of
 from yolo_slim.runs.stage import lineage, run_stage
 from yolo_slim.stages.device import compared, device_of
-from yolo_slim.stages.entry import continues
+from yolo_slim.stages.entry import looks_at
 from yolo_slim.stages.export import FOUND
 from yolo_slim.stages.labels import val_labelled
 from yolo_slim.stages.pictures import pictures
@@ -31,11 +34,11 @@ CURVES = ("epoch", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 """What is kept of results.csv, besides the losses; without labels on val, only the first of them was measured."""
 
 
-@continues
+@looks_at
 def report_stage(config: Complete) -> Record:
     """runs/<name>/report/: report.json, report.md, report.html, plots and pictures."""
-    done = with_steps(config, lineage(config))
-    if "original" not in done:
+    done = with_steps(config, with_file(config, lineage(config)))
+    if "original" not in done and BARE not in done:
         raise SlimError(f"nothing to report in {config.folder}: run a stage first, e.g. `yolo-slim run`")
     weights = {stage: r.output(config.folder / stage) for stage, r in done.items()}
     beside = {stage: _beside(config, stage, done) for stage in ("export", "sweep", "bench")}
@@ -56,7 +59,7 @@ def report_stage(config: Complete) -> Record:
         small: dict[str, bytes] = {}
         content["pictures"] = None
         if config.data and len(weights) > 1:
-            content["pictures"], small = pictures(config, weights["original"], list(weights.values())[-1])
+            content["pictures"], small = pictures(config, *(list(weights.values())[i] for i in (0, -1)))
         content |= {"verdict": report.verdict(content), "changes": report.changes(content)}
         content |= {"advice": report.advice(content)}
         outputs = _write(folder, content, small)
@@ -98,6 +101,8 @@ def _beside(config: Complete, stage: str, done: dict[str, Record]) -> Record | N
     """A stage that is no row: its record, unless it was made from weights that are no longer there."""
     found = record.read(config.folder / stage)
     source = "original" if stage == "sweep" else list(done)[-1]
+    if source not in done:
+        return None
     return found if found and done[source].sums["weights"] in found.inputs.values() else None
 
 
@@ -130,7 +135,7 @@ def gather(
         of = done[row["stage"]]
         if epochs := of.settings.get("epochs") or of.details.get("epochs"):  # details: trained between rounds
             row["train_epochs"] = epochs
-    before, keys = detectors["original"], CURVES if val_labelled(config) else CURVES[:1]
+    keys = CURVES if val_labelled(config) else CURVES[:1]
     return {
         "name": config.name,
         "data": config.data,
@@ -143,7 +148,9 @@ def gather(
         "lineage": told(done, config.folder),
         "widths": done["pruned"].details["widths"] if "pruned" in done else [],
         "iterations": done["pruned"].details.get("iterations") if "pruned" in done else None,
-        "scales": {"before": _scales(before), "after": _scales(detectors["sparse"])} if "sparse" in done else None,
+        "scales": {"before": _scales(detectors["original"]), "after": _scales(detectors["sparse"])}
+        if "sparse" in done
+        else None,
         "sparsity": done["sparse"].details["sparsity"] if "sparse" in done else [],
         "training": {
             stage: log for stage in done if (log := _curves(config.folder / stage / "train/results.csv", keys))
@@ -173,6 +180,10 @@ def _curves(file: Path, keys: tuple[str, ...]) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in line.items() if k in keys or k.endswith("_loss")} for line in lines]
     except (OSError, ValueError, TypeError, AttributeError, csv.Error):
         return []
+
+
+def _before_and_after(detectors: dict[str, Detector]) -> dict[str, list[float]]:
+    return {"before": _scales(detectors["original"]), "after": _scales(detectors["sparse"])}
 
 
 def _scales(detector: Detector) -> list[float]:

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from rich.markdown import Markdown
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import SCHEDULES, Costs, Plan, Start, trace
 from yolo_slim.channels.space import SLACK
 from yolo_slim.config import Complete, Prune
@@ -81,7 +82,7 @@ def prune_in_rounds(config: Complete, start: Path) -> Record:
         details = _details(config, rounds, len(used)) | {"iterations": _table(rounds, whole, stopped)}
         console.print(Markdown(report.rounds(details["iterations"])))
         row = measured(config, weights)
-        say("pruned", row, weights)
+        say(config, "pruned", row, weights)
         return {"weights": weights, "plan": folder / FILE}, row, details
 
     inputs = [start, *(teachers_of(config, teaching) if teaching and teaching.teacher != "original" else [])]

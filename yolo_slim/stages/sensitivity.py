@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.channels import Group, Trace, masked, trace
 from yolo_slim.config import SCORING, Complete
-from yolo_slim.console import console, quietly
+from yolo_slim.console import console, quietly, track
 from yolo_slim.data import one_class, yaml_of
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
@@ -99,7 +99,7 @@ def measure(config: Complete, detector: Detector, scan: dict[str, Any], file: Pa
     missing = [(g, r) for g in wiring.free if g.name not in done for r in ratios]
     console.print(f"{len(wiring.free)} groups at {len(ratios)} ratios; {len(done)} groups were measured before")
     rows: list[dict[str, Any]] = []
-    for group, ratio in track(missing, description="sensitivity"):
+    for group, ratio in track(missing, "sensitivity"):
         kept = lowest_gone(wiring, group, scores[group.name], ratio)
         removed = int((~kept).sum())
         before = rows[-1] if rows else {"removed": 0, "value": scan["base"]}

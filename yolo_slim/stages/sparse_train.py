@@ -20,7 +20,7 @@ from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import run_stage
 from yolo_slim.stages.begun import begun
 from yolo_slim.stages.checks import check_training
-from yolo_slim.stages.common import check_data, look_of, say, train_arguments
+from yolo_slim.stages.common import check_data, look_of, say, tracked, train_arguments
 from yolo_slim.stages.compress import whole
 from yolo_slim.stages.entry import begins
 from yolo_slim.stages.landing_time import check_steps, landing_arguments
@@ -69,7 +69,7 @@ def sparse_train(config: Complete) -> Record | None:
             start,
             settings=settings,
             inputs=inputs,
-            extra=files_of(config),
+            extra={**files_of(config), **tracked(config, folder)},
             arguments=arguments,
         )
         last = trained / "last.pt"
@@ -83,7 +83,7 @@ def sparse_train(config: Complete) -> Record | None:
             outputs["plan"] = folder / FILE
             record.write_json(outputs["plan"], _plan(ckpt, detector, config).as_json)
         row = measured(config, outputs["weights"])
-        say("sparse", row, outputs["weights"])
+        say(config, "sparse", row, outputs["weights"])
         more = _parted(detector, config) if chosen.mode == "polarization" else {}
         more |= {"chosen": decisive(config, by)} if planned else {}
         write_log(folder / "train", ckpt["log"])  # a kill may have left it half-written

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.progress import track
 from rich.table import Table
 
-from yolo_slim import checkpoint, record, report
+import yolo_slim.report as report
+from yolo_slim import checkpoint, record
 from yolo_slim.config import RECOVERIES, Complete, Prune, Target, section, words
-from yolo_slim.console import Terminal, console
+from yolo_slim.console import Terminal, console, track
 from yolo_slim.data.batches import Batches
 from yolo_slim.errors import SlimError
 from yolo_slim.importance import criterion_of
@@ -126,7 +126,7 @@ def _make(config: Complete, points: list[Point], folder: Path) -> dict[str, str]
     where = executor(config.sweep, missing[0].threads, folder / "workers.log", config.device)
     # A criterion's first point leaves its scores to the others: all criteria at once, then the next target.
     missing.sort(key=lambda point: -point.cell["flops_asked"])
-    told = track(make_all(missing, where), description="points", total=len(missing))
+    told = track(make_all(missing, where), "points", len(missing))
     failed = {key: why for key, why in told if why}
     if len(failed) == len(points) - 1:
         raise SlimError(f"no point of the sweep can be made: {next(iter(failed.values()))}")

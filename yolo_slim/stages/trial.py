@@ -23,7 +23,7 @@ def decided(config: Complete) -> Complete:
     if not undecided(config):
         return config
     landing = trained(config, mode="targeted")
-    reason = _in_the_way(landing)
+    reason = in_the_way(landing)
     if reason is None:
         found = trial(landing)
         if lands(found):
@@ -47,7 +47,7 @@ def trial(config: Complete) -> Record:
     return cut_stage(config, TRIAL, start, config.prune, plan, look, split="val", more=against_the_original)
 
 
-def _in_the_way(config: Complete) -> str | None:
+def in_the_way(config: Complete) -> str | None:
     """Why channels cannot be landed, or it cannot be told whether that pays; None: nothing."""
     if not val_labelled(config):
         return "no image of val has a label to judge by whether it pays"

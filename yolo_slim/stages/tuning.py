@@ -13,7 +13,7 @@ from yolo_slim.console import console
 from yolo_slim.formats.detector import Detector
 from yolo_slim.heads import classes_of
 from yolo_slim.runs.stage import finished
-from yolo_slim.stages.common import train_arguments
+from yolo_slim.stages.common import tracked, train_arguments
 from yolo_slim.stages.labels import tell_if_unlabelled, val_labelled, worth_on_val
 from yolo_slim.stages.landing_time import training_images
 from yolo_slim.training.ending import ENDS, best_end
@@ -58,6 +58,7 @@ def trained_on(
     trainer, extra = taught(lost)
     scheduled = _schedule(config, classes_of(slim), epochs, lost, train)
     arguments = train_arguments(config, epochs, {**scheduled, **train})
+    extra = {**extra, **tracked(config, folder)}
     trained = train_in(folder, trainer, start, settings=settings, inputs=inputs, extra=extra, arguments=arguments)
     best = checkpoint.load(trained / ("best.pt" if start_counts else "last.pt"))
     best, found = _ended(config, slim, best, before) if start_counts else (best, None)

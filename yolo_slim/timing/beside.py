@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from rich.progress import track
 from torch import nn
 
-from yolo_slim.console import console
+from yolo_slim.console import console, track
 from yolo_slim.scratch import Scratch
 from yolo_slim.timing import quiet
 from yolo_slim.timing.quiet import Machine, quartiles
@@ -102,11 +101,11 @@ class Comparator:
             description: what progress is called.
         """
         order, pauses = np.random.default_rng(0).permutation(len(slims)), quiet.PAUSES
-        first = {i: self.now(slims[i]()) for i in track(order.tolist(), description=description)}
+        first = {i: self.now(slims[i]()) for i in track(order.tolist(), description)}
         turns = [first[i] for i in range(len(slims))]
         for _ in range(quiet.RETAKES):
             again = [i for i, each in enumerate(turns) if self.machine.slow(each.paces)]
-            for i in track(again, description=f"{description}, again", disable=not again, transient=True):
+            for i in track(again, f"{description}, again"):
                 pauses = self.machine.wait(pauses)
                 turns[i] = self.faster(turns[i], self.now(slims[i]()))
         return turns

@@ -21,6 +21,9 @@ from yolo_slim.training.finite import unsound
 from yolo_slim.training.resuming import STARTED, StartAfresh, epochs_done
 from yolo_slim.training.trainer import SlimTrainer, train
 
+PLOTS = True
+"""Whether Ultralytics draws its plots (curves, batches, confusion) where `train.plots` says nothing."""
+
 
 def train_in(
     folder: Path,
@@ -48,7 +51,7 @@ def train_in(
     data = [file] if (file := yaml_of(arguments["data"])) else []
     asked = json.loads(json.dumps({"settings": settings, "inputs": sums_of([*inputs, *data]), "arguments": decisive}))
     asked["code"] = record.code()  # what two of them have trained is told of neither
-    common = {"plots": False, **arguments}
+    common = {"plots": PLOTS, **arguments}
     try:
         done = epochs_done(run, asked)
         if done >= arguments["epochs"]:

@@ -30,8 +30,11 @@ from yolo_slim.formats.building import description
 from yolo_slim.formats.detector import Detector
 from yolo_slim.formats.families import known_family
 from yolo_slim.measure import THREADS
+from yolo_slim.training import fonts, trackers
 from yolo_slim.training.recovery import RecoveringTrainer
 from yolo_slim.training.resuming import MARK, StartAfresh, mark_of
+
+fonts.keep_local()
 
 
 class SlimTrainer(RecoveringTrainer):
@@ -44,8 +47,11 @@ class SlimTrainer(RecoveringTrainer):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         """As Ultralytics' trainer, but that what it reads is checked first."""
-        with checkpoint.reading_for_ultralytics():
+        place = (named.get("overrides") or {}).get("save_dir")
+        with checkpoint.reading_for_ultralytics(), trackers.attached(place) as tracked:
             super().__init__(*args, **named)
+        if tracked:
+            self.args.project, self.args.name = tracked["run"], tracked["stage"]
 
     def train(self) -> None:
         """As Ultralytics' trainer, but that what it reads is checked first."""
