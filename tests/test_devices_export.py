@@ -10,7 +10,7 @@ from tiny import PX, run
 
 from yolo_slim import deploy, record
 from yolo_slim.deploy import card_in, elsewhere, export_file, how_to_install
-from yolo_slim.report.tables import export_amiss
+from yolo_slim.report.exports import export_amiss
 
 pytest_plugins = ["tiny"]
 

@@ -308,7 +308,9 @@ def test_changes_at_one_confidence_have_their_intervals_of_pairs(report) -> None
         pytest.param((known(0.6, 0.01), known(0.5, 0.02)), "Less accurate, by more than the choice of 72", id="worse"),
         pytest.param((known(0.6), known(0.59, 0.03)), "No difference in accuracy that 72 images of val", id="open"),
         pytest.param((few(0.6), few(0.3)), "4 images of val are too few to say whether", id="four images"),
-        pytest.param(({"map50_95": 0.6}, {"map50_95": 0.5}), "−10.0 points of mAP50-95, and how sure", id="unknown"),
+        pytest.param(
+            ({"map50_95": 0.6}, {"map50_95": 0.5}), "−10.0 points of mAP50-95, of unknown certainty.", id="unknown"
+        ),
         pytest.param(({}, {"labels": 0, "split": "val", "map50_95": None}), "MAP not measured: no", id="no labels"),
     ],
 )

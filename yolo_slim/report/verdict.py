@@ -102,7 +102,7 @@ def accurate(first: Row, last: Row) -> str:
         return f"{images(last)} of {last['split']} are too few to say whether it is as accurate"
     found = difference(last, first)
     if found is None:
-        return f"{change} points of mAP50-95, and how sure that is is not known"
+        return f"{change} points of mAP50-95, of unknown certainty"
     low, high = found
     on = f"{images(last)} of {last['split']}"
     if low > 0:
