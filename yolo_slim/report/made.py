@@ -18,7 +18,7 @@ def lineage(report: dict[str, Any]) -> Table:
         [
             step["stage"],
             code(step["file"]),
-            (code(step["made_from"][0]) if step["made_from"] else DASH) + (f", taught by {code(step['teacher'])}" if step["teacher"] else ""),
+            _sources(step),
             duration(step["seconds"]),
             code(step["sha256"][:SHORT]),
             str(step["versions"].get("yolo-slim", DASH)),
@@ -26,6 +26,11 @@ def lineage(report: dict[str, Any]) -> Table:
         for step in report.get("lineage") or []
     ]
     return HEAD, rows
+
+
+def _sources(step: dict[str, Any]) -> str:
+    first = code(step["made_from"][0]) if step["made_from"] else DASH
+    return f"{first}, taught by {code(step['teacher'])}" if step["teacher"] else first
 
 
 def trained(report: dict[str, Any]) -> list[tuple[str, str]]:
