@@ -108,6 +108,7 @@ def shell(place, tmp_path_factory):
     for seed, names in enumerate([("best.pt", "weights/bccd_v5n.pt"), ("weights/large.pt",)]):
         for name in names:
             yolo_slim.save(build(folder, seed), folder / name)
+    shutil.copy(place / "slim.pt", folder)
     for image in (place / "shapes" / "images" / "train").iterdir():
         shutil.copy(image, folder / "more" / "images")
     nets.written(folder, nets.SMALL, name="yolov3-tiny")
@@ -127,11 +128,13 @@ def made(target, *words):
 def carry_out(stage, words):
     """Read a stage's settings as they are typed, and run it, small."""
     assert stage in STAGES
+    flags = [word for word in words if word.startswith("--")]
+    words = [word for word in words if word not in flags]
     configured(words)
     if "sweep.executor=ray" in words:  # there is no cluster
         return
     words = [HERE.get(word, word) for word in words]
-    answer = run(stage, *(w for w in words if "=" not in w), *SMALL, *(w for w in words if "=" in w))
+    answer = run(stage, *(w for w in words if "=" not in w), *SMALL, *(w for w in words if "=" in w), *flags)
     assert answer.code == 0, answer.err
 
 
@@ -140,7 +143,8 @@ def check_named(words):
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, check=True)
     elif words[0] == "python":
-        told = subprocess.run([sys.executable, ROOT / words[1], "--help"], capture_output=True, text=True, check=True)
+        what = words[1:3] if words[1] == "-m" else [ROOT / words[1]]
+        told = subprocess.run([sys.executable, *what, "--help"], capture_output=True, text=True, check=True)
         assert all(flag in told.stdout for flag in words[2:] if flag.startswith("--"))
     elif words[:3] == ["yolo", "detect", "train"]:
         assert all(word.partition("=")[0] in DEFAULT_CFG_DICT for word in words[3:])

@@ -31,7 +31,7 @@ MAY_IMPORT = {  # room -> rooms, besides itself; a room is a file or a folder of
     "heads": {"formats"},
     "checkpoint": {"errors", "formats"},
     "packing": {"checkpoint", "compress", "errors", "formats"},
-    "data": {"channels", "console", "errors", "formats", "heads"},
+    "data": {"channels", "console", "errors", "formats", "heads", "scratch"},
     "measure": {"channels", "console", "data", "devices", "errors", "formats", "heads", "mould", "row", "scratch"},
     "deploy": {"checkpoint", "config", "data", "errors", "formats", "heads", "mould", "scratch"},
     "runs": {"checkpoint", "config", "console", "data", "errors", "measure", "record", "row"},

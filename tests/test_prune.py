@@ -74,9 +74,9 @@ def test_a_data_set_lets_every_criterion_look(loaded, data):
 
 def test_mistakes_are_told_as_on_the_command_line(loaded, tmp_path):
     with pytest.raises(SlimError) as told:
-        prune(loaded, imgsz=PX, ratoi=0.3, min_keep=2)
+        prune(loaded, imgsz=PX, target={"flosp": 0.3}, min_keep=2)
     lines = str(told.value).splitlines()
-    assert "  prune.ratoi: unknown setting; did you mean prune.ratio?" in lines
+    assert any(line.startswith("  prune.target.flosp: ") and "flops" in line for line in lines), lines
     assert any(line.startswith("  prune.min_keep: ") and line.endswith("got 2") for line in lines)
     assert "pydantic" not in str(told.value)
     with pytest.raises(SlimError, match="cannot use the data set"):

@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, best: Path, data: Path) -> W
 
 def test_it_comes_to_the_end(whole: Whole) -> None:
     assert whole.answer.code == 0, whole.answer
-    assert sorted(p.name for p in whole.folder.iterdir()) == sorted([*STAGES, "run.json"])
+    assert sorted(p.name for p in whole.folder.iterdir()) == sorted([*STAGES, "run.json", "log.txt"])
 
 
 @pytest.mark.parametrize("stage", ["original", "sparse", "pruned", "finetuned"])

@@ -27,7 +27,8 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
     return [
         conv
         for conv in trace.convs.values()
-        if (first if reads_image(conv, trace) else (conv.inputs != FIXED).any())  # what reads no channel is a table
+        if not is_table(conv, trace)
+        and (first or not reads_image(conv, trace))
         and (predictions or conv.norm is not None or conv.name not in whole)
     ]
 
@@ -35,6 +36,15 @@ def eligible(trace: Trace, *, first: bool = False, predictions: bool = False) ->
 def reads_image(conv: Conv, trace: Trace) -> bool:
     """Whether it reads the image, or the four that `Focus` makes of it."""
     return bool((conv.inputs == FIXED).all()) and len(conv.inputs) in (trace.image_channels, 4 * trace.image_channels)
+
+
+def is_table(conv: Conv, trace: Trace) -> bool:
+    """Whether it weighs fixed places, as the sums of distances in DFL: no channel is read, and nothing learned."""
+    return bool((conv.inputs == FIXED).all()) and not reads_image(conv, trace)
+
+
+def _why(conv: Conv, trace: Trace, why: str) -> str:
+    return "a table, not learned" if is_table(conv, trace) else why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ class Chosen:
                 "predictions=true"
             )
         there = {conv.name for conv in found}
-        return found, {name: why for name in wiring.convs if name not in there}
+        return found, {name: _why(conv, wiring, why) for name, conv in wiring.convs.items() if name not in there}
 
 
 def replaceable(detector: nn.Module, convs: Iterable[Conv]) -> tuple[list[Conv], dict[str, str]]:

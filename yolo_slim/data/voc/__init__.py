@@ -24,13 +24,13 @@ A missing or unreadable picture or XML stops the conversion before anything is w
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolo_slim.data.voc.reading import check_layout, read_examples, read_splits
 from yolo_slim.data.voc.writing import number_classes, summarize, write
 from yolo_slim.errors import SlimError
+from yolo_slim.scratch import Scratch
 
 
 def convert(root: Path, out: Path, *, names: Sequence[str] | None = None, seed: int = 0) -> Path:
@@ -53,8 +53,8 @@ def convert(root: Path, out: Path, *, names: Sequence[str] | None = None, seed: 
     examples = read_examples(root, dict.fromkeys(name for part in splits.values() for name in part))
     class_ids = number_classes(examples.values(), names)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        part = Path(scratch) / out.name  # a folder inside: mkdtemp's own would stay closed to other users
+    with Scratch(out.parent) as scratch:
+        part = Path(scratch) / out.name  # a folder inside: the temporary one's own would stay closed to other users
         write(part, splits, examples, class_ids, root.resolve())
         part.rename(out)
     summarize(splits, examples, class_ids)
