@@ -38,8 +38,9 @@ def test_every_method_has_rows_and_every_row_can_be_set() -> None:
 
 
 @pytest.mark.parametrize("way", bench.IN_TRAINING)
-def test_what_training_carries_out_is_set_as_its_like_has_to_be(original, data, tmp_path, way) -> None:
+def test_what_training_carries_out_is_set_as_its_like_has_to_be(original, data, monkeypatch, way) -> None:
     """Untrained it would take out nothing, and the search would find no strength that fits."""
+    monkeypatch.setattr(bench, "HALVINGS", 2)
     args = bench.read_arguments(["--data", str(data), "--model", str(original), "--imgsz", str(PX)])
     like, _ = bench.IN_TRAINING[way]
     one, other = (bench.found(bench.Case(args, each, "bytes", 0.8, 0), original) for each in (like, way))

@@ -215,6 +215,17 @@ def test_understood_operators_pass_channels_on(name):
     assert FIXED not in found.convs["reader.0"].inputs
 
 
+def test_deterministic_algorithms_change_no_group():
+    """A training that was interrupted may leave them on; then torch interpolates by indices."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        found = trace(Probe(nn.Upsample(scale_factor=1.5, mode="bilinear")), 16)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert group_of(found, "stem.0").reason is None
+
+
 @pytest.mark.parametrize(
     ("clamp", "free"),
     [

@@ -8,6 +8,7 @@ Each rule in `rules` is one operator of that sentence; no architecture is known 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,20 @@ def trace(detector: nn.Module, imgsz: int | tuple[int, int] = 640) -> Trace:
     if not any(isinstance(m, nn.Conv2d) for m in detector.modules()):
         raise SlimError("expected a detector made of convolutions, but it holds no Conv2d")
     hw = hw_of(imgsz)
-    return _KNOWN.of(detector, lambda: _traced(ghost_of(detector), hw), hw)
+    with _as_written():
+        return _KNOWN.of(detector, lambda: _traced(ghost_of(detector), hw), hw)
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Operators as they are: where deterministic ones are asked for, as Ultralytics' trainer does, torch interpolates
+    by indices, which pass on no channel that could be followed."""
+    was, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warns)
 
 
 def _traced(ghost: nn.Module, hw: tuple[int, int]) -> Trace:
