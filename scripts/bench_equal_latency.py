@@ -44,7 +44,7 @@ TITLES = {
     "flops": "ours, cut by FLOPs until as fast",
     "smaller": "the next smaller stock detector",
 }
-SINCE = {"fisher", "rescore", "search"}
+SINCE = {"fisher", "rescore", "search", "device"}
 """Settings of `prune:` that came after the first rows, and are as they were then."""
 SOLVERS = {"latency": "knapsack", "flops": "threshold"}
 """By latency, what a channel saves is weighed as well; by FLOPs the scores alone decide, as everywhere else."""
@@ -77,6 +77,7 @@ class Row:
         common = [f"model={args.model}", f"data={args.data}", f"imgsz={args.imgsz}", f"device={args.device}",
                   f"runs={runs}", f"name={self.recipe}-seed{self.seed}", f"seed={self.seed}", f"prune.seed={self.seed}",
                   f"latency.runtime={args.runtime}", f"latency.threads={args.timed_threads}", "prune.round_to=8",
+                  "prune.min_channels=8",
                   f"prune.solver={SOLVERS.get(self.recipe, 'auto')}", *peers.OURS,
                   *peers.AS_THEN[:2]]  # fmt: skip
         return read_config(None, [*common, *words])

@@ -177,6 +177,11 @@ def test_generated_parts_are_as_they_are_generated():
     assert [page.name for page in PAGES if write.written(text := page.read_text(encoding="utf-8"), made) != text] == []
 
 
+def test_no_row_has_been_lost():
+    """Rows are looked up by the settings that they were made with, which may have got others since."""
+    assert [page.name for page in PAGES if "Still missing" in page.read_text(encoding="utf-8")] == []
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 8000
 
