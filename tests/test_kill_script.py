@@ -19,12 +19,7 @@ pytest_plugins = ["tiny"]
 
 @pytest.fixture(scope="module")
 def kill():
-    """The script, imported without what it sets for its own process."""
-    before = dict(os.environ)
-    module = script("kill")
-    os.environ.clear()
-    os.environ.update(before)
-    return module
+    return script("kill")
 
 
 def test_a_few_kills_leave_no_wrong_state(tmp_path: Path) -> None:

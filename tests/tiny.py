@@ -77,10 +77,15 @@ def run_alone(
 
 
 def script(name: str) -> ModuleType:
-    """A file of scripts/, which is no package, as a module."""
+    """A file of scripts/, which is no package, as a module; what it sets for its own process is taken back."""
     if (folder := str(ROOT / "scripts")) not in sys.path:
         sys.path.insert(0, folder)
-    return importlib.import_module(name)
+    before = dict(os.environ)
+    try:
+        return importlib.import_module(name)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def contents(folder: Path) -> dict[str, str]:
