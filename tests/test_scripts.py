@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from folders import contents, labels
-from tiny import script
+from tiny import contents, labels, script
 
 pytest_plugins = ["tiny"]
 

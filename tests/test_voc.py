@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from folders import contents, labels
+from tiny import contents, labels
 
 from yolo_slim.data.voc import writing
 from yolo_slim.data.voc.__main__ import main
@@ -63,14 +63,15 @@ def test_the_layout_of_a_converted_set(tmp_path: Path) -> None:
     root = voc(tmp_path / "set", texts, {"train": "a", "val": "b", "test": "c"}, suffix=".PNG")
     before = contents(root)
     assert run(root, tmp_path / "deep" / "cells") == 0
-    found = contents(tmp_path / "deep" / "cells")
+    made = tmp_path / "deep" / "cells"
+    found = contents(made)
     assert set(found) == {
         *("images/train/a.PNG", "images/val/b.PNG", "images/test/c.PNG"),
         *("labels/train/a.txt", "labels/val/b.txt", "labels/test/c.txt", "cells.yaml"),
     }
     assert found["images/train/a.PNG"] == before["JPEGImages/a.PNG"]
-    assert found["labels/test/c.txt"] == b""  # a picture without objects is kept, as background
-    assert yaml.safe_load(found["cells.yaml"]) == {
+    assert (made / "labels/test/c.txt").read_bytes() == b""  # a picture without objects is kept, as background
+    assert yaml.safe_load((made / "cells.yaml").read_bytes()) == {
         **{split: f"images/{split}" for split in ("train", "val", "test")},
         "names": {0: "cell"},
     }

@@ -43,7 +43,7 @@ def test_from_xml_to_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(DEFAULT_CFG, "plots", False)
     to_voc(script("make_shapes").draw(Path("shapes"), train=12, val=2, test=2, imgsz=PX, seed=0).parent, Path("voc"))
     words = [sys.executable, "-m", "yolo_slim.data.voc", "voc", "--out", "data/mine"]
-    told = subprocess.run(words, capture_output=True, text=True, env=None)
+    told = subprocess.run(words, capture_output=True, text=True)
     assert told.returncode == 0 and "split 80/10/10 at random" in told.stdout, told
 
     Path("tiny.yaml").write_text(TINY)

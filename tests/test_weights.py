@@ -313,6 +313,8 @@ def test_the_table_of_distances_is_no_layer(colours: int, tmp_path: Path) -> Non
     wiring = trace(build(tmp_path, text=f"{TINY}channels: {colours}\n"), PX)
     tables = wiring.convs.keys() - {conv.name for conv in eligible(wiring, first=True, predictions=True)}
     assert [name.rpartition("dfl.")[2] for name in tables] == ["conv"]
+    named, _ = Weights(layers=("model.10",)).chosen(wiring)
+    assert len(named) > 5 and not tables & {conv.name for conv in named}, "nor where a pattern would take it"
 
 
 def test_layers_by_pattern(tiny: nn.Module) -> None:

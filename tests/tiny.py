@@ -94,6 +94,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def labels(file: Path) -> np.ndarray:
+    """(N, 5): class, cx, cy, w, h."""
+    return np.array(file.read_text().split(), float).reshape(-1, 5)
+
+
 def colours(picture: np.ndarray) -> int:
     """How many a picture (H, W, 4) in [0, 1] has."""
     return len(np.unique((picture * 255).round().astype(np.uint8).view(np.uint32)))

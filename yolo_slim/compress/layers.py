@@ -64,7 +64,8 @@ class Chosen:
             SlimError: a pattern matches no layer, or none is left.
         """
         if self.layers:
-            found, why = named(wiring, self.layers), "not among the layers asked for"
+            found = [conv for conv in named(wiring, self.layers) if not is_table(conv, wiring)]
+            why = "not among the layers asked for"
         else:
             found = eligible(wiring, first=self.first, predictions=self.predictions)
             why = "reads the image, or predicts"

@@ -25,6 +25,14 @@ ENOUGH = 64
 """Images that a detector on the way is refitted on: it is scored and thrown away."""
 
 
+def times_scored(chosen: Prune, criterion: str) -> int:
+    """How often channels are scored on the way to a cut, by a criterion."""
+    if chosen.rescore is not None:
+        return chosen.rescore
+    at_once = chosen.weighs_groups and chosen.iterations.rounds == 1
+    return TIMES if at_once and criterion == "obs" else 1
+
+
 @dataclass(frozen=True)
 class Around:
     """What a choice is made in and by."""
@@ -42,10 +50,7 @@ class Around:
     @property
     def times(self) -> int:
         """How often channels are scored, as asked for or by default."""
-        if (asked := self.chosen.rescore) is not None:
-            return asked
-        at_once = self.chosen.weighs_groups and self.chosen.iterations.rounds == 1
-        return TIMES if at_once and criterion_for(self.chosen, self.evidence) == "obs" else 1
+        return times_scored(self.chosen, criterion_for(self.chosen, self.evidence))
 
     def choice(
         self, scores: Mapping[str, np.ndarray] | None = None, chosen: Prune | None = None, *, timed: bool = False

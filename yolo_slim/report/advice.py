@@ -46,11 +46,11 @@ def advice(report: dict[str, Any]) -> list[str]:
 def _time_again(report: dict[str, Any], first: Row, last: Row) -> str | None:
     if not loud(first, last):
         return None
-    what = "`yolo-slim bench`" if report.get("bench") else "`yolo-slim report`"
-    folder = "bench" if report.get("bench") else "report"
+    stage = "bench" if report.get("bench") else "report"
     return (
-        f"Time it again when nothing else runs: remove the {folder} folder of the run, then {what}. The slowest tenth "
-        "of the runs took over twice as long as the quickest, which says more of the machine than of the detector."
+        f"Time it again when nothing else runs: remove the {stage} folder of the run, then `yolo-slim {stage}`. The "
+        "slowest tenth of the runs took over twice as long as the quickest, which says more of the machine than of the "
+        "detector."
     )
 
 

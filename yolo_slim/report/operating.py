@@ -51,7 +51,7 @@ def compared_at(rows: Sequence[Row]) -> tuple[Sequence[str], list[list[str]]] | 
     if not known:
         return None
     lines = table_at(known)
-    names = [name for name in HEAD[1:]]
+    names = list(HEAD[1:])
     names[7] = f"images with nothing at 0.25, of {known[0]['labelled_images']}"
     cells = [list(column) for column in zip(*(line[1:] for line in lines), strict=True)]
     cells[7] = [str(row["blind_images"]) for row in known]

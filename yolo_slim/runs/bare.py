@@ -10,9 +10,9 @@ from yolo_slim import checkpoint, record
 from yolo_slim.config import Complete, Config
 from yolo_slim.console import console
 from yolo_slim.record import Record
-from yolo_slim.runs import BARE, LONGEST, SLIM, identity
+from yolo_slim.runs import BARE, LONGEST, identity
 from yolo_slim.runs.identity import Identity
-from yolo_slim.runs.lineage import story
+from yolo_slim.runs.lineage import slimmest, story
 
 
 def run_of(config: Config) -> Config:
@@ -62,5 +62,5 @@ def _is_slim(model: str) -> bool:
 def _last(folder: Path) -> str | None:
     """The sha256 of the last slim detector of a run."""
     told = story(folder)[0]
-    stage = next((stage for stage in reversed(SLIM) if stage in told), None)
+    stage = slimmest(told)
     return told[stage].sums["weights"] if stage else None

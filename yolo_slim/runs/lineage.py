@@ -9,7 +9,7 @@ import yaml
 
 from yolo_slim import record
 from yolo_slim.record import Record
-from yolo_slim.runs import WEIGHTS
+from yolo_slim.runs import BARE, SLIM, WEIGHTS
 
 
 def story(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:
@@ -41,6 +41,11 @@ def _why(line: list[str], told: list[str], first: str | None, folder: Path) -> s
         return f"{after} was not made from it"
     other = f"made from other weights than those now in {folder}: run it again"
     return other if len(line) == 1 else f"made from {line[-2]}, which is itself {other}"
+
+
+def slimmest(done: dict[str, Record]) -> str | None:
+    """The last stage of a story that made the detector slim."""
+    return next((stage for stage in reversed((BARE, *SLIM)) if stage in done), None)
 
 
 TRAINING = (

@@ -17,8 +17,8 @@ from yolo_slim.data import yaml_of
 from yolo_slim.errors import SlimError, why
 from yolo_slim.measure import NOT_MEASURED
 from yolo_slim.record import Record
-from yolo_slim.runs import BARE, SLIM, WEIGHTS, dry, identity, log
-from yolo_slim.runs.lineage import story
+from yolo_slim.runs import SLIM, WEIGHTS, dry, identity, log
+from yolo_slim.runs.lineage import slimmest, story
 
 TOLD = 8
 """Changes that set a stage going again: as many as are told."""
@@ -172,5 +172,5 @@ def lineage(config: Complete, before: str | None = None) -> dict[str, Record]:
 
 def slim_weights(config: Complete, done: dict[str, Record]) -> Path | None:
     """The weights of the last stage that made the detector slim, of a lineage."""
-    stage = next((stage for stage in reversed((BARE, *SLIM)) if stage in done), None)
+    stage = slimmest(done)
     return done[stage].output(config.folder / stage) if stage else None

@@ -104,6 +104,8 @@ OTHERS = {
     "bench": "original and slim in every runtime here, in turn",
     "report": "every stage measured and timed, pictures, pages",
 }
+WITHOUT_IMAGES = ("bn_scale", "l1", "l2", "fpgm", "random")
+"""Criteria that go by weights, or by nothing."""
 Told = tuple[str, float | None]
 
 
@@ -154,23 +156,17 @@ def _original(config: Complete, pace: Pace) -> Told:
 
 
 def _plan(config: Complete, pace: Pace) -> Told:
-    chosen, passes = config.prune, _passes(config)
+    chosen = config.prune
     looks = _looked(config) if config.data or config.images else 0
-    found = f"channels to go, by {chosen.criterion or ('obs' if looks else 'l1')}"
+    criterion = chosen.criterion or ("obs" if looks else "l1")
+    passes = 0 if criterion in WITHOUT_IMAGES else refine.times_scored(chosen, criterion)
+    found = f"channels to go, by {criterion}"
     if passes and looks:
         found += f" on {looks} images" + (f", {passes} times" if passes > 1 else "")
     seconds = passes * looks * pace.learning
     if chosen.search and chosen.search.seconds:
         return f"{found}; a search for {duration(chosen.search.seconds)}", seconds + chosen.search.seconds
     return found, seconds
-
-
-def _passes(config: Complete) -> int:
-    """Times that channels are scored on images."""
-    chosen = config.prune
-    if chosen.criterion not in (None, "obs"):
-        return (chosen.rescore or 1) if chosen.criterion not in ("bn_scale", "l1", "l2", "fpgm", "random") else 0
-    return chosen.rescore or refine.TIMES
 
 
 def _trial(config: Complete, pace: Pace) -> Told:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from yolo_slim import checkpoint
-from yolo_slim.channels import trace
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.pruning.choose import NOTHING, findings
@@ -19,7 +18,7 @@ from yolo_slim.runs.rows import measured
 from yolo_slim.runs.stage import done_before, run_stage
 from yolo_slim.stages.auto import BESIDE, TRIAL
 from yolo_slim.stages.common import Look, cut_settings, say
-from yolo_slim.stages.device import tell_cost as tell_padded
+from yolo_slim.stages.device import tell_padded
 from yolo_slim.stages.plan import FIGURES, tell_cost
 
 
@@ -78,7 +77,7 @@ def cut_stage(
         if landed:
             tell_cost(result.cost, config)
         _tell(result)
-        padded = tell_padded(chosen, stage, result.model, trace(result.model, config.imgsz)) if chosen.device else {}
+        padded = tell_padded(chosen, stage, result.model, config.imgsz)
         checkpoint.save(result.model, pruned)
         return {**_details(result), **padded, **{key: by.details[key] for key in FIGURES if key in by.details}}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import yolo_slim.report as report
-from yolo_slim.channels import Trace, trace
+from yolo_slim.channels import trace
 from yolo_slim.config import Complete, Prune
 from yolo_slim.console import console
 from yolo_slim.devices import preset
@@ -26,11 +26,11 @@ def tell_widths(chosen: Prune) -> dict[str, Any]:
     return {"device": {"device": chosen.device, **chosen.widths._asdict(), "given": given}}
 
 
-def tell_cost(chosen: Prune, stage: str, detector: nn.Module, wiring: Trace) -> dict[str, Any]:
+def tell_padded(chosen: Prune, stage: str, detector: nn.Module, imgsz: int) -> dict[str, Any]:
     """Say what the device makes of a detector; the same for its record."""
     if not chosen.device:
         return {}
-    row = {"stage": stage, **on_device(detector, wiring, preset(chosen.device))}
+    row = {"stage": stage, **on_device(detector, trace(detector, imgsz), preset(chosen.device))}
     found = {"device": chosen.device, "rows": [row]}
     console.print(
         f"on {chosen.device}: {row['weight_bytes'] / 1e6:.3f} MB of weights, filled up "

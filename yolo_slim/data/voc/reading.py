@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from rich.console import Console
-from rich.progress import track
 
+from yolo_slim.console import console, track
 from yolo_slim.errors import SlimError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in order of preference; case does not matter
@@ -67,7 +66,9 @@ def random_splits(root: Path, seed: int) -> dict[str, list[str]]:
     random.Random(seed).shuffle(names)
     tenth = max(1, len(names) // 10)
     test = tenth if len(names) > 2 else 0
-    print(f"no split files in {root / 'ImageSets' / 'Main'}: split 80/10/10 at random, seed {seed}")
+    console.print(
+        f"no split files in {root / 'ImageSets' / 'Main'}: split 80/10/10 at random, seed {seed}", markup=False
+    )
     parts = {"train": names[tenth + test :], "val": names[:tenth], "test": names[tenth : tenth + test]}
     return {split: sorted(part) for split, part in parts.items() if part}
 
@@ -76,7 +77,7 @@ def read_examples(root: Path, names: Iterable[str]) -> dict[str, Example]:
     """Every annotated picture by its name; refuses the set when any cannot be read, and lists all that cannot."""
     pictures = find_pictures(root / "JPEGImages")
     examples, problems = {}, []
-    for name in track(list(names), "reading", console=Console(stderr=True)):
+    for name in track(list(names), "reading"):
         try:
             examples[name] = read_example(name, pictures.get(name), root / "Annotations" / f"{name}.xml")
         except SlimError as e:

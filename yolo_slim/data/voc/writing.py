@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
-from rich.progress import track
 
+from yolo_slim.console import console, track
 from yolo_slim.data.voc.reading import Example, listing
 from yolo_slim.errors import SlimError
 
@@ -53,7 +52,7 @@ def write(
         pictures, labels = folder / "images" / split, folder / "labels" / split
         pictures.mkdir(parents=True)
         labels.mkdir(parents=True)
-        for name in track(names, f"writing {split}", console=Console(stderr=True)):
+        for name in track(names, f"writing {split}"):
             shutil.copyfile(examples[name].picture, pictures / examples[name].picture.name)
             (labels / f"{name}.txt").write_text(label_text(examples[name], class_ids))
     # No path key: Ultralytics then takes the YAML's own folder, so the set can be moved
@@ -68,14 +67,18 @@ def summarize(splits: dict[str, list[str]], examples: dict[str, Example], class_
     lies = [f"{name}.xml {example.lies}" for name, example in examples.items() if example.lies]
     times = Counter(name for names in splits.values() for name in names)
     shared = [name for name, n in times.items() if n > 1]
-    if dropped:
-        print(listing("boxes dropped", dropped))
-    if lies:
-        print(listing("sizes in the XML are wrong, the picture's own was used", lies, MOST_NOTES))
-    if shared:
-        print(listing("pictures are in more than one split, so scores will flatter", shared, MOST_NOTES))
+    notes = {
+        "boxes dropped": (dropped, None),
+        "sizes in the XML are wrong, the picture's own was used": (lies, MOST_NOTES),
+        "pictures are in more than one split, so scores will flatter": (shared, MOST_NOTES),
+    }
+    said = [listing(what, lines, most) for what, (lines, most) in notes.items() if lines]
     for split, names in splits.items():
         counts = Counter(box.name for name in names for box in examples[name].boxes)
-        print(f"{split}: {len(names)} pictures, " + ", ".join(f"{counts[name]} {name}" for name in class_ids))
+        said.append(f"{split}: {len(names)} pictures, " + ", ".join(f"{counts[name]} {name}" for name in class_ids))
     clipped = sum(box.clipped for example in examples.values() for box in example.boxes)
-    print(f"boxes dropped: {len(dropped)}; clipped to the picture: {clipped}; wrong sizes in the XML: {len(lies)}")
+    said.append(
+        f"boxes dropped: {len(dropped)}; clipped to the picture: {clipped}; wrong sizes in the XML: {len(lies)}"
+    )
+    for line in said:
+        console.print(line, markup=False)
